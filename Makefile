@@ -1,0 +1,67 @@
+# Everything runs as .venv/bin/python -m ...: scripts in .venv/bin break in a path with spaces.
+
+PYTHON_VERSION := 3.11
+PYTHON ?= python$(PYTHON_VERSION) python3
+VENV_PYTHON := .venv/bin/python
+STAMP := .venv/.installed
+IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < tuple(map(int, "$(PYTHON_VERSION)".split("."))))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup pipeline test test-fast lab tensorboard lint format
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+setup: $(STAMP) ## create .venv, install the pinned set and the git filter for notebooks
+	@# The filter's path is relative: git runs filters at the top of the working tree.
+	@if [ "$$(git rev-parse --is-inside-work-tree --show-prefix 2>/dev/null)" = true ]; then \
+		git config filter.nbstripout.clean '$(VENV_PYTHON) -m nbstripout' && \
+		git config filter.nbstripout.smudge cat && \
+		git config filter.nbstripout.required true; \
+	fi
+
+pipeline: $(STAMP) ## run the five notebooks on drawn data, to a finished report
+	@$(VENV_PYTHON) -m clothseg_utils run --profile demo
+
+test: $(STAMP) ## run every test
+	@$(VENV_PYTHON) -m pytest
+
+test-fast: $(STAMP) ## run the tests that take seconds
+	@$(VENV_PYTHON) -m pytest -m "not slow"
+
+lab: setup ## open JupyterLab on notebooks/
+	@$(VENV_PYTHON) -m jupyterlab notebooks/
+
+tensorboard: $(STAMP) ## serve the training logs of all runs on 127.0.0.1
+	@$(VENV_PYTHON) -m tensorboard.main --logdir outputs --host 127.0.0.1
+
+lint: $(STAMP) ## check style, notebooks included
+	@$(VENV_PYTHON) -m ruff check
+	@$(VENV_PYTHON) -m ruff format --check
+
+format: $(STAMP) ## sort imports, apply safe fixes, lay out the code
+	@$(VENV_PYTHON) -m ruff check --fix
+	@$(VENV_PYTHON) -m ruff format
+
+# .venv/.installing marks an installation under way, so a broken one is never built upon. Renamed
+# at the end, it keeps the time of the start: a lock edited meanwhile is newer and counts.
+$(STAMP): requirements.lock pyproject.toml
+	@python=; for candidate in $(PYTHON); do \
+		if "$$candidate" -c 'import ensurepip, venv; $(IS_NEW_ENOUGH)' 2>/dev/null; then \
+			python=$$candidate; break; \
+		fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "No Python with venv found (tried: $(PYTHON)); expected $(PYTHON_VERSION) or later." \
+			"Install it, with its venv package, or name one: make setup PYTHON=..." >&2; \
+		exit 1; \
+	fi; \
+	if [ -e .venv/.installing ] || ! $(VENV_PYTHON) -c 'import pip; $(IS_NEW_ENOUGH)' 2>/dev/null; \
+	then \
+		"$$python" -m venv --clear .venv || exit 1; \
+	fi
+	@touch .venv/.installing
+	@echo "Installing the pinned set into .venv: some minutes and 6 GB the first time."
+	@$(VENV_PYTHON) -m pip install -r requirements.lock
+	@$(VENV_PYTHON) -m pip install --no-deps --no-build-isolation -e .
+	@mv .venv/.installing $(STAMP)

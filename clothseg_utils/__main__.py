@@ -1,0 +1,319 @@
+"""The command line: one verb per stage. `python -m clothseg_utils --help` lists them."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+# Every verb imports what it needs itself: --help and errors in the arguments answer at once.
+
+app = typer.Typer(
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Clothing segmentation on Fashionpedia, from photos to a report.",
+)
+
+# Typer carries its own copy of click and names only the leaves of its errors; this is their root.
+_ClickError = typer.BadParameter.__mro__[2]
+
+_Profile = Annotated[str, typer.Option(help="demo, fashionpedia or smoke.")]
+_Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change a setting; repeatable."),
+]
+_DataRoot = Annotated[Path | None, typer.Option(help="Dataset in Fashionpedia's layout.")]
+_RunName = Annotated[str | None, typer.Option(help="Folder under outputs/.")]
+
+
+@app.command()
+def run(
+    profile: _Profile = "demo",
+    data_root: _DataRoot = None,
+    run_name: _RunName = None,
+    set_: _Set = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NN", help="Run this notebook only, such as 03; repeatable."),
+    ] = None,
+) -> int:
+    """Run the five notebooks, from annotations and photos to a report.
+
+    Example: python -m clothseg_utils run --profile demo --data-root data/fashionpedia
+    """
+    from clothseg_utils.pipeline import NotebookFailedError, run_pipeline
+    from clothseg_utils.runs import portable_path
+
+    config = _config(profile, data_root, run_name, set_)
+    try:
+        folder = run_pipeline(config, only or (), say=_say)
+    except NotebookFailedError as error:
+        _complain(error)
+        return 1 if error.any_done else 2
+    report = folder.report_dir / "index.html"
+    if report.exists():
+        _say(f"report: {portable_path(report)}")
+    return 0
+
+
+@app.command()
+def synthesize(
+    out: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
+    train: Annotated[int, typer.Option(min=1, help="Photos in the train split.")] = 240,
+    val: Annotated[int, typer.Option(min=1, help="Photos in the val split.")] = 60,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds draw equal photos.")] = 0,
+) -> int:
+    """Draw the embedded dataset.
+
+    Example: python -m clothseg_utils synthesize --out data/synthetic
+    """
+    from clothseg_utils.synthetic import synthesize as draw
+
+    path = draw(out, train=train, val=val, seed=seed)
+    _say(f"{train} train and {val} val photos are in {path}")
+    return 0
+
+
+@app.command()
+def download(
+    data_root: Annotated[Path, typer.Option(help="Folder to fetch Fashionpedia into.")],
+) -> int:
+    """Fetch and unpack Fashionpedia; goes on where it stopped.
+
+    Example: python -m clothseg_utils download --data-root data/fashionpedia
+    """
+    from clothseg_utils.download import download as fetch
+
+    fetched = fetch(data_root)
+    _say(f"{len(fetched)} files are in {data_root}; sizes and sha256 in download.json")
+    return 0
+
+
+@app.command()
+def audit(
+    annotations: Annotated[Path, typer.Option(help="Annotation JSON.")],
+    images_dir: Annotated[Path | None, typer.Option(help="Folder of its photos.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the findings there.")] = None,
+) -> int:
+    """Check annotations, and the photos that they name.
+
+    Example: python -m clothseg_utils audit --annotations val.json --images-dir test
+    """
+    from clothseg_utils.coco import audit as find_problems
+    from clothseg_utils.coco import read_annotations, write_audit
+
+    findings = find_problems(read_annotations(annotations), image_dir=images_dir, progress=True)
+    _say(findings.summary())
+    if json is not None:
+        write_audit(json, findings)
+        _say(f"findings: {json}")
+    return 0
+
+
+@app.command()
+def rasterize(
+    annotations: Annotated[Path, typer.Option(help="Annotation JSON.")],
+    out: Annotated[Path, typer.Option(help="Folder for <stem>.png and index.json.")],
+    scheme: Annotated[str, typer.Option(help="supercategory or category.")] = "supercategory",
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
+) -> int:
+    """Paint the annotations of a split into masks; makes what is missing or stale.
+
+    Example: python -m clothseg_utils rasterize --annotations val.json --out masks
+    """
+    from clothseg_utils.masks import rasterize_split
+
+    index = rasterize_split(annotations, out, _checked_scheme(scheme), workers=workers)
+    _say(f"{len(index.entries)} masks are in {out}")
+    return 0
+
+
+@app.command()
+def train(
+    data_root: Annotated[Path, typer.Option(help="Dataset in Fashionpedia's layout.")],
+    run_name: Annotated[str, typer.Option(help="Folder under outputs/.")],
+    profile: _Profile = "demo",
+    set_: _Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from last.ckpt.")] = False,
+) -> int:
+    """Train a network.
+
+    Example: python -m clothseg_utils train --data-root data/synthetic --run-name mine --resume
+    """
+    config = _config(profile, data_root, run_name, set_)
+    from clothseg_utils.dataset import load_split
+    from clothseg_utils.pipeline import check_data_root
+    from clothseg_utils.runs import RunFolder, portable_path
+    from clothseg_utils.train import train as fit
+
+    check_data_root(config.data)
+    folder = RunFolder(config.run.outputs_root, config.run.run_name)
+    with folder.lock():
+        splits = [load_split(config.data, split) for split in ("train", "val")]
+        _say_excluded({k: v for split in splits for k, v in split.excluded.items()})
+        result = fit(config, *splits, folder, resume=resume)
+    _say(
+        f"val mIoU {result.best_score:.4f} at network size after {result.epochs} epochs "
+        f"({result.reason}): {portable_path(result.best_checkpoint)}"
+    )
+    return 0
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint that training wrote.")],
+    data_root: Annotated[Path, typer.Option(help="Dataset in Fashionpedia's layout.")],
+    out: Annotated[Path, typer.Option(help="Folder for metrics.json and evaluation/.")],
+    split: Annotated[str, typer.Option(help="train or val.")] = "val",
+    write_masks: Annotated[bool, typer.Option("--write-masks", help="Keep the masks.")] = False,
+) -> int:
+    """Score a checkpoint on a split; needs the files of that split only.
+
+    Example: python -m clothseg_utils evaluate --checkpoint best.ckpt --data-root data/synthetic
+    --out scores
+    """
+    if split not in ("train", "val"):
+        raise ValueError(f'unknown --split "{split}"; expected train or val.')
+    from clothseg_utils.config import DataConfig
+    from clothseg_utils.dataset import load_split
+    from clothseg_utils.evaluate import evaluate as score
+    from clothseg_utils.evaluate import write_evaluation
+    from clothseg_utils.network import load_network
+
+    trained = load_network(checkpoint)
+    scheme = trained.info["config"]["data"]["scheme"]
+    split_data = load_split(DataConfig(data_root=_portable(data_root), scheme=scheme), split)
+    evaluation = score(trained, split_data, masks_dir=out / "masks" if write_masks else None)
+    write_evaluation(out, evaluation)
+    metrics = evaluation.metrics
+    low, high = metrics["intervals"]["mean_iou"]
+    _say(
+        f"{metrics['n_images']} photos: mIoU {metrics['mean_iou']:.4f} ({low:.4f} to {high:.4f}), "
+        f"macro F1 {metrics['macro_f1']:.4f}; {metrics['protocol'].split(':')[0]}"
+    )
+    _say(f"scores: {out / 'metrics.json'}")
+    _say_excluded(split_data.excluded)
+    return 0
+
+
+@app.command()
+def predict(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO_OR_FOLDER...")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint that training wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    json: Annotated[bool, typer.Option("--json", help="COCO RLE as <stem>.json.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Class probabilities as <stem>.npz.")
+    ] = False,
+) -> int:
+    """Segment photos of any size: mask, colour mask and overlay for each.
+
+    Example: python -m clothseg_utils predict --checkpoint best.ckpt --out masks photos/
+    """
+    from clothseg_utils.network import load_network
+    from clothseg_utils.predict import plan_predictions, predict_photos
+
+    tasks = plan_predictions(photos, out, as_json=json, probabilities=probabilities)
+    trained = load_network(checkpoint)
+    summary = predict_photos(trained, tasks, as_json=json, probabilities=probabilities)
+    for reason in summary.failed.values():
+        _complain(reason)
+    if not summary.done:
+        return 2
+    _say(f"{len(summary.done)} of {len(tasks)} photos are done: {out}")
+    return 1 if summary.failed else 0
+
+
+@app.command()
+def report(run_name: Annotated[str, typer.Option(help="Folder under outputs/.")]) -> int:
+    """Write a run's report again.
+
+    Example: python -m clothseg_utils report --run-name demo
+    """
+    from clothseg_utils.config import RunConfig
+    from clothseg_utils.report import write_report
+    from clothseg_utils.runs import RunFolder, portable_path
+
+    paths = write_report(RunFolder(RunConfig().outputs_root, run_name))
+    _say(f"report: {portable_path(paths[0])}")
+    return 0
+
+
+def _config(
+    profile: str, data_root: Path | None, run_name: str | None, overrides: list[str] | None
+) -> Any:
+    """Profile, options and --set, in this order; paths given here mean the current folder."""
+    from clothseg_utils.config import PATH_FIELDS, apply_overrides, profile_config, replace_fields
+
+    config = profile_config(profile)
+    options = {"data_root": data_root and _portable(data_root), "run_name": run_name}
+    config = replace_fields(config, {k: v for k, v in options.items() if v is not None})
+    before = config
+    config = apply_overrides(config, overrides or ())
+    changed = {}
+    for name in PATH_FIELDS | {"encoder_weights"}:
+        section = next(s for s in type(config).model_fields if hasattr(getattr(config, s), name))
+        value = getattr(getattr(config, section), name)
+        given = value != getattr(getattr(before, section), name)
+        if given and value and value not in ("imagenet", "none"):
+            changed[name] = _portable(Path(value))
+    return replace_fields(config, changed)
+
+
+def _portable(path: Path) -> str:
+    """A path given on the command line, as settings hold it: relative ones mean the repository."""
+    from clothseg_utils.runs import portable_path
+
+    return portable_path(path.expanduser().absolute())
+
+
+def _checked_scheme(scheme: str) -> Any:
+    if scheme not in ("supercategory", "category"):
+        raise ValueError(f'unknown --scheme "{scheme}"; expected supercategory or category.')
+    return scheme
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say_excluded(excluded: dict[str, str]) -> None:
+    if excluded:
+        name, reason = next(iter(excluded.items()))
+        _say(f"{len(excluded)} photos were left out, the first {name}: {reason}")
+
+
+def _complain(error: object) -> None:
+    """One line on stderr, whatever the message holds."""
+    print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Run the command line; return the exit code (0 done, 1 partly done, 2 nothing done)."""
+    program = "python -m clothseg_utils"
+    try:
+        return app(sys.argv[1:] or ["--help"], standalone_mode=False, prog_name=program) or 0
+    except _ClickError as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else program
+        _complain(f"{error.format_message().rstrip('.?')}; see {command} --help.")
+    except (ValueError, OSError) as error:
+        _complain(error)
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted; the same command goes on where it stopped.")
+        return 130
+    return 2
+
+
+if __name__ == "__main__":
+    # A closed pipe (`... | head`) is no error of ours.
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,157 @@
+"""The class table: id, name, colour; and the map from Fashionpedia's categories to our classes."""
+
+import colorsys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+
+IGNORE_INDEX = 255
+"""Mask value of pixels that are neither trained on nor scored."""
+
+Scheme = Literal["supercategory", "category"]
+
+SUPERCATEGORY_NAMES = (
+    "background",
+    "closures",
+    "upperbody",
+    "head",
+    "legs and feet",
+    "garment parts",
+    "arms and hands",
+    "decorations",
+    "neck",
+    "others",
+    "lowerbody",
+    "waist",
+    "wholebody",
+)
+"""Class names of the scheme "supercategory"; the index is the class id. Masks and checkpoints
+depend on this order, so it never changes."""
+
+_BACKGROUND_COLOR = (32, 32, 32)
+
+# Chosen by maximising the smallest CIELAB distance between any two under normal vision and
+# simulated protanopia, deuteranopia and tritanopia (tests/test_classes.py holds the floor).
+_SUPERCATEGORY_COLORS = (
+    (252, 173, 190),  # closures
+    (106, 65, 244),  # upperbody
+    (206, 30, 199),  # head
+    (97, 252, 157),  # legs and feet
+    (179, 252, 57),  # garment parts
+    (142, 65, 63),  # arms and hands
+    (183, 203, 84),  # decorations
+    (157, 132, 171),  # neck
+    (114, 168, 103),  # others
+    (138, 200, 252),  # lowerbody
+    (121, 59, 126),  # waist
+    (208, 67, 44),  # wholebody
+)
+
+
+class _CategoryLike(Protocol):
+    """What a category must offer; `coco.Category` does."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def supercategory(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of one scheme.
+
+    Attributes:
+        scheme: "supercategory" (13 classes on Fashionpedia) or "category" (47).
+        names: class names, index = class id, 0 = "background".
+        colors: (C, 3) uint8 RGB, read-only, 0..255; index = class id.
+        class_of_category: category_id of the annotation JSON -> class id, 1..C-1.
+    """
+
+    scheme: Scheme
+    names: tuple[str, ...]
+    colors: np.ndarray
+    class_of_category: Mapping[int, int]
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background counted."""
+        return len(self.names)
+
+
+def class_table(scheme: Scheme, categories: Iterable[_CategoryLike]) -> ClassTable:
+    """Build the class table of a scheme from the categories of an annotation JSON.
+
+    Scheme "supercategory" reads each category's own `supercategory` field; "category" gives each
+    category its own class, in the order of their ids.
+
+    Args:
+        scheme: "supercategory" or "category".
+        categories: records with `id`, `name` and `supercategory`.
+
+    Raises:
+        ValueError: unknown scheme, unknown supercategory, or more classes than a uint8 mask holds.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> shoe = SimpleNamespace(id=23, name="shoe", supercategory="legs and feet")
+        >>> dict(class_table("supercategory", [shoe]).class_of_category)
+        {23: 4}
+        >>> class_table("category", [shoe]).names
+        ('background', 'shoe')
+    """
+    ordered = sorted(categories, key=lambda category: category.id)
+    if scheme == "supercategory":
+        names = SUPERCATEGORY_NAMES
+        class_ids = {name: class_id for class_id, name in enumerate(names)}
+        unknown = [c for c in ordered if class_ids.get(c.supercategory, 0) == 0]
+        if unknown:
+            raise ValueError(
+                f'category {unknown[0].id} "{unknown[0].name}" has the unknown supercategory '
+                f'"{unknown[0].supercategory}"; expected one of {", ".join(names[1:])}. '
+                'Use scheme "category" for other taxonomies.'
+            )
+        class_of_category = {c.id: class_ids[c.supercategory] for c in ordered}
+    elif scheme == "category":
+        names = ("background", *(c.name for c in ordered))
+        class_of_category = {c.id: class_id for class_id, c in enumerate(ordered, start=1)}
+    else:
+        raise ValueError(f'unknown scheme "{scheme}"; expected {" or ".join(get_args(Scheme))}.')
+    if len(names) > IGNORE_INDEX:
+        raise ValueError(
+            f"{len(names)} classes do not fit a uint8 mask; expected at most {IGNORE_INDEX}. "
+            "Map some categories to one class."
+        )
+    return ClassTable(scheme, names, class_colors(len(names)), MappingProxyType(class_of_category))
+
+
+def class_colors(num_classes: int) -> np.ndarray:
+    """Colours by class id: the one table that every figure, mask and overlay uses.
+
+    The 13 classes of scheme "supercategory" have hand-picked colours that colour-blind readers can
+    tell apart. Longer tables spread hue by the golden angle over three lightness levels.
+
+    Returns:
+        (num_classes, 3) uint8 RGB, 0..255, read-only; row 0 is background.
+
+    Example:
+        >>> class_colors(13)[0].tolist()
+        [32, 32, 32]
+    """
+    if num_classes <= len(_SUPERCATEGORY_COLORS) + 1:
+        rows = (_BACKGROUND_COLOR, *_SUPERCATEGORY_COLORS)[:num_classes]
+    else:
+        lightness = (0.38, 0.55, 0.72)
+        rows = [_BACKGROUND_COLOR]
+        for index in range(num_classes - 1):
+            hue = (index * 0.6180339887) % 1.0
+            rgb = colorsys.hls_to_rgb(hue, lightness[index % len(lightness)], 0.75)
+            rows.append(tuple(round(255 * channel) for channel in rgb))
+    colors = np.array(rows, dtype=np.uint8).reshape(num_classes, 3)
+    colors.setflags(write=False)
+    return colors

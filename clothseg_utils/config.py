@@ -1,0 +1,293 @@
+"""Settings of a run: one frozen model per section, three profiles, JSON in and out.
+
+Field names are unique over all sections: they are also the notebooks' parameter names. Profiles
+differ only in values, never in which code runs.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from clothseg_utils.classes import Scheme
+
+Profile = Literal["demo", "fashionpedia", "smoke"]
+Resize = Literal["letterbox", "squash"]
+DiceForm = Literal["smp", "present"]
+Schedule = Literal["constant", "cosine"]
+Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
+
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_Positive = Annotated[float, Field(gt=0)]
+_NotNegative = Annotated[float, Field(ge=0)]
+_Count = Annotated[int, Field(ge=1)]
+_CountOrZero = Annotated[int, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RunConfig(_Section):
+    """Where a run leaves its files."""
+
+    run_name: str = "demo"  # folder under outputs_root
+    outputs_root: str = "outputs"  # folder of all runs
+
+
+class DataConfig(_Section):
+    """Which photos, which classes, and how a photo becomes a square."""
+
+    data_root: str = "data/synthetic"  # dataset in Fashionpedia's layout
+    derived_root: str = "data/derived"  # folder for masks made from it
+    scheme: Scheme = "supercategory"
+    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 128  # network input side, pixels
+    resize: Resize = "letterbox"  # letterbox keeps the aspect ratio, squash does not
+    image_limit: _CountOrZero = 0  # photos of each split to use; 0 means all
+    mask_workers: _CountOrZero = 0  # processes that make masks; 0 means one per CPU core
+
+
+class AugmentConfig(_Section):
+    """Random changes to training photos; zeros (and scale 1) switch each of them off."""
+
+    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 0.6  # smallest crop, share of the area
+    crop_scale_max: Annotated[float, Field(gt=0, le=1)] = 1.0  # largest crop, share of the area
+    crop_ratio_min: _Positive = 0.75  # narrowest crop, width over height
+    crop_ratio_max: _Positive = 1.33  # widest crop, width over height
+    flip_probability: _Fraction = 0.5  # mirrored left to right
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0  # up to, both ways
+    translate_fraction: _Fraction = 0.1  # up to, share of the side, both ways
+    shear_degrees: Annotated[float, Field(ge=0, lt=90)] = 10.0  # up to, both ways
+    jitter_strength: _Fraction = 0.2  # brightness, contrast, saturation: 1 minus to 1 plus this
+    jitter_hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # share of the colour circle, both ways
+    grayscale_probability: _Fraction = 0.1  # colour taken away
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        for name in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
+            if low > high:
+                raise ValueError(f"{name}_min {low} is above {name}_max {high}")
+        return self
+
+
+class LossConfig(_Section):
+    """Dice + Focal. Source of the forms: segmentation-models-pytorch 0.6."""
+
+    dice_weight: _NotNegative = 0.5
+    focal_weight: _NotNegative = 0.5
+    dice_form: DiceForm = "smp"  # smp divides by all classes, present by those in the batch
+    dice_smooth: _NotNegative = 1.0  # pixels added to both sides of the Dice ratio
+    focal_gamma: _NotNegative = 2.0  # 0 turns focal loss into binary cross-entropy
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> Self:
+        if self.dice_weight + self.focal_weight == 0:
+            raise ValueError("dice_weight and focal_weight are both 0; nothing would be learned")
+        return self
+
+
+class TrainConfig(_Section):
+    """Network, optimisation and hardware."""
+
+    encoder_name: str = "mit_b1"  # an encoder of segmentation-models-pytorch
+    encoder_weights: str = "none"  # imagenet, none, or a file with the encoder's state dict
+    freeze_encoder: bool = False  # train the decoder only
+    batch_size: _Count = 8  # photos per step and device
+    max_epochs: _Count = 15  # used while max_minutes is 0
+    max_minutes: _NotNegative = 4.0  # above 0: train and validate this long, whatever the epochs
+    epoch_images: _CountOrZero = 240  # photos drawn per epoch; 0 means every photo once
+    learning_rate: _Positive = 1e-3
+    weight_decay: _NotNegative = 0.01  # AdamW; at 0 it is Adam
+    schedule: Schedule = "cosine"  # learning rate after the warm-up
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of training, linear
+    patience: _Count = 6  # checks without a better val mIoU before stopping; not with max_minutes
+    seed: _CountOrZero = 0
+    num_workers: _CountOrZero = 2  # processes that load photos; 0 loads in the main process
+    devices: str = "auto"  # how many, as Lightning reads it
+    num_nodes: _Count = 1
+    strategy: str = "auto"  # as Lightning reads it
+    precision: Precision = "auto"  # 16-mixed on CUDA, bf16-mixed on CPUs that have it, else 32
+
+
+class EvaluateConfig(_Section):
+    """Scores on the val split."""
+
+    checkpoint: str = ""  # file to evaluate; empty means the run's best
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 2000  # resamples behind each interval
+
+
+class PredictConfig(_Section):
+    """Overlays."""
+
+    photos_dir: str = ""  # folder of own photos to predict; empty means none
+    overlay_count: _Count = 4  # photos in each gallery of overlays
+    overlay_opacity: _Fraction = 0.55  # of the class colour over the photo
+
+
+class Config(_Section):
+    """Everything that a run depends on."""
+
+    run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    predict: PredictConfig = PredictConfig()
+
+
+PATH_FIELDS = frozenset({"outputs_root", "data_root", "derived_root", "checkpoint", "photos_dir"})
+"""Fields that hold a path; relative means the repository root, empty means none.
+`encoder_weights` is one too, unless it says "imagenet" or "none"."""
+
+_PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
+    # The defaults above: minutes on two CPU cores, on drawn photos.
+    "demo": {},
+    # The earlier system as it was reported, except for its two defects: checkpoint and early
+    # stopping watch one quantity (val mIoU), and what lies outside the photo is ignored.
+    "fashionpedia": {
+        "run": {"run_name": "fashionpedia"},
+        "data": {"data_root": "data/fashionpedia", "image_size": 512, "resize": "squash"},
+        "augment": {"crop_scale_min": 0.8},
+        "train": {
+            "encoder_weights": "imagenet",
+            "batch_size": 32,
+            "max_epochs": 15,
+            "max_minutes": 0.0,
+            "epoch_images": 0,
+            "learning_rate": 1e-4,
+            "weight_decay": 0.0,
+            "schedule": "constant",
+            "warmup_fraction": 0.0,
+            "num_workers": 8,
+        },
+    },
+    # Every line of code in seconds, for tests; the scores mean nothing.
+    "smoke": {
+        "run": {"run_name": "smoke"},
+        "data": {"image_size": 64, "image_limit": 12},
+        "train": {
+            "encoder_name": "mit_b0",
+            "batch_size": 4,
+            "max_epochs": 2,
+            "max_minutes": 0.0,
+            "epoch_images": 0,
+            "num_workers": 0,
+        },
+        "evaluate": {"bootstrap_samples": 200},
+        "predict": {"overlay_count": 2},
+    },
+}
+
+
+def profile_config(profile: Profile) -> Config:
+    """Settings of a profile.
+
+    Raises:
+        ValueError: unknown profile.
+
+    Example:
+        >>> profile_config("fashionpedia").train.batch_size
+        32
+    """
+    if profile not in _PROFILES:
+        raise ValueError(
+            f'unknown profile "{profile}"; expected one of {", ".join(get_args(Profile))}.'
+        )
+    return Config.model_validate(_PROFILES[profile])
+
+
+def field_sections() -> dict[str, str]:
+    """Map each field name to its section, in order.
+
+    Example:
+        >>> field_sections()["batch_size"]
+        'train'
+    """
+    return {
+        field: section
+        for section, info in Config.model_fields.items()
+        for field in info.annotation.model_fields
+    }
+
+
+def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
+    """Apply `section.field=value` settings; the last one of a field wins.
+
+    Raises:
+        ValueError: not of that form, an unknown field (the valid ones are listed), or a bad value.
+
+    Example:
+        >>> apply_overrides(Config(), ["train.batch_size=4"]).train.batch_size
+        4
+    """
+    sections = field_sections()
+    valid = [f"{section}.{field}" for field, section in sections.items()]
+    values: dict[str, Any] = {}
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        name = name.strip()
+        if not equals:
+            raise ValueError(f'--set "{override}" has no "="; expected section.field=value.')
+        if name not in valid:
+            close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+            hint = f" Did you mean {close[0]}?" if close else ""
+            raise ValueError(f'unknown field "{name}"; expected one of {", ".join(valid)}.{hint}')
+        values[name.partition(".")[2]] = value.strip()
+    return replace_fields(config, values)
+
+
+def replace_fields(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return a config with some fields replaced, checked like any other.
+
+    Args:
+        config: the settings to start from; unchanged.
+        values: field name -> value.
+
+    Raises:
+        ValueError: an unknown field or a bad value.
+    """
+    sections = field_sections()
+    tree = config.model_dump()
+    for field, value in values.items():
+        if field not in sections:
+            raise ValueError(f'unknown field "{field}"; expected one of {", ".join(sections)}.')
+        tree[sections[field]][field] = value
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            got = "" if isinstance(problem["input"], dict) else f" got {problem['input']!r};"
+            problems.append(f"{where}:{got} {problem['msg'].removeprefix('Value error, ')}")
+        raise ValueError("bad setting " + "; ".join(problems) + ".") from None
+
+
+def config_to_parameters(config: Config) -> dict[str, Any]:
+    """Flatten to field name -> literal: what papermill passes to a notebook."""
+    return {
+        name: value for section in config.model_dump().values() for name, value in section.items()
+    }
+
+
+def config_from_parameters(namespace: Mapping[str, Any]) -> Config:
+    """Build the config from a notebook's variables.
+
+    A notebook calls it with `globals()` right below its parameters cell. Names that are no field
+    are other variables of the notebook and are passed over; fields that the notebook does not
+    have keep the values of profile "demo".
+
+    Raises:
+        ValueError: a bad value, named with its field.
+
+    Example:
+        >>> config_from_parameters({"image_size": 64, "x": 1}).data.image_size
+        64
+    """
+    sections = field_sections()
+    return replace_fields(
+        Config(), {name: value for name, value in namespace.items() if name in sections}
+    )

@@ -1,0 +1,300 @@
+"""Splits, augmentation, the Dataset, and the Lightning data module."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import albumentations
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, RandomSampler
+
+from clothseg_utils.classes import IGNORE_INDEX, ClassTable, class_table
+from clothseg_utils.coco import (
+    CocoFile,
+    ImageRecord,
+    Split,
+    annotation_path,
+    images_dir,
+    photo_problems,
+    read_annotations,
+)
+from clothseg_utils.config import AugmentConfig, Config, DataConfig
+from clothseg_utils.geometry import PAD_COLOR, fit_image, fit_mask, pad_to_square
+from clothseg_utils.masks import MaskIndex, make_masks, read_mask, select_images
+from clothseg_utils.photos import read_photo
+from clothseg_utils.runs import resolve_path
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """The photos of one split that can be used, with their masks.
+
+    Attributes:
+        split: "train" or "val".
+        coco: the checked annotation file.
+        classes: class table of the scheme in use.
+        images: records of the photos, in the JSON's order, without the excluded ones.
+        masks: index of the mask folder.
+        image_dir: folder of the photos.
+        excluded: file name -> why the photo is left out.
+    """
+
+    split: Split
+    coco: CocoFile
+    classes: ClassTable
+    images: tuple[ImageRecord, ...]
+    masks: MaskIndex
+    image_dir: Path
+    excluded: dict[str, str]
+
+    def photo_path(self, record: ImageRecord) -> Path:
+        """Path of a record's photo."""
+        return self.image_dir / record.file_name
+
+    def read_pair(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray]:
+        """Read a photo, (H, W, 3) uint8 RGB, and its mask, (H, W) uint8 class ids.
+
+        Raises:
+            ValueError: the two differ in size, or one cannot be decoded.
+        """
+        image = read_photo(self.photo_path(record))
+        mask = read_mask(self.masks.mask_path(record.id), self.classes.num_classes)
+        if image.shape[:2] != mask.shape:
+            raise ValueError(
+                f"photo {record.file_name} is {image.shape[1]} x {image.shape[0]} but its mask "
+                f"{mask.shape[1]} x {mask.shape[0]}; expected equal sizes. Rerun notebook 02."
+            )
+        return image, mask
+
+
+def load_split(config: DataConfig, split: Split, *, progress: bool = True) -> SplitData:
+    """Read a split's annotations, check its photos, and make the masks that are missing or stale.
+
+    Args:
+        config: data section of the config; needs the files of this split only.
+        split: "train" or "val".
+        progress: show bars where somebody watches.
+
+    Raises:
+        FileNotFoundError: no data root, no annotation file or no folder of photos.
+        ValueError: broken annotations, or no usable photo at all.
+    """
+    data_root = resolve_path(config.data_root)
+    coco = read_annotations(annotation_path(data_root, split))
+    image_dir = images_dir(data_root, split)
+    derived_root = resolve_path(config.derived_root)
+    masks = make_masks(
+        data_root,
+        split,
+        config.scheme,
+        derived_root,
+        workers=config.mask_workers,
+        image_limit=config.image_limit,
+        progress=progress,
+    )
+    records = select_images(coco, config.image_limit)
+    excluded = photo_problems(
+        records, image_dir, cache_path=masks.mask_dir.parent / "photos.json", progress=progress
+    )
+    images = tuple(record for record in records if record.file_name not in excluded)
+    if not images:
+        name, reason = next(iter(excluded.items()), ("", "the annotation file lists none"))
+        raise ValueError(
+            f"no usable photo in {image_dir}: {name} {reason}; expected the photos that "
+            f"{coco.path.name} lists. Check --data-root."
+        )
+    return SplitData(
+        split=split,
+        coco=coco,
+        classes=class_table(config.scheme, coco.categories),
+        images=images,
+        masks=masks,
+        image_dir=image_dir,
+        excluded=excluded,
+    )
+
+
+def check_disjoint(train: SplitData, val: SplitData) -> None:
+    """Check that train and val share no photo and agree on the classes.
+
+    Raises:
+        ValueError: they share a file name, or their classes differ.
+    """
+    shared = {r.file_name for r in train.images} & {r.file_name for r in val.images}
+    if shared:
+        raise ValueError(
+            f"{len(shared)} photos are in train and in val, such as {min(shared)}; expected "
+            "disjoint splits. Remove them from one of the two annotation files."
+        )
+    if train.classes.names != val.classes.names:
+        raise ValueError(
+            f"{train.coco.path.name} and {val.coco.path.name} define different classes; expected "
+            "the same categories in both."
+        )
+
+
+def train_transform(config: AugmentConfig, image_size: int) -> albumentations.Compose:
+    """Augmentation of a photo and its mask; outside the photo masks are 255.
+
+    Args:
+        config: strength of each change.
+        image_size: side of the result, pixels.
+
+    Returns:
+        A transform of `image` (H, W, 3) uint8 RGB and `mask` (H, W) uint8 to side `image_size`.
+        Give it a seed with `set_random_seed`.
+    """
+    jitter = config.jitter_strength
+    return albumentations.Compose(
+        [
+            albumentations.RandomResizedCrop(
+                size=(image_size, image_size),
+                scale=(config.crop_scale_min, config.crop_scale_max),
+                ratio=(config.crop_ratio_min, config.crop_ratio_max),
+                interpolation=cv2.INTER_LINEAR,
+                mask_interpolation=cv2.INTER_NEAREST_EXACT,
+                area_for_downscale="image",  # as in `fit_image`: no moire, thin things stay
+            ),
+            albumentations.HorizontalFlip(p=config.flip_probability),
+            albumentations.Affine(
+                rotate=(-config.rotation_degrees, config.rotation_degrees),
+                translate_percent=(-config.translate_fraction, config.translate_fraction),
+                shear={"x": (-config.shear_degrees, config.shear_degrees), "y": (0, 0)},
+                interpolation=cv2.INTER_LINEAR,
+                mask_interpolation=cv2.INTER_NEAREST,
+                fill=PAD_COLOR,
+                fill_mask=IGNORE_INDEX,
+                p=1.0,
+            ),
+            albumentations.ColorJitter(
+                brightness=(1 - jitter, 1 + jitter),
+                contrast=(1 - jitter, 1 + jitter),
+                saturation=(1 - jitter, 1 + jitter),
+                hue=(-config.jitter_hue, config.jitter_hue),
+                p=1.0,
+            ),
+            albumentations.ToGray(p=config.grayscale_probability),
+        ],
+        strict=True,  # a misspelt argument is an error, not a warning
+    )
+
+
+class Sample(TypedDict):
+    """One training or validation sample.
+
+    image (3, S, S) uint8 RGB 0..255; mask (S, S) uint8 class ids, 255 outside the photo.
+    """
+
+    image: torch.Tensor
+    mask: torch.Tensor
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """Photos and masks of a split as square uint8 tensors.
+
+    Args:
+        split_data: the split.
+        config: data section; `image_size` and `resize` are used.
+        augment: strength of augmentation; None for validation, which only resizes.
+    """
+
+    def __init__(
+        self, split_data: SplitData, config: DataConfig, augment: AugmentConfig | None = None
+    ) -> None:
+        self.split_data = split_data
+        self.config = config
+        self.transform = train_transform(augment, config.image_size) if augment else None
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        return len(self.split_data.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read, resize and augment the photo at `index` with its mask."""
+        image, mask = self.split_data.read_pair(self.split_data.images[index])
+        if self.transform is None:
+            image = fit_image(image, self.config.image_size, self.config.resize)
+            mask = fit_mask(mask, self.config.image_size, self.config.resize)
+        else:
+            if self.config.resize == "letterbox":
+                image, mask = pad_to_square(image, mask)
+            changed = self.transform(image=image, mask=mask)
+            image, mask = changed["image"], changed["mask"]
+        return Sample(
+            image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            mask=torch.from_numpy(np.ascontiguousarray(mask)),
+        )
+
+    def set_random_seed(self, seed: int) -> None:
+        """Seed the augmentation; validation has none."""
+        if self.transform is not None:
+            self.transform.set_random_seed(seed)
+
+
+def seed_worker(worker_id: int) -> None:
+    """Give a DataLoader worker its own augmentation seed.
+
+    albumentations 2.0.8 ignores torch's seed: without this every worker draws the same changes,
+    and each epoch repeats them. torch's seed differs by worker and by epoch and follows from
+    `seed_everything`.
+
+    Args:
+        worker_id: number of the worker; torch's seed already holds it.
+    """
+    del worker_id
+    cv2.setNumThreads(1)  # the workers share the cores; threads inside each only compete
+    info = torch.utils.data.get_worker_info()
+    info.dataset.set_random_seed(torch.initial_seed() % 2**31)
+
+
+class ClothingDataModule(pl.LightningDataModule):
+    """Train and val loaders of a run.
+
+    Args:
+        config: the run's settings.
+        train: the train split.
+        val: the val split, disjoint from train.
+    """
+
+    def __init__(self, config: Config, train: SplitData, val: SplitData) -> None:
+        super().__init__()
+        check_disjoint(train, val)
+        self.config = config
+        self.train_split = train
+        self.val_split = val
+        self.train_dataset = SegmentationDataset(train, config.data, config.augment)
+        self.val_dataset = SegmentationDataset(val, config.data)
+
+    @property
+    def classes(self) -> ClassTable:
+        """Class table of both splits."""
+        return self.train_split.classes
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Shuffled, augmented photos; `epoch_images` of them an epoch."""
+        # With workers, `seed_worker` seeds each; without, this seeds the only copy.
+        self.train_dataset.set_random_seed(torch.initial_seed() % 2**31)
+        train = self.config.train
+        sampler = RandomSampler(self.train_dataset, num_samples=train.epoch_images or None)
+        # A last batch of one photo would break batch norm at 1 x 1 features.
+        drop_last = sampler.num_samples > train.batch_size
+        return DataLoader(
+            self.train_dataset, sampler=sampler, drop_last=drop_last, **self._loader_options()
+        )
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """All val photos in order, resized only."""
+        return DataLoader(self.val_dataset, shuffle=False, **self._loader_options())
+
+    def _loader_options(self) -> dict[str, Any]:
+        train = self.config.train
+        return {
+            "batch_size": train.batch_size,
+            "num_workers": train.num_workers,
+            "worker_init_fn": seed_worker,
+            "persistent_workers": train.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }

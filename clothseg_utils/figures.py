@@ -1,0 +1,884 @@
+"""Figures of the notebooks and the report: every `plot_` function returns a finished Figure.
+
+A figure is taken out of pyplot's registry as soon as it is made: a notebook shows it once, as the
+value of its cell, and long sessions do not collect open figures. One style serves all of them.
+The same class has the same colour in every one.
+
+`source` is the small line at a figure's foot that says what the figure was made from, such as
+"synthetic, val, n = 60 photos, native resolution".
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import ParamSpec
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from clothseg_utils.classes import SUPERCATEGORY_NAMES, ClassTable, class_colors
+from clothseg_utils.overlays import colorize, legend_entries, overlay
+from clothseg_utils.runs import atomic_path
+
+# Okabe-Ito, for all that is not a class: told apart by colour-blind readers.
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#7f7f7f"
+_WIDTH_IN = 8.0
+_FEW = 20  # rows up to which there is room for normal text
+_STYLE = {
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same on every machine
+    "font.size": 9,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": False,
+    "axes.edgecolor": "0.4",
+    "grid.color": "0.88",
+    "grid.linewidth": 0.7,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
+    "savefig.facecolor": "white",
+    "hatch.linewidth": 0.6,
+}
+
+P = ParamSpec("P")
+
+
+def _styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Run a plot function in the one style, whatever style the caller's session has."""
+
+    @functools.wraps(plot)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_STYLE)
+            figure = plot(*args, **kwargs)
+            # Ticks are made when first drawn, and would take the style of that moment.
+            figure.draw_without_rendering()
+            return figure
+
+    return styled
+
+
+def _new_figure(height_in: float, source: str, width_in: float = _WIDTH_IN) -> Figure:
+    """Make an empty figure with the source at its foot, unknown to pyplot."""
+    # Made by pyplot all the same: that is what makes a kernel show Figures as pictures.
+    figure = plt.figure(figsize=(width_in, height_in), dpi=100, layout="constrained")
+    plt.close(figure)
+    figure.supxlabel(source, x=0.99, ha="right", fontsize=7.5, color="0.4", style="italic")
+    return figure
+
+
+# --- exploration -----------------------------------------------------------------------------
+
+
+@_styled
+def plot_category_counts(annotations: pd.DataFrame, *, source: str) -> Figure:
+    """Plot how many annotations each category has, on a log scale, coloured by supercategory.
+
+    Args:
+        annotations: `coco.annotation_table`: columns category, supercategory, image_id.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or there are no annotations.
+    """
+    _check_columns(annotations, "annotations", ["category", "supercategory", "image_id"])
+    counts = annotations["category"].value_counts()
+    counts = counts[counts > 0].iloc[::-1]
+    supercategories = annotations.groupby("category", observed=True)["supercategory"].first()
+    colors = _supercategory_colors(supercategories[counts.index])
+    figure = _new_figure(_rows_in(len(counts)), source)
+    axes = figure.subplots()
+    _lollipops(axes, counts.to_numpy(), colors, [f"{count:,}" for count in counts])
+    axes.set_yticks(range(len(counts)), counts.index)
+    axes.set_xlabel("annotations (log scale)")
+    figure.suptitle(
+        f"Annotations per category, n = {len(annotations):,} in {len(counts)} categories "
+        f"and {annotations['image_id'].nunique():,} photos",
+        x=0.01,
+        ha="left",
+    )
+    present = [n for n in SUPERCATEGORY_NAMES if n in set(supercategories[counts.index])]
+    patches = _patches(present, _supercategory_colors(present))
+    figure.legend(handles=patches, loc="outside right upper", title="supercategory")
+    return figure
+
+
+@_styled
+def plot_supercategory_counts(annotations: pd.DataFrame, *, source: str) -> Figure:
+    """Plot how many annotations each supercategory has, with its part of all annotations.
+
+    Args:
+        annotations: `coco.annotation_table`: column supercategory.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or there are no annotations.
+    """
+    _check_columns(annotations, "annotations", ["supercategory"])
+    counts = annotations["supercategory"].value_counts().iloc[::-1]
+    figure = _new_figure(_rows_in(len(counts)), source)
+    axes = figure.subplots()
+    bars = axes.barh(counts.index, counts, color=_supercategory_colors(counts.index), ec="0.4")
+    labels = [f"{n:,} ({_percent_text(100 * n / len(annotations))})" for n in counts]
+    axes.bar_label(bars, labels, padding=4, fontsize=8.5)
+    axes.margins(x=0.18)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("annotations")
+    axes.set_title(f"Annotations per supercategory, n = {len(annotations):,}")
+    return figure
+
+
+@_styled
+def plot_area_histogram(annotations: pd.DataFrame, *, source: str) -> Figure:
+    """Plot the distribution of annotation areas on a log scale, with COCO's size bands.
+
+    Areas of 0 have no place on a log scale: their number is written in the title.
+
+    Args:
+        annotations: `coco.annotation_table`: column area_px.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or no annotation has an area.
+    """
+    areas, title = _positive_areas(annotations)
+    figure = _new_figure(3.6, source)
+    axes = figure.subplots()
+    edges = np.geomspace(areas.min(), 1.1 * areas.max(), 50)
+    axes.hist(areas, bins=edges, color=_BLUE, ec="white", lw=0.4)
+    axes.set_xscale("log")
+    top = axes.get_ylim()[1]
+    for side in (32, 96):
+        axes.axvline(side**2, color=_GREY, ls=":", lw=1.2)
+        axes.annotate(f" {side}²", (side**2, top), va="top", color="0.35", fontsize=8.5)
+    axes.axvline(areas.median(), color=_ORANGE, lw=1.6, label=f"median {areas.median():,.0f} px")
+    _legend_above(axes)
+    axes.set_xlabel("area, pixels (log scale); dotted: COCO's limits of small, medium and large")
+    axes.set_ylabel("annotations")
+    axes.set_title(f"Area of annotations, {title}")
+    return figure
+
+
+@_styled
+def plot_area_by_supercategory(annotations: pd.DataFrame, *, source: str) -> Figure:
+    """Plot annotation areas of each supercategory as boxes on a log scale, by median.
+
+    Args:
+        annotations: `coco.annotation_table`: columns area_px, supercategory.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or no annotation has an area.
+    """
+    _check_columns(annotations, "annotations", ["supercategory"])
+    areas, title = _positive_areas(annotations)
+    groups = areas.groupby(annotations["supercategory"], observed=True)
+    order = groups.median().sort_values(ascending=False).index.tolist()
+    sizes = groups.size()
+    figure = _new_figure(1.3 + 0.33 * len(order), source)
+    axes = figure.subplots()
+    # Not seaborn's: its 0.13 passes an argument that matplotlib 3.11 warns of.
+    drawn = axes.boxplot(
+        [groups.get_group(name) for name in order],
+        positions=range(len(order)),
+        orientation="horizontal",
+        widths=0.65,
+        patch_artist=True,
+        whis=(5, 95),
+        showfliers=False,
+        medianprops={"color": "black", "linewidth": 2},
+    )
+    for box, color in zip(drawn["boxes"], _supercategory_colors(order), strict=True):
+        box.set_facecolor(color)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(order)), [f"{name}  (n = {sizes[name]:,})" for name in order])
+    axes.grid(axis="x")
+    axes.set_xlabel("area, pixels (log scale); box: quartiles and median, whiskers: 5 % and 95 %")
+    axes.set_ylabel("")
+    axes.set_title(f"Area by supercategory, {title}")
+    return figure
+
+
+@_styled
+def plot_annotations_per_image(images: pd.DataFrame, *, source: str) -> Figure:
+    """Plot how many annotations a photo has, with mean and median.
+
+    Args:
+        images: `coco.image_table`: column n_annotations.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or there are no images.
+    """
+    _check_columns(images, "images", ["n_annotations"])
+    counts = images["n_annotations"].to_numpy()
+    figure = _new_figure(3.4, source)
+    axes = figure.subplots()
+    # One bar per number up to 60 bars; then several numbers share one.
+    step = max(1, -(-(int(counts.max()) + 1) // 60))
+    edges = np.arange(0, counts.max() + step + 1, step) - 0.5
+    axes.hist(counts, bins=edges, color=_BLUE, ec="white", lw=0.4)
+    axes.axvline(counts.mean(), color=_ORANGE, lw=1.8, label=f"mean {counts.mean():.1f}")
+    axes.axvline(
+        np.median(counts), color="black", ls="--", lw=1.5, label=f"median {np.median(counts):g}"
+    )
+    axes.xaxis.set_major_locator(_whole_numbers())
+    axes.yaxis.set_major_locator(_whole_numbers())
+    _legend_above(axes)
+    axes.set_xlabel("annotations in one photo")
+    axes.set_ylabel("photos")
+    n_empty = int((counts == 0).sum())
+    axes.set_title(f"Annotations per photo, n = {len(counts):,} photos, {n_empty:,} without any")
+    return figure
+
+
+@_styled
+def plot_image_sizes(images: pd.DataFrame, *, source: str) -> Figure:
+    """Plot width against height; the size of a dot tells how many photos have that size.
+
+    Args:
+        images: `coco.image_table`: columns width_px, height_px.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or there are no images.
+    """
+    _check_columns(images, "images", ["width_px", "height_px"])
+    sizes, counts = np.unique(
+        images[["width_px", "height_px"]].to_numpy(), axis=0, return_counts=True
+    )
+    figure = _new_figure(4.8, source, width_in=5.2)
+    axes = figure.subplots()
+    limit = 1.08 * sizes.max()
+    axes.plot([0, limit], [0, limit], color=_GREY, ls=":", lw=1, label="square")
+    area = np.clip(12 * np.sqrt(counts), 12, 400)
+    # As pictures inside the SVG: tens of thousands of dots would be megabytes of paths.
+    axes.scatter(*sizes.T, s=area, color=_BLUE, alpha=0.45, lw=0, rasterized=True)
+    width, height = sizes[counts.argmax()]
+    text = f"most frequent: {width} × {height}\n({counts.max():,} photos)"
+    axes.text(0.98, 0.12, text, transform=axes.transAxes, ha="right", fontsize=8.5)
+    axes.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
+    axes.legend(loc="lower right")
+    axes.set_xlabel("width, pixels")
+    axes.set_ylabel("height, pixels")
+    axes.set_title(f"Photo sizes, n = {len(images):,} photos, {len(sizes):,} sizes")
+    return figure
+
+
+@_styled
+def plot_cooccurrence(cooccurrence: pd.DataFrame, *, source: str) -> Figure:
+    """Plot what occurs together: how many of the photos with the row's have the column's too.
+
+    Args:
+        cooccurrence: `coco.supercategory_cooccurrence`: square and symmetric, photos with both;
+            the diagonal counts photos with one. What occurs nowhere is left out.
+        source: what the data are.
+
+    Raises:
+        ValueError: the table is not square, or nothing occurs.
+    """
+    counts = cooccurrence.to_numpy(dtype=np.float64)
+    if list(cooccurrence.index) != list(cooccurrence.columns):
+        raise ValueError(f"cooccurrence is {counts.shape}; expected the same rows and columns")
+    order = np.argsort(-counts.diagonal(), kind="stable")
+    order = order[counts.diagonal()[order] > 0]
+    _check_not_empty(order, "cooccurrence above 0")
+    n_photos = counts.diagonal()[order]
+    percent = 100 * counts[np.ix_(order, order)] / n_photos[:, None]
+    names = [_shorten(str(cooccurrence.index[i]), 26) for i in order]
+    rows = [f"{name}  (n = {n:,.0f})" for name, n in zip(names, n_photos, strict=True)]
+    figure, axes = _heatmap(percent, rows, names, "photos, %", source)
+    axes.set_ylabel("of the photos with ...")
+    axes.set_xlabel("... this many also have, %")
+    axes.set_title("What occurs together in one photo")
+    return figure
+
+
+@_styled
+def plot_gallery(
+    images: Sequence[np.ndarray], titles: Sequence[str], *, source: str, columns: int = 4
+) -> Figure:
+    """Show images in a grid, each under its title.
+
+    Args:
+        images: arrays (H, W, 3) uint8 RGB, 0..255.
+        titles: one per image.
+        source: what the data are.
+        columns: images in a row.
+
+    Raises:
+        ValueError: no images, or as many titles as images are not given.
+    """
+    _check_same_length(images=images, titles=titles)
+    return _gallery(images, titles, columns, source)
+
+
+# --- masks -----------------------------------------------------------------------------------
+
+
+@_styled
+def plot_layers(
+    stages: Sequence[tuple[str, np.ndarray]], table: ClassTable, *, source: str, columns: int = 4
+) -> Figure:
+    """Show one mask as it is painted, layer by layer, with a legend of its classes.
+
+    Args:
+        stages: title and mask (H, W) uint8 of each stage, the last one complete.
+        table: names and colours of the classes.
+        source: what the data are.
+        columns: stages in a row.
+
+    Raises:
+        ValueError: no stages, or a mask has an unknown class id.
+    """
+    _check_not_empty(stages, "stages")
+    painted = [colorize(mask, table.colors) for _, mask in stages]
+    legend = _mask_legend([mask for _, mask in stages], table)
+    return _gallery(painted, [title for title, _ in stages], columns, source, legend)
+
+
+@_styled
+def plot_class_shares(pixels: np.ndarray, table: ClassTable, *, source: str) -> Figure:
+    """Plot each class's part of all labelled pixels, on a log scale.
+
+    Args:
+        pixels: (C,) pixels per class.
+        table: names and colours of the classes.
+        source: what the data are.
+
+    Raises:
+        ValueError: not one number per class, or no pixels at all.
+    """
+    pixels = np.asarray(pixels, dtype=np.float64)
+    _check_per_class(pixels, "pixels", table)
+    if pixels.sum() <= 0:
+        raise ValueError("pixels are all 0; expected the counts of at least one mask")
+    percent = 100 * pixels / pixels.sum()
+    order = np.argsort(percent, kind="stable")
+    figure = _new_figure(_rows_in(len(order)), source)
+    axes = figure.subplots()
+    texts = [_percent_text(value) for value in percent[order]]
+    _lollipops(axes, percent[order], table.colors[order] / 255, texts)
+    axes.set_yticks(range(len(order)), [table.names[i] for i in order])
+    axes.set_xlabel("part of all pixels, % (log scale)")
+    axes.set_title(f"Pixels per class, n = {EngFormatter(places=1)(pixels.sum())}px")
+    return figure
+
+
+@_styled
+def plot_hidden_pixels(shares: np.ndarray, table: ClassTable, *, source: str) -> Figure:
+    """Plot how much of each class disappears under layers painted later.
+
+    Args:
+        shares: (C,) hidden part of the class's annotated pixels, 0..1; nan where a class has none.
+        table: names and colours of the classes.
+        source: what the data are.
+
+    Raises:
+        ValueError: not one number per class.
+    """
+    shares = np.asarray(shares, dtype=np.float64)
+    _check_per_class(shares, "shares", table)
+    # Background is never annotated, so it cannot be hidden.
+    order = 1 + np.argsort(np.nan_to_num(shares[1:], nan=-1), kind="stable")
+    figure = _new_figure(_rows_in(len(order)), source)
+    axes = figure.subplots()
+    percent = 100 * shares[order]
+    bars = axes.barh(
+        [table.names[i] for i in order],
+        np.nan_to_num(percent),
+        color=table.colors[order] / 255,
+        ec="0.4",
+    )
+    texts = ["no annotations" if np.isnan(value) else _percent_text(value) for value in percent]
+    axes.bar_label(bars, texts, padding=4, fontsize=8)
+    axes.set_xlim(0, max(1.0, 1.15 * np.nanmax(percent, initial=0)))
+    axes.margins(y=0.02)
+    axes.set_xlabel("pixels hidden under later layers, % of the class's annotated pixels")
+    axes.set_title("What painting order hides: large first, small on top")
+    return figure
+
+
+# --- training --------------------------------------------------------------------------------
+
+
+@_styled
+def plot_training_curves(history: pd.DataFrame, *, source: str) -> Figure:
+    """Plot train Dice loss, train loss, val loss, val mIoU and val F1; the best epoch is marked.
+
+    Args:
+        history: one row per epoch (`logs/history.csv`): columns epoch (from 0), train/dice_loss,
+            train/loss, val/loss, val/mean_iou, val/macro_f1; nan where nothing was logged.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or there are no rows.
+    """
+    curves = {
+        "train/dice_loss": ("Train Dice loss", _BLUE),
+        "train/loss": ("Train loss", _BLUE),
+        "val/loss": ("Validation loss", _ORANGE),
+        "val/mean_iou": ("Validation mIoU", _ORANGE),
+        "val/macro_f1": ("Validation macro F1", _ORANGE),
+    }
+    _check_columns(history, "history", ["epoch", *curves])
+    done = history["epoch"] + 1
+    scores = history["val/mean_iou"]
+    best = scores.idxmax() if scores.notna().any() else None
+    figure = _new_figure(5.0, source, width_in=9)
+    grid = figure.subplot_mosaic([list("aabbcc"), list("dddeee")])
+    for axes, (column, (title, color)) in zip(grid.values(), curves.items(), strict=True):
+        values = history[column]
+        axes.plot(
+            done, values, color=color, lw=1.6, marker="o" if len(done) <= 40 else None, ms=3.5
+        )
+        axes.set_title(title)
+        axes.set_xlabel("epochs done")
+        axes.set_xlim(0, 1.04 * done.max())
+        axes.xaxis.set_major_locator(_whole_numbers())
+        axes.grid()
+        if values.isna().all():
+            axes.set_yticks([])
+            axes.text(0.5, 0.5, "nothing logged", ha="center", transform=axes.transAxes)
+        elif best is not None:
+            axes.axvline(done[best], color=_GREEN, ls="--", lw=1.2)
+            axes.plot(done[best], values[best], "*", color=_GREEN, ms=13, mec="white", zorder=5)
+            axes.set_title(f"{values[best]:.3f}", loc="right", color=_GREEN)
+    title = f"Training, {len(history)} epochs"
+    if best is not None:
+        title += f"; green: best val mIoU, after epoch {done[best]}"
+    figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
+@_styled
+def plot_batch(
+    images: np.ndarray, masks: np.ndarray, table: ClassTable, *, source: str, columns: int = 2
+) -> Figure:
+    """Show a batch as the network gets it: each photo beside the same photo with its mask.
+
+    Args:
+        images: (N, H, W, 3) uint8 RGB, 0..255, after augmentation.
+        masks: (N, H, W) uint8 class ids, or 255.
+        table: names and colours of the classes.
+        source: what the data are.
+        columns: pairs in a row.
+
+    Raises:
+        ValueError: an empty batch, or images and masks do not fit each other.
+    """
+    _check_same_length(images=images, masks=masks)
+    pairs = [
+        np.concatenate([image, overlay(image, mask, table.colors)], axis=1)
+        for image, mask in zip(images, masks, strict=True)
+    ]
+    figure = _gallery(pairs, [""] * len(pairs), columns, source, _mask_legend(masks, table))
+    figure.suptitle(
+        f"After augmentation: {len(pairs)} photos, {images.shape[2]} × {images.shape[1]} px",
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+# --- evaluation ------------------------------------------------------------------------------
+
+
+@_styled
+def plot_confusion_matrix(
+    confusion: np.ndarray, class_names: Sequence[str], *, source: str
+) -> Figure:
+    """Plot where the pixels of each true class went; a class without target pixels is hatched.
+
+    Args:
+        confusion: (C, C) counts; rows = target, columns = prediction.
+        class_names: index = class id.
+        source: what the data are.
+
+    Raises:
+        ValueError: the matrix is not square or has another number of classes.
+    """
+    confusion = np.asarray(confusion)
+    n = len(class_names)
+    if confusion.shape != (n, n):
+        raise ValueError(f"confusion is {confusion.shape}; expected ({n}, {n}), as many as names")
+    totals = confusion.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        percent = 100 * confusion / totals[:, None]  # nan rows: absent from the target
+    names = [_shorten(name, 26) for name in class_names]
+    figure, axes = _heatmap(percent, names, names, "pixels of the true class, %", source)
+    absent = np.flatnonzero(totals == 0)
+    for row in absent:
+        axes.add_patch(Rectangle((0, row), n, 1, fc="0.96", ec="0.75", hatch="////", lw=0))
+    axes.set_ylabel("true class")
+    axes.set_xlabel(
+        "predicted class" + ("; hatched: no pixels in the truth" if len(absent) else "")
+    )
+    axes.set_title(f"Confusion, rows sum to 100 %, n = {EngFormatter(places=1)(totals.sum())}px")
+    return figure
+
+
+@_styled
+def plot_class_scores(scores: pd.DataFrame, table: ClassTable, *, source: str) -> Figure:
+    """Plot IoU and F1 of every class with intervals; absent classes are named as such.
+
+    Args:
+        scores: one row per class: columns class_name, status ("ok", "absent" or "no target"), iou,
+            iou_low, iou_high, f1, f1_low, f1_high; 0..1 or nan.
+        table: names and colours of the classes.
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, or a class is not in the table.
+    """
+    metrics = {"iou": "IoU", "f1": "F1"}
+    bounds = [f"{key}{end}" for key in metrics for end in ("", "_low", "_high")]
+    _check_columns(scores, "scores", ["class_name", "status", *bounds])
+    unknown = sorted(set(scores["class_name"]) - set(table.names))
+    if unknown:
+        raise ValueError(f"scores have classes {unknown}; expected names of the class table")
+    scores = scores.sort_values("iou", na_position="first", kind="stable")
+    ids = [table.names.index(name) for name in scores["class_name"]]
+    rows = np.arange(len(scores))
+    few = len(scores) <= _FEW
+    figure = _new_figure(_rows_in(len(scores)), source)
+    for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), metrics.items(), strict=True):
+        value, low, high = (scores[c].to_numpy(float) for c in (key, f"{key}_low", f"{key}_high"))
+        axes.hlines(rows, low, high, color="0.35", lw=1.6)
+        axes.scatter(
+            value, rows, s=48 if few else 30, c=table.colors[ids] / 255, ec="0.2", lw=0.8, zorder=3
+        )
+        mean = np.nanmean(value) if np.isfinite(value).any() else np.nan
+        axes.axvline(mean, color=_GREY, ls="--", lw=1.2)
+        ends = np.fmax(np.nan_to_num(value), np.nan_to_num(high))
+        for row, end, status in zip(rows, ends, scores["status"], strict=True):
+            if status != "ok":
+                axes.text(end + 0.04, row, status, va="center", color="0.35", style="italic")
+        axes.set_title(title)
+        axes.set_title(f"mean {mean:.3f} (dashed)", loc="right", fontsize=8.5, weight="normal")
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_xlabel(title)
+        axes.grid(axis="x")
+        axes.set_yticks(rows, scores["class_name"])
+        axes.set_ylim(-0.7, len(scores) - 0.3)
+    return figure
+
+
+@_styled
+def plot_strata(
+    title: str, strata: pd.DataFrame, *, source: str, score_name: str = "mean IoU"
+) -> Figure:
+    """Plot a score in each of several groups of photos or pixels, with intervals.
+
+    Args:
+        title: what the groups are.
+        strata: one row per group, in the order to be shown: columns stratum, score, low, high
+            (0..1; nan where a group is empty) and n (text or number, with its unit if text).
+        source: what the data are, and the level of the intervals.
+        score_name: label of the axis.
+
+    Raises:
+        ValueError: columns are missing, or there are no rows.
+    """
+    _check_columns(strata, "strata", ["stratum", "score", "low", "high", "n"])
+    rows = np.arange(len(strata))[::-1]
+    figure = _new_figure(1.3 + 0.36 * len(strata), source)
+    axes = figure.subplots()
+    axes.hlines(rows, strata["low"], strata["high"], color=_BLUE, lw=2.2)
+    axes.scatter(strata["score"], rows, s=55, color=_BLUE, zorder=3)
+    for row, score in zip(rows, strata["score"], strict=True):
+        text = "no data" if np.isnan(score) else f"{score:.3f}"
+        x = 0.02 if np.isnan(score) else score
+        offset = (0, 7) if np.isfinite(score) else (0, -3)
+        axes.annotate(
+            text,
+            (x, row),
+            offset,
+            textcoords="offset points",
+            ha="center" if np.isfinite(score) else "left",
+            fontsize=8.5,
+        )
+    n_texts = [n if isinstance(n, str) else f"{n:,}" for n in strata["n"]]
+    names = [f"{s}  (n = {n})" for s, n in zip(strata["stratum"], n_texts, strict=True)]
+    axes.set_yticks(rows, names)
+    axes.set_ylim(-0.6, len(strata) - 0.3)
+    axes.set_xlim(0, 1)
+    axes.grid(axis="x")
+    axes.set_xlabel(score_name)
+    axes.set_title(title)
+    return figure
+
+
+@_styled
+def plot_comparison(
+    ours: Mapping[str, float], reported: Mapping[str, float], *, source: str, note: str = ""
+) -> Figure:
+    """Plot our scores beside reported ones.
+
+    Args:
+        ours: score name -> value, 0..1.
+        reported: the same names.
+        source: what our scores were taken on.
+        note: what the reader has to know before comparing.
+
+    Raises:
+        ValueError: no scores, or other names.
+    """
+    _check_not_empty(ours, "ours")
+    if list(ours) != list(reported):
+        raise ValueError(f"reported has scores {list(reported)}; expected {list(ours)}")
+    rows = np.arange(len(ours))[::-1]
+    figure = _new_figure(1.7 + 0.65 * len(ours), source, width_in=7)
+    axes = figure.subplots()
+    for values, offset, color, name in (
+        (ours, 0.19, _BLUE, "this run"),
+        (reported, -0.19, "0.65", "reported"),
+    ):
+        bars = axes.barh(rows + offset, list(values.values()), 0.36, color=color, label=name)
+        axes.bar_label(bars, fmt="%.3f", padding=4)
+    axes.set_yticks(rows, list(ours))
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("score" + (f"\n{note}" if note else ""))
+    axes.legend(loc="center right")
+    axes.set_title("This run and the reported figures")
+    return figure
+
+
+@_styled
+def plot_image_score_histogram(
+    scores: Sequence[float] | np.ndarray, *, source: str, score_name: str = "mean IoU of one photo"
+) -> Figure:
+    """Plot the distribution of a score over photos, with mean and median.
+
+    Args:
+        scores: one per photo, 0..1; nan for photos that cannot be scored.
+        source: what the data are.
+        score_name: label of the axis.
+
+    Raises:
+        ValueError: no photo has a score.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    scored = scores[np.isfinite(scores)]
+    _check_not_empty(scored, "scores")
+    figure = _new_figure(3.4, source)
+    axes = figure.subplots()
+    axes.hist(scored, bins=np.linspace(0, 1, 41), color=_BLUE, ec="white", lw=0.4)
+    axes.axvline(scored.mean(), color=_ORANGE, lw=1.8, label=f"mean {scored.mean():.3f}")
+    axes.axvline(
+        np.median(scored), color="black", ls="--", lw=1.5, label=f"median {np.median(scored):.3f}"
+    )
+    axes.set_xlim(0, 1)
+    axes.yaxis.set_major_locator(_whole_numbers())
+    _legend_above(axes)
+    axes.set_xlabel(score_name)
+    axes.set_ylabel("photos")
+    left_out = len(scores) - len(scored)
+    axes.set_title(
+        f"Scores of single photos, n = {len(scored):,}"
+        + (f" ({left_out} not scorable)" if left_out else "")
+    )
+    return figure
+
+
+def save_figure(figure: Figure, path_stem: str | Path) -> list[Path]:
+    """Write a figure as PNG (200 dpi) and SVG; equal figures give equal files.
+
+    Args:
+        figure: what a `plot_` function returned.
+        path_stem: the files' path without suffix.
+
+    Returns:
+        The paths written: PNG, then SVG.
+    """
+    path_stem = Path(path_stem)
+    paths = []
+    # Ids in an SVG are random and its date is today's, unless told otherwise.
+    with mpl.rc_context({"svg.hashsalt": "clothseg", "svg.fonttype": "path"}):
+        for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
+            path = path_stem.with_name(f"{path_stem.name}.{suffix}")
+            with atomic_path(path) as temporary:
+                figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata)
+            paths.append(path)
+    return paths
+
+
+# --- parts -----------------------------------------------------------------------------------
+
+
+def _gallery(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    columns: int,
+    source: str,
+    legend: Sequence[Patch] = (),
+) -> Figure:
+    """Images in a grid, each under its title, with a legend at the right if there is one."""
+    columns = min(columns, len(images))
+    cell_in = (_WIDTH_IN - 1.6 * bool(legend)) / columns
+    aspects = [image.shape[0] / image.shape[1] for image in images]
+    rows = [max(aspects[i : i + columns]) for i in range(0, len(images), columns)]
+    title_in = 0.25 if any(titles) else 0.05
+    height_in = cell_in * sum(rows) + title_in * len(rows) + 0.4
+    figure = _new_figure(max(height_in, 0.6 + 0.19 * len(legend)), source)
+    if legend:
+        figure.legend(handles=legend, loc="outside right upper")
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows)
+    for axes in grid.flat:
+        axes.set_axis_off()
+        axes.set_anchor("N")
+    longest = int(14 * cell_in)
+    for axes, image, title in zip(grid.flat, images, titles, strict=False):
+        axes.imshow(image, interpolation="antialiased")
+        axes.set_title(_shorten(title, longest), fontsize=8.5, loc="center", weight="normal")
+    return figure
+
+
+def _whole_numbers() -> MaxNLocator:
+    """Ticks at round whole numbers."""
+    return MaxNLocator(integer=True, steps=[1, 2, 5, 10])
+
+
+def _rows_in(n_rows: int) -> float:
+    """Height in inches of a figure with one line of text per row."""
+    return 1.3 + (0.26 if n_rows <= _FEW else 0.19) * n_rows
+
+
+def _lollipops(axes: Axes, values: np.ndarray, colors: np.ndarray, texts: Sequence[str]) -> None:
+    """Dots on stems along a log axis; a bar would suggest that its length is the amount."""
+    positive = values > 0
+    left = values[positive].min() / 2
+    rows = np.arange(len(values))
+    shown = np.where(positive, values, left)
+    axes.hlines(rows, left, shown, color=colors, lw=1.8)
+    axes.scatter(
+        shown[positive], rows[positive], s=34, c=colors[positive], ec="0.3", lw=0.7, zorder=3
+    )
+    for row, value, text in zip(rows, shown, texts, strict=True):
+        axes.annotate(
+            text, (value, row), (7, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(left, shown.max() * 2)
+    axes.set_ylim(-0.7, len(values) - 0.3)
+
+
+def _heatmap(
+    percent: np.ndarray, rows: Sequence[str], columns: Sequence[str], label: str, source: str
+) -> tuple[Figure, Axes]:
+    """Percentages as shades; written out too where there are few enough to read; nan is blank."""
+    few = len(rows) <= _FEW
+    side = 2.5 + (0.43 if few else 0.19) * len(rows)
+    figure = _new_figure(side, source, width_in=max(side + 1, 5))
+    axes = figure.subplots()
+    sns.heatmap(
+        percent,
+        mask=np.isnan(percent),
+        cmap="Blues",
+        # Without numbers, shades have to tell 2 % from 0.
+        norm=Normalize(0, 100) if few else PowerNorm(0.5, 0, 100),
+        square=True,
+        linewidths=0.5,
+        annot=few,
+        fmt=".0f",
+        annot_kws={"fontsize": 8},
+        cbar_kws={"label": label, "shrink": 0.6},
+        ax=axes,
+    )
+    size = 8.5 if few else 6.5
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows, rotation=0, fontsize=size)
+    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, fontsize=size, **turned)
+    axes.tick_params(length=0)
+    return figure, axes
+
+
+def _mask_legend(masks: Iterable[np.ndarray], table: ClassTable) -> list[Patch]:
+    """One entry per class that occurs in any of the masks, in the order of their ids."""
+    found = {
+        entry.class_id: entry.name for mask in masks for entry in legend_entries(mask, table.names)
+    }
+    ids = sorted(found)
+    swatches = colorize(np.array([ids], np.uint8), table.colors)[0] / 255
+    return _patches([found[i] for i in ids], swatches)
+
+
+def _patches(names: Sequence[str], colors: np.ndarray) -> list[Patch]:
+    """Coloured boxes with names, for a legend."""
+    return [
+        Patch(fc=color, ec="0.4", lw=0.6, label=_shorten(name, 22))
+        for name, color in zip(names, colors, strict=True)
+    ]
+
+
+def _legend_above(axes: Axes) -> None:
+    """Put the legend at the right of the title's line, where it cannot cover bars."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0)
+
+
+def _supercategory_colors(names: Sequence[str]) -> np.ndarray:
+    """(K, 3) float RGB, 0..1."""
+    ids = [SUPERCATEGORY_NAMES.index(name) for name in names]
+    return class_colors(len(SUPERCATEGORY_NAMES))[ids] / 255
+
+
+def _positive_areas(annotations: pd.DataFrame) -> tuple[pd.Series, str]:
+    """Areas above 0, and the words that say how many there are and how many were left out."""
+    _check_columns(annotations, "annotations", ["area_px"])
+    areas = annotations["area_px"]
+    positive = areas[areas > 0]
+    _check_not_empty(positive, "annotations with an area")
+    n_zero = len(areas) - len(positive)
+    return positive, f"n = {len(positive):,}" + (
+        f" ({n_zero:,} of area 0 left out)" if n_zero else ""
+    )
+
+
+def _percent_text(value: float) -> str:
+    return "<0.01 %" if 0 < value < 0.01 else f"{value:.1f} %" if value >= 1 else f"{value:.2g} %"
+
+
+def _shorten(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1].rstrip(" ,") + "…"
+
+
+def _check_columns(frame: pd.DataFrame, name: str, columns: Sequence[str]) -> None:
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise ValueError(f"{name} lack the columns {missing}; got {list(frame.columns)}")
+    _check_not_empty(frame, name)
+
+
+def _check_not_empty(values: object, name: str) -> None:
+    if not len(values):
+        raise ValueError(f"no {name}; expected at least one")
+
+
+def _check_same_length(**sequences: Sequence) -> None:
+    lengths = {name: len(values) for name, values in sequences.items()}
+    if len(set(lengths.values())) > 1 or not min(lengths.values()):
+        raise ValueError(f"got {lengths}; expected as many of each, at least one")
+
+
+def _check_per_class(values: np.ndarray, name: str, table: ClassTable) -> None:
+    if values.shape != (table.num_classes,):
+        raise ValueError(f"{name} are {values.shape}; expected ({table.num_classes},), one a class")

@@ -1,0 +1,221 @@
+"""The network: built from settings or read from a checkpoint; no Lightning."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from clothseg_utils.classes import ClassTable, class_colors
+from clothseg_utils.config import Resize
+
+CHECKPOINT_KEY = "clothseg"
+"""Where our checkpoints keep what is needed to use them: plain str, int, list and dict."""
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> smp.Unet:
+    """Build a U-Net with an encoder of segmentation-models-pytorch.
+
+    Args:
+        encoder_name: such as "mit_b1" or "resnet34".
+        encoder_weights: "imagenet" (fetched from a model hub by the library), "none" (random
+            weights), or the path of a file with the encoder's state dict.
+        num_classes: channels of the logits, background counted.
+
+    Returns:
+        A network from (N, 3, H, W) float, normalised as `normalize_images` does, to (N, C, H, W)
+        float logits; H and W are multiples of 32.
+
+    Raises:
+        ValueError: unknown encoder, weights that cannot be fetched, or do not fit.
+        FileNotFoundError: no such weights file.
+    """
+    encoders = smp.encoders.get_encoder_names()
+    if encoder_name not in encoders:
+        raise ValueError(
+            f'unknown encoder_name "{encoder_name}"; expected one of {", ".join(sorted(encoders))}.'
+        )
+    hub_weights = "imagenet" if encoder_weights == "imagenet" else None
+    try:
+        network = smp.Unet(encoder_name, encoder_weights=hub_weights, classes=num_classes)
+    except Exception as error:
+        if hub_weights is None:
+            raise
+        # The hub clients raise dozens of types of their own; to a user they are one fault.
+        raise ValueError(
+            f"encoder weights imagenet of {encoder_name} cannot be fetched "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            "expected a reachable model hub. Set train.encoder_weights to a local file or to none."
+        ) from error
+    if encoder_weights not in ("imagenet", "none"):
+        _load_encoder(network.encoder, Path(encoder_weights), encoder_name)
+    return network
+
+
+def _load_encoder(encoder: nn.Module, path: Path, encoder_name: str) -> None:
+    state = _read_torch_file(path)
+    if not isinstance(state, Mapping):
+        raise ValueError(
+            f"{path} holds a {type(state).__name__}; expected the state dict of encoder "
+            f"{encoder_name}. Save it with torch.save(network.encoder.state_dict(), ...)."
+        )
+    state = dict(state.get("state_dict", state))
+    # Classification heads come with published ImageNet files and have no place in an encoder.
+    state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc."))}
+    own = encoder.state_dict()
+    missing = [key for key in own if key not in state]
+    unknown = [key for key in state if key not in own]
+    wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
+    for what, keys in (("lacks", missing), ("has the unknown", unknown), ("misshapes", wrong)):
+        if keys:
+            raise ValueError(
+                f"weights file {path} {what} {keys[0]} ({len(keys)} such entries); expected the "
+                f"state dict of encoder {encoder_name}."
+            )
+    encoder.load_state_dict(state)
+
+
+def normalize_images(images: torch.Tensor) -> torch.Tensor:
+    """Scale uint8 images to what ImageNet encoders expect.
+
+    Args:
+        images: (N, 3, H, W) uint8 RGB, 0..255.
+
+    Returns:
+        (N, 3, H, W) float32, zero mean and unit variance over ImageNet, on the same device and in
+        the same memory format.
+    """
+    mean = torch.tensor(_IMAGENET_MEAN, device=images.device).mul_(255).view(1, 3, 1, 1)
+    scale = (
+        torch.tensor(_IMAGENET_STD, device=images.device).mul_(255).reciprocal_().view(1, 3, 1, 1)
+    )
+    return (images.float() - mean) * scale
+
+
+def default_precision(device: torch.device) -> torch.dtype | None:
+    """Dtype to autocast to: float16 on CUDA, bfloat16 on CPUs that compute in it, else None."""
+    if device.type == "cuda":
+        return torch.float16
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return None
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network read from a checkpoint, with what is needed to use it.
+
+    Attributes:
+        network: in eval mode, channels_last, on its device.
+        class_names: index = class id.
+        image_size: side of the square input, pixels.
+        resize: how a photo becomes the square.
+        info: what training wrote into the checkpoint (config, data, classes), plain values.
+    """
+
+    network: smp.Unet
+    class_names: tuple[str, ...]
+    image_size: int
+    resize: Resize
+    info: Mapping[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Device that the network is on."""
+        return next(self.network.parameters()).device
+
+    @property
+    def colors(self) -> Any:
+        """(C, 3) uint8 RGB; index = class id."""
+        return class_colors(len(self.class_names))
+
+
+def checkpoint_info(
+    config: Mapping[str, Any], classes: ClassTable, data: Mapping[str, Any]
+) -> dict:
+    """Put together what training stores in a checkpoint under `CHECKPOINT_KEY`.
+
+    Args:
+        config: the run's settings as plain values.
+        classes: class table in use.
+        data: hashes and counts of the splits, plain values.
+    """
+    return {
+        "config": dict(config),
+        "class_names": list(classes.names),
+        "class_of_category": {str(key): value for key, value in classes.class_of_category.items()},
+        "data": dict(data),
+    }
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running any code from it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint of this project.
+    """
+    checkpoint = _read_torch_file(Path(path))
+    if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
+        raise ValueError(
+            f"{path} is not a checkpoint of this project; expected one that notebook 03 or "
+            "`train` wrote, such as checkpoints/best.ckpt."
+        )
+    return checkpoint
+
+
+def load_network(path: str | Path, device: str | torch.device = "auto") -> TrainedNetwork:
+    """Read a trained network from a checkpoint; nothing is downloaded.
+
+    Args:
+        path: checkpoint that training wrote.
+        device: "auto" takes CUDA where there is one.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint of this project.
+    """
+    checkpoint = read_checkpoint(path)
+    info = checkpoint[CHECKPOINT_KEY]
+    config = info["config"]
+    network = build_network(config["train"]["encoder_name"], "none", len(info["class_names"]))
+    prefix = "network."
+    network.load_state_dict(
+        {
+            key.removeprefix(prefix): value
+            for key, value in checkpoint["state_dict"].items()
+            if key.startswith(prefix)
+        }
+    )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = network.eval().to(device, memory_format=torch.channels_last)
+    return TrainedNetwork(
+        network=network,
+        class_names=tuple(info["class_names"]),
+        image_size=config["data"]["image_size"],
+        resize=config["data"]["resize"],
+        info=info,
+    )
+
+
+def _read_torch_file(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no such file: {path}; expected a file that torch.save wrote. Check the path, or "
+            "train first (notebook 03)."
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Zip, pickle and torch each raise types of their own for a broken file.
+        raise ValueError(
+            f"{path} cannot be read as a torch file of plain weights ({type(error).__name__}); "
+            "expected one that torch.save wrote whole. Fetch or train it again."
+        ) from error

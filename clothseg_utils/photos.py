@@ -1,0 +1,89 @@
+"""Photo files -> RGB arrays: every format, depth and orientation that cameras and the web give."""
+
+import io
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+"""Suffixes, in lower case, by which photos are found in a folder."""
+
+_WIDE_GREY_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_JPEG_END = b"\xff\xd9"
+
+
+def read_photo(path: str | Path) -> np.ndarray:
+    """Read a photo as it is meant to be seen.
+
+    EXIF orientation is applied; grey, palette, 16-bit and CMYK photos become RGB, and transparent
+    ones are laid on white. Of an animation the first frame is read.
+
+    Args:
+        path: jpg, png, webp, bmp or tif file; recognised by content, not by suffix.
+
+    Returns:
+        image, (H, W, 3) uint8 RGB, 0..255.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is empty, truncated or no photo.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"photo {path} not found; expected a file. Check the path.")
+    data = path.read_bytes()
+    if not data:
+        raise ValueError(f"photo {path} is empty (0 bytes); expected an image. Fetch it again.")
+    try:
+        with Image.open(io.BytesIO(data)) as photo:
+            image = _fast_jpeg_to_image(photo, data)
+            return _pillow_to_image(photo) if image is None else image
+    # Decoders answer damaged bytes with almost any exception type (OSError, SyntaxError,
+    # struct.error, IndexError, ...); to the caller they all mean one thing.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, Image.UnidentifiedImageError):
+            reason = "no known image format"
+        raise ValueError(
+            f"photo {path} cannot be decoded ({reason}); expected a whole "
+            f"{', '.join(suffix[1:] for suffix in PHOTO_SUFFIXES)} file. Fetch or export it again."
+        ) from None
+
+
+def check_photo(path: str | Path) -> tuple[int, int]:
+    """Decode a photo fully and return its size, rows first: (height, width) in pixels.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is empty, truncated or no photo.
+    """
+    height, width = read_photo(path).shape[:2]
+    return height, width
+
+
+def _fast_jpeg_to_image(photo: Image.Image, data: bytes) -> np.ndarray | None:
+    """Decode a plain, complete JPEG with OpenCV, twice as fast; None where Pillow has to do it."""
+    # OpenCV fills the missing rows of a truncated JPEG with grey and says nothing; Pillow raises.
+    complete = data.rstrip(b"\0").endswith(_JPEG_END)
+    if photo.format != "JPEG" or photo.mode not in ("RGB", "L") or not complete:
+        return None
+    # IMREAD_COLOR applies EXIF orientation, as exif_transpose does below.
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
+def _pillow_to_image(photo: Image.Image) -> np.ndarray:
+    photo.load()
+    upright = ImageOps.exif_transpose(photo)
+    if upright.mode in _WIDE_GREY_MODES:
+        # Pillow's own conversion clips at 255 and turns the photo white.
+        grey = np.asarray(upright, dtype=np.int64).clip(0, 65535) >> 8
+        return np.repeat(grey.astype(np.uint8)[:, :, None], 3, axis=2)
+    if upright.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if upright.has_transparency_data:
+        rgba = upright.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        upright = Image.alpha_composite(white, rgba)
+    return np.array(upright.convert("RGB"))

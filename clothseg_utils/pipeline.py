@@ -1,0 +1,276 @@
+"""The five notebooks through papermill: in order, resumable, without a person."""
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from clothseg_utils.coco import annotation_path, images_dir
+from clothseg_utils.config import Config, DataConfig, config_to_parameters
+from clothseg_utils.runs import (
+    RunFolder,
+    package_hash,
+    portable_path,
+    repo_root,
+    resolve_path,
+    sha256_file,
+    sha256_json,
+    write_text,
+)
+
+NOTEBOOKS = (
+    "01_data_exploration",
+    "02_mask_rasterization",
+    "03_training",
+    "04_metric_evaluation",
+    "05_qualitative_overlays",
+)
+"""The steps of a run, in order."""
+
+# Steps whose outputs a step reads. Masks are no such output: they follow from the annotations,
+# and every reader makes what is missing.
+_UPSTREAM = {
+    "04_metric_evaluation": ("03_training",),
+    "05_qualitative_overlays": NOTEBOOKS[:4],
+}
+
+
+class NotebookFailedError(RuntimeError):
+    """A notebook stopped with an error.
+
+    Attributes:
+        any_done: whether an earlier step of the run is done.
+    """
+
+    def __init__(self, message: str, *, any_done: bool) -> None:
+        super().__init__(message)
+        self.any_done = any_done
+
+
+def select_notebooks(only: Iterable[str]) -> tuple[str, ...]:
+    """Choose notebooks by name or number; all of them if none is named.
+
+    Raises:
+        ValueError: no such notebook.
+
+    Example:
+        >>> select_notebooks(["03", "01"])
+        ('01_data_exploration', '03_training')
+    """
+    only = list(only)
+    for name in only:
+        if not any(name in (notebook, notebook[:2]) for notebook in NOTEBOOKS):
+            numbers = ", ".join(notebook[:2] for notebook in NOTEBOOKS)
+            raise ValueError(f'unknown notebook "{name}"; expected one of {numbers} for --only.')
+    if not only:
+        return NOTEBOOKS
+    return tuple(n for n in NOTEBOOKS if n in only or n[:2] in only)
+
+
+def check_data_root(config: DataConfig) -> None:
+    """Check that the data are there, before any notebook starts.
+
+    The default data root may be missing: notebook 01 draws it.
+
+    Raises:
+        FileNotFoundError: the data root or one of its parts is missing.
+    """
+    data_root = resolve_path(config.data_root)
+    if config.data_root == DataConfig().data_root and not data_root.exists():
+        return
+    if not data_root.is_dir():
+        raise FileNotFoundError(
+            f"no such data root: {data_root}; expected a folder in Fashionpedia's layout "
+            "(data/README.md). Check --data-root, or make one with `download` or `synthesize`."
+        )
+    for split in ("train", "val"):
+        for path in (annotation_path(data_root, split), images_dir(data_root, split)):
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"{data_root} lacks {path.name}; expected Fashionpedia's layout "
+                    "(data/README.md). Fetch it with `download`."
+                )
+
+
+def run_pipeline(
+    config: Config, only: Iterable[str] = (), *, say: Callable[[str], None] = print
+) -> RunFolder:
+    """Run the notebooks into the run folder; skip those whose inputs did not change.
+
+    Args:
+        config: the run's settings.
+        only: notebooks to run, by name or number; empty means all.
+        say: takes one line per step.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        FileNotFoundError: the data are missing; nothing was done.
+        ValueError: another process holds the run, or a bad notebook name; nothing was done.
+        NotebookFailedError: a notebook stopped with an error; the steps before it are done.
+    """
+    notebooks = select_notebooks(only)
+    check_data_root(config.data)
+    run = RunFolder(config.run.outputs_root, config.run.run_name)
+    with run.lock():
+        for notebook in notebooks:
+            number = f"[{NOTEBOOKS.index(notebook) + 1}/{len(NOTEBOOKS)}] {notebook}"
+            parameters = notebook_parameters(notebook, config)
+            if _is_done(run, notebook, step_key(config, run, notebook, parameters)):
+                say(f"{number}: unchanged, skipped")
+                continue
+            say(f"{number}: running")
+            seconds = _run_notebook(run, notebook, parameters)
+            # Made anew: notebook 01 may have drawn the data that the key depends on.
+            key = step_key(config, run, notebook, parameters)
+            run.update_step(notebook, {"key": key, "notebook_seconds": round(seconds, 2)})
+            say(f"{number}: done in {seconds:.0f} s")
+    return run
+
+
+def notebook_path(notebook: str) -> Path:
+    """Path of a notebook's source."""
+    return repo_root() / "notebooks" / f"{notebook}.ipynb"
+
+
+def notebook_parameters(notebook: str, config: Config) -> dict[str, Any]:
+    """Choose the settings that a notebook's parameters cell lists.
+
+    Raises:
+        ValueError: the notebook lists a parameter that is no field of the config.
+    """
+    import papermill
+
+    names = papermill.inspect_notebook(str(notebook_path(notebook)))
+    values = config_to_parameters(config)
+    unknown = [name for name in names if name not in values]
+    if unknown:
+        raise ValueError(
+            f"notebook {notebook} has the parameter {unknown[0]}; expected fields of the config."
+        )
+    return {name: values[name] for name in names}
+
+
+def step_key(config: Config, run: RunFolder, notebook: str, parameters: Mapping[str, Any]) -> str:
+    """Hash of everything that a step depends on.
+
+    Parameters, the notebook's source, the package's source, the annotation files, (name, size,
+    mtime) of photos, files named by parameters, and what upstream steps wrote.
+    """
+    data_root = resolve_path(config.data.data_root)
+    parts: dict[str, Any] = {
+        "parameters": dict(parameters),
+        "notebook": sha256_file(notebook_path(notebook)),
+        "package": package_hash(),
+    }
+    for split in ("train", "val"):
+        path = annotation_path(data_root, split)
+        parts[path.name] = sha256_file(path) if path.exists() else None
+        parts[f"{split} photos"] = _list_files(images_dir(data_root, split))
+    for name in ("checkpoint", "encoder_weights"):
+        if parameters.get(name):
+            path = resolve_path(parameters[name])
+            parts[name] = sha256_file(path) if path.is_file() else None
+    if parameters.get("photos_dir"):
+        parts["own photos"] = _list_files(resolve_path(parameters["photos_dir"]))
+    steps = run.read_manifest().get("steps", {})
+    for upstream in _UPSTREAM.get(notebook, ()):
+        outputs = steps.get(upstream, {}).get("outputs", {})
+        parts[upstream] = {name: _hash_output(run, name) for name in outputs}
+    return sha256_json(parts)
+
+
+def _list_files(folder: Path) -> list[tuple[str, int, int]]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        (path.relative_to(folder).as_posix(), stat.st_size, stat.st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and (stat := path.stat())
+    )
+
+
+def _hash_output(run: RunFolder, name: str) -> str | None:
+    path = _output_path(run, name)
+    return sha256_file(path) if path.is_file() else None
+
+
+def _output_path(run: RunFolder, name: str) -> Path:
+    """Outputs are recorded relative to the run folder, or to the repository where outside it."""
+    inside = run.path / name
+    return inside if inside.exists() else resolve_path(name)
+
+
+def _is_done(run: RunFolder, notebook: str, key: str) -> bool:
+    step = run.read_manifest().get("steps", {}).get(notebook, {})
+    return (
+        step.get("state") == "done"
+        and step.get("key") == key
+        and all(_output_path(run, name).is_file() for name in step.get("outputs", {}))
+    )
+
+
+def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) -> float:
+    """Execute one notebook; leave its executed copy and its HTML in the run folder."""
+    import papermill
+
+    source = notebook_path(notebook)
+    executed = run.notebooks_dir / source.name
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = executed.with_name(f".{source.name}")
+    run.update_step(notebook, {"state": "running", "key": None})
+    started = time.perf_counter()
+    # papermill announces every cell; what a notebook prints is enough.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations inside papermill and nbclient
+            papermill.execute_notebook(
+                str(source),
+                str(unfinished),
+                parameters=dict(parameters),
+                kernel_name="python3",
+                progress_bar=False,
+                stdout_file=sys.stdout,
+            )
+    except papermill.PapermillExecutionError as error:
+        run.update_step(notebook, {"state": "failed"})
+        done = [n for n in NOTEBOOKS if n != notebook and _state(run, n) == "done"]
+        raise NotebookFailedError(
+            f"{error.evalue.strip()} (notebook {notebook} stopped with {error.ename}; its executed "
+            f"copy is {portable_path(executed)})",
+            any_done=bool(done),
+        ) from None
+    finally:
+        if unfinished.exists():
+            unfinished.replace(executed)
+    _write_html(executed)
+    return time.perf_counter() - started
+
+
+def _state(run: RunFolder, notebook: str) -> str | None:
+    return run.read_manifest().get("steps", {}).get(notebook, {}).get("state")
+
+
+def _write_html(executed: Path) -> None:
+    """Export an executed notebook as one self-contained HTML file beside it."""
+    from nbconvert import HTMLExporter
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nbconvert warns of pictures without alternative text
+        body, _ = HTMLExporter(embed_images=True).from_filename(str(executed))
+    write_text(executed.with_suffix(".html"), body)
+
+
+def step_seconds(run: RunFolder, steps: Sequence[str] = NOTEBOOKS) -> dict[str, float]:
+    """Wall time of each finished step of a run, seconds."""
+    manifest = run.read_manifest().get("steps", {})
+    return {
+        step: manifest[step]["notebook_seconds"]
+        for step in steps
+        if "notebook_seconds" in manifest.get(step, {})
+    }

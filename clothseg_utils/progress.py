@@ -1,0 +1,47 @@
+"""Progress bars where somebody watches; silence where nobody does."""
+
+import sys
+from typing import Any
+
+from tqdm import tqdm as terminal_tqdm
+
+
+def is_attended() -> bool:
+    """Whether a person is likely to watch: a terminal, or a notebook that can ask for input.
+
+    JupyterLab lets a cell ask for input; papermill and nbconvert do not. That is the one trace of
+    a batch run that a kernel can see.
+    """
+    kernel = _kernel()
+    if kernel is not None:
+        return bool(getattr(kernel, "_allow_stdin", False))
+    return sys.stderr.isatty()
+
+
+def in_notebook() -> bool:
+    """Whether the code runs in a Jupyter kernel."""
+    return _kernel() is not None
+
+
+def progress_bar(*args: Any, **kwargs: Any) -> terminal_tqdm:
+    """A tqdm bar of the kind that fits the place; disabled where nobody watches.
+
+    Args:
+        args: as for tqdm, usually an iterable.
+        kwargs: as for tqdm; `disable=True` still wins.
+    """
+    kwargs["disable"] = kwargs.get("disable") or not is_attended()
+    if in_notebook() and not kwargs["disable"]:
+        from tqdm.notebook import tqdm as notebook_tqdm
+
+        return notebook_tqdm(*args, **kwargs)
+    kwargs.setdefault("leave", False)
+    kwargs.setdefault("dynamic_ncols", True)
+    return terminal_tqdm(*args, **kwargs)
+
+
+def _kernel() -> Any:
+    """The Jupyter kernel that this process is, or None; IPython is not imported for the answer."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None)

@@ -1,0 +1,350 @@
+"""Figures: what is drawn agrees with the table given, and nothing stays open in pyplot."""
+
+import functools
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from clothseg_utils import figures
+from clothseg_utils.classes import SUPERCATEGORY_NAMES, class_colors, class_table
+
+SOURCE = "synthetic, val, n = 3 photos"
+TABLE = class_table(
+    "supercategory",
+    [
+        SimpleNamespace(id=0, name="coat", supercategory="wholebody"),
+        SimpleNamespace(id=1, name="shoe", supercategory="legs and feet"),
+    ],
+)
+ANNOTATIONS = pd.DataFrame(
+    {
+        "image_id": [1, 1, 1, 2, 3],
+        "category": ["shoe", "shoe", "coat", "shoe", "hat"],
+        "supercategory": ["legs and feet", "legs and feet", "wholebody", "legs and feet", "head"],
+        "area_px": [100.0, 200.0, 90_000.0, 0.0, 400.0],
+    }
+)
+IMAGES = pd.DataFrame(
+    {"width_px": [640, 640, 480], "height_px": [480, 480, 640], "n_annotations": [3, 1, 0]}
+)
+COOCCURRENCE = pd.DataFrame(
+    [[4, 1, 0], [1, 2, 0], [0, 0, 0]], index=["a", "b", "never"], columns=["a", "b", "never"]
+)
+HISTORY = pd.DataFrame(
+    {
+        "epoch": [0, 1, 2],
+        "train/dice_loss": [0.9, 0.7, 0.6],
+        "train/loss": [0.8, 0.6, 0.5],
+        "val/loss": [0.7, 0.6, 0.65],
+        "val/mean_iou": [0.1, 0.4, 0.3],
+        "val/macro_f1": [0.2, 0.5, 0.45],
+    }
+)
+CONFUSION = np.diag(np.arange(13) * 10)
+CONFUSION[1] = 0
+SCORES = pd.DataFrame(
+    {
+        "class_name": ["background", "head", "neck", "waist"],
+        "status": ["ok", "ok", "absent", "no target"],
+        "iou": [0.9, 0.5, np.nan, 0.0],
+        "iou_low": [0.8, 0.4, np.nan, 0.0],
+        "iou_high": [0.95, 0.6, np.nan, 0.0],
+        "f1": [0.95, 0.7, np.nan, 0.0],
+        "f1_low": [0.9, 0.6, np.nan, 0.0],
+        "f1_high": [0.97, 0.8, np.nan, 0.0],
+    }
+)
+STRATA = pd.DataFrame(
+    {
+        "stratum": ["1 person", "2 people", "3 or more"],
+        "score": [0.5, 0.4, np.nan],
+        "low": [0.4, 0.2, np.nan],
+        "high": [0.6, 0.5, np.nan],
+        "n": [40, "7 photos", 0],
+    }
+)
+PHOTO = np.full((32, 24, 3), 100, np.uint8)
+MASK = np.zeros((32, 24), np.uint8)
+MASK[8:20, 4:20] = 12
+MASK[:4] = 255
+PIXELS = np.array([800, 0, 50, 10, 0, 0, 0, 0, 0, 0, 100, 0, 40])
+
+PLOTS = {
+    "category_counts": lambda: figures.plot_category_counts(ANNOTATIONS, source=SOURCE),
+    "supercategory_counts": lambda: figures.plot_supercategory_counts(ANNOTATIONS, source=SOURCE),
+    "area_histogram": lambda: figures.plot_area_histogram(ANNOTATIONS, source=SOURCE),
+    "area_by_supercategory": lambda: figures.plot_area_by_supercategory(ANNOTATIONS, source=SOURCE),
+    "annotations_per_image": lambda: figures.plot_annotations_per_image(IMAGES, source=SOURCE),
+    "image_sizes": lambda: figures.plot_image_sizes(IMAGES, source=SOURCE),
+    "cooccurrence": lambda: figures.plot_cooccurrence(COOCCURRENCE, source=SOURCE),
+    "gallery": lambda: figures.plot_gallery([PHOTO] * 3, ["a", "b", "c"], source=SOURCE),
+    "layers": lambda: figures.plot_layers([("coat", MASK)], TABLE, source=SOURCE),
+    "class_shares": lambda: figures.plot_class_shares(PIXELS, TABLE, source=SOURCE),
+    "hidden_pixels": lambda: figures.plot_hidden_pixels(
+        np.array([np.nan] * 10 + [0.5, 0.0, 0.1]), TABLE, source=SOURCE
+    ),
+    "training_curves": lambda: figures.plot_training_curves(HISTORY, source=SOURCE),
+    "batch": lambda: figures.plot_batch(
+        np.stack([PHOTO] * 2), np.stack([MASK] * 2), TABLE, source=SOURCE
+    ),
+    "confusion_matrix": lambda: figures.plot_confusion_matrix(
+        CONFUSION, TABLE.names, source=SOURCE
+    ),
+    "class_scores": lambda: figures.plot_class_scores(SCORES, TABLE, source=SOURCE),
+    "strata": lambda: figures.plot_strata("People", STRATA, source=SOURCE),
+    "comparison": lambda: figures.plot_comparison(
+        {"mIoU": 0.4}, {"mIoU": 0.544}, source=SOURCE, note="another size"
+    ),
+    "image_score_histogram": lambda: figures.plot_image_score_histogram(
+        [0.1, 0.5, np.nan], source=SOURCE
+    ),
+}
+
+
+@functools.cache
+def drawn(name: str) -> Figure:
+    """One figure for all tests that only look at it."""
+    return PLOTS[name]()
+
+
+def texts_of(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(mpl.text.Text) if text.get_text()]
+
+
+def color_of(name: str) -> tuple[float, ...]:
+    return tuple(class_colors(13)[SUPERCATEGORY_NAMES.index(name)] / 255)
+
+
+def test_every_plot_function_is_tried_here():
+    assert {f"plot_{name}" for name in PLOTS} == {n for n in vars(figures) if n.startswith("plot_")}
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_plot_names_its_source_and_leaves_no_traces(name):
+    tables = [ANNOTATIONS, IMAGES, COOCCURRENCE, HISTORY, SCORES, STRATA]
+    copies = [table.copy() for table in tables]
+    settings = dict(mpl.rcParams)
+    figure = drawn(name)
+    assert isinstance(figure, Figure)
+    assert plt.get_fignums() == []
+    assert SOURCE in texts_of(figure)
+    assert dict(mpl.rcParams) == settings
+    for table, copy in zip(tables, copies, strict=True):
+        pd.testing.assert_frame_equal(table, copy)
+
+
+def test_style_does_not_depend_on_the_session():
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "black"}):
+        figure = PLOTS["strata"]()
+    axes = figure.axes[0]
+    assert axes.get_facecolor() == (1, 1, 1, 1)
+    assert axes.get_xticklabels()[0].get_fontsize() == 8.5
+
+
+def test_counts_are_sorted_and_colored_by_supercategory():
+    axes = drawn("supercategory_counts").axes[0]
+    bars = axes.patches
+    assert [bar.get_width() for bar in bars] == [1, 1, 3]
+    assert to_rgb(bars[-1].get_facecolor()) == pytest.approx(color_of("legs and feet"))
+    assert "3 (60.0 %)" in texts_of(axes.figure)
+
+
+def test_category_counts_show_every_category_with_its_number():
+    figure = drawn("category_counts")
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[-1] == "shoe"
+    assert sorted(labels) == ["coat", "hat", "shoe"]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["head", "legs and feet", "wholebody"]
+
+
+def test_area_plots_say_how_many_areas_of_0_were_left_out():
+    for name in ("area_histogram", "area_by_supercategory"):
+        title = drawn(name).axes[0].get_title(loc="left")
+        assert "n = 4 (1 of area 0 left out)" in title
+    heights = [bar.get_height() for bar in drawn("area_histogram").axes[0].patches]
+    assert sum(heights) == 4
+
+
+def test_annotations_per_image_marks_mean_and_median():
+    texts = texts_of(drawn("annotations_per_image"))
+    assert "mean 1.3" in texts
+    assert "median 1" in texts
+
+
+def test_most_frequent_size_is_named():
+    assert any("640 × 480\n(2 photos)" in text for text in texts_of(drawn("image_sizes")))
+
+
+def test_cooccurrence_is_conditional_on_the_row():
+    axes = drawn("cooccurrence").axes[0]
+    shown = axes.collections[0].get_array().reshape(2, 2)
+    np.testing.assert_allclose(shown, [[100, 25], [50, 100]])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a  (n = 4)", "b  (n = 2)"]
+
+
+@pytest.mark.parametrize("name", ["layers", "batch"])
+def test_mask_legend_lists_exactly_the_classes_that_occur(name):
+    (legend,) = drawn(name).legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "background",
+        "wholebody",
+        "ignored",
+    ]
+    assert to_rgb(legend.get_patches()[1].get_facecolor()) == pytest.approx(color_of("wholebody"))
+
+
+def test_class_shares_name_classes_without_pixels():
+    texts = texts_of(drawn("class_shares"))
+    assert "80.0 %" in texts
+    assert texts.count("0 %") == 8
+
+
+def test_hidden_pixels_tell_nothing_hidden_from_no_annotations():
+    texts = texts_of(drawn("hidden_pixels"))
+    assert texts.count("no annotations") == 9
+    assert texts.count("0 %") == 1
+    assert "50.0 %" in texts
+    figures.plot_hidden_pixels(np.full(13, np.nan), TABLE, source=SOURCE)
+
+
+def test_training_curves_are_the_five_with_the_best_epoch_marked():
+    figure = drawn("training_curves")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "Train Dice loss",
+        "Train loss",
+        "Validation loss",
+        "Validation mIoU",
+        "Validation macro F1",
+    ]
+    curve = figure.axes[3].lines[0]
+    np.testing.assert_allclose(curve.get_xydata(), [[1, 0.1], [2, 0.4], [3, 0.3]])
+    assert [axes.get_title(loc="right") for axes in figure.axes] == [
+        "0.700",
+        "0.600",
+        "0.600",
+        "0.400",
+        "0.500",
+    ]
+
+
+def test_training_curves_without_validation_say_so():
+    history = HISTORY.assign(**{"val/mean_iou": np.nan})
+    texts = texts_of(figures.plot_training_curves(history, source=SOURCE))
+    assert texts.count("nothing logged") == 1
+
+
+def test_confusion_rows_are_percentages_and_absent_rows_hatched():
+    confusion = np.zeros((3, 3), int)
+    confusion[0] = [6, 2, 0]
+    confusion[2] = [0, 0, 5]
+    axes = figures.plot_confusion_matrix(confusion, ["a", "b", "c"], source=SOURCE).axes[0]
+    shown = axes.collections[0].get_array().reshape(3, 3)
+    np.testing.assert_allclose(shown.filled(-1), [[75, 25, 0], [-1, -1, -1], [0, 0, 100]])
+    assert [patch.get_y() for patch in axes.patches if patch.get_hatch()] == [1]
+
+
+def test_47_classes_have_no_numbers_in_the_cells():
+    names = [f"class {i}" for i in range(47)]
+    axes = figures.plot_confusion_matrix(np.eye(47, dtype=int), names, source=SOURCE).axes[0]
+    assert len(axes.texts) == 0
+    assert len(axes.get_yticklabels()) == 47
+
+
+def test_class_scores_are_sorted_with_absent_classes_named():
+    figure = drawn("class_scores")
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["neck", "waist", "head", "background"]
+    texts = texts_of(figure)
+    assert texts.count("absent") == texts.count("no target") == 2  # once for IoU, once for F1
+    assert "mean 0.467 (dashed)" in texts  # (0.9 + 0.5 + 0) / 3
+
+
+def test_strata_show_their_numbers_and_empty_ones():
+    texts = texts_of(drawn("strata"))
+    assert {"1 person  (n = 40)", "2 people  (n = 7 photos)", "0.500", "no data"} <= set(texts)
+
+
+def test_image_score_histogram_leaves_out_what_has_no_score():
+    figure = drawn("image_score_histogram")
+    assert sum(bar.get_height() for bar in figure.axes[0].patches) == 2
+    assert "mean 0.300" in texts_of(figure)
+
+
+def test_saved_figures_are_png_and_svg_and_equal_each_time(tmp_path):
+    first = figures.save_figure(PLOTS["strata"](), tmp_path / "one" / "04_strata.v2")
+    second = figures.save_figure(PLOTS["strata"](), tmp_path / "two" / "04_strata.v2")
+    assert [path.name for path in first] == ["04_strata.v2.png", "04_strata.v2.svg"]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert first[0].read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in first[1].read_bytes()
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [p.name for p in first]
+
+
+BAD_CALLS = {
+    "missing column": (
+        lambda: figures.plot_category_counts(ANNOTATIONS[["image_id"]], source=SOURCE),
+        r"annotations lack the columns \['category', 'supercategory'\]",
+    ),
+    "no annotations": (
+        lambda: figures.plot_supercategory_counts(ANNOTATIONS.iloc[:0], source=SOURCE),
+        "no annotations; expected at least one",
+    ),
+    "no areas": (
+        lambda: figures.plot_area_histogram(ANNOTATIONS.iloc[3:4], source=SOURCE),
+        "no annotations with an area",
+    ),
+    "no images": (
+        lambda: figures.plot_annotations_per_image(IMAGES.iloc[:0], source=SOURCE),
+        "no images; expected",
+    ),
+    "table not square": (
+        lambda: figures.plot_cooccurrence(COOCCURRENCE.iloc[:2], source=SOURCE),
+        r"cooccurrence is \(2, 3\); expected the same rows and columns",
+    ),
+    "nothing occurs": (
+        lambda: figures.plot_cooccurrence(0 * COOCCURRENCE, source=SOURCE),
+        "no cooccurrence above 0",
+    ),
+    "too few titles": (
+        lambda: figures.plot_gallery([PHOTO], [], source=SOURCE),
+        "'images': 1, 'titles': 0",
+    ),
+    "no stages": (lambda: figures.plot_layers([], TABLE, source=SOURCE), "no stages"),
+    "other number of classes": (
+        lambda: figures.plot_class_shares(np.ones(3), TABLE, source=SOURCE),
+        r"pixels are \(3,\); expected \(13,\)",
+    ),
+    "no pixels": (
+        lambda: figures.plot_class_shares(np.zeros(13), TABLE, source=SOURCE),
+        "pixels are all 0",
+    ),
+    "confusion of another size": (
+        lambda: figures.plot_confusion_matrix(np.eye(3), TABLE.names, source=SOURCE),
+        r"confusion is \(3, 3\); expected \(13, 13\)",
+    ),
+    "unknown class": (
+        lambda: figures.plot_class_scores(SCORES.assign(class_name="hat"), TABLE, source=SOURCE),
+        r"scores have classes \['hat'\]",
+    ),
+    "other scores": (
+        lambda: figures.plot_comparison({"a": 0.1}, {"b": 0.1}, source=SOURCE),
+        r"reported has scores \['b'\]; expected \['a'\]",
+    ),
+    "no scores": (
+        lambda: figures.plot_image_score_histogram([np.nan], source=SOURCE),
+        "no scores; expected",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), BAD_CALLS.values(), ids=BAD_CALLS)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,212 @@
+import math
+
+import pytest
+import torch
+from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
+
+from clothseg_utils.losses import DiceFocalLoss
+
+IGNORE = 255
+C = 5
+
+
+def make_batch(case: str, *, num_classes: int = C, side: int = 24, seed: int = 0):
+    """Return float32 logits (2, C, side, side) and an int64 target (2, side, side) of one kind."""
+    rng = torch.Generator().manual_seed(seed)
+    target = torch.randint(0, num_classes, (2, side, side), generator=rng)
+    if "absent" in case:
+        target[target >= num_classes - 2] = 0
+    if "ignored" in case:
+        target[:, : side // 4] = IGNORE
+        target[1, :, side // 2 :] = IGNORE
+    logits = 3 * torch.randn(2, num_classes, side, side, generator=rng)
+    if "good" in case:  # a network that is nearly always right
+        winner = torch.where(target == IGNORE, 0, target).unsqueeze(1)
+        logits.scatter_add_(1, winner, torch.full(winner.shape, 12.0))
+    return logits, target
+
+
+def value_and_grad(loss_function, logits, target):
+    logits = logits.detach().clone().requires_grad_()
+    value = loss_function(logits, target)
+    (grad,) = torch.autograd.grad(value, logits)
+    return value.detach(), grad
+
+
+@pytest.mark.parametrize("part", ["dice", "focal"])
+@pytest.mark.parametrize("num_classes", [2, 13, 47])
+@pytest.mark.parametrize("case", ["all classes", "ignored", "absent", "absent, ignored, good"])
+def test_default_form_reproduces_smp(part, num_classes, case):
+    # smp runs in float64: its own float32 Dice (an L1 norm over all pixels) is off by up to 1e-3.
+    referee = {
+        "dice": DiceLoss("multiclass", smooth=1.0, ignore_index=IGNORE),
+        "focal": FocalLoss("multiclass", ignore_index=IGNORE),
+    }[part]
+    logits, target = make_batch(case, num_classes=num_classes)
+    expected, expected_grad = value_and_grad(referee, logits.double(), target)
+    loss_function = DiceFocalLoss()
+    value, grad = value_and_grad(
+        lambda x, t: getattr(loss_function(x, t), part), logits, target.to(torch.uint8)
+    )
+    assert value.item() == pytest.approx(expected.item(), abs=1e-6)
+    assert expected_grad.abs().max() > 0
+    smallest = 1e-5 * expected_grad.abs().max().item()
+    torch.testing.assert_close(grad.double(), expected_grad, rtol=1e-4, atol=smallest)
+
+
+@pytest.mark.parametrize(
+    ("smooth", "gamma"),
+    [
+        (0.0, 2.0),  # Dice denominator held up by the epsilon alone
+        (10.0, 2.0),
+        (1.0, 0.0),  # focal becomes plain binary cross-entropy
+        (1.0, 1.5),
+    ],
+)
+def test_smooth_and_gamma_mean_what_they_mean_in_smp(smooth, gamma):
+    logits, target = make_batch("ignored, absent")
+    logits = logits.double()
+    dice = DiceLoss("multiclass", smooth=smooth, ignore_index=IGNORE)
+    focal = FocalLoss("multiclass", gamma=gamma, ignore_index=IGNORE)
+    expected = value_and_grad(lambda x, t: 0.3 * dice(x, t) + 0.7 * focal(x, t), logits, target)
+    loss_function = DiceFocalLoss(0.3, 0.7, dice_smooth=smooth, focal_gamma=gamma)
+    got = value_and_grad(lambda x, t: loss_function(x, t).loss, logits, target)
+    torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-10)
+
+
+def test_hand_counted_loss_of_both_dice_forms():
+    # Two pixels of class 0, three classes, nothing learnt: p = 1/3 everywhere. Class 0 has
+    # hits 2/3, predicted 2/3, labelled 2, so score (2/3 + 1) / ((2/3 + 2) / 2 + 1) = 5/7.
+    logits, target = torch.zeros(1, 3, 1, 2), torch.zeros(1, 1, 2, dtype=torch.uint8)
+    smp_form = DiceFocalLoss()(logits, target)
+    present_form = DiceFocalLoss(dice_form="present")(logits, target)
+    assert present_form.dice.item() == pytest.approx(2 / 7)
+    assert smp_form.dice.item() == pytest.approx(2 / 7 / 3)
+    # sigmoid(0) squared times softplus(0), for every class of every pixel
+    assert smp_form.focal.item() == pytest.approx(0.25 * math.log(2))
+    assert smp_form.loss.item() == pytest.approx(0.5 * 2 / 21 + 0.5 * 0.25 * math.log(2))
+
+
+def test_present_form_counts_classes_over_the_batch_not_per_image():
+    logits = torch.zeros(2, 3, 1, 1)
+    target = torch.tensor([[[0]], [[1]]])  # class 2 in neither image
+    smp_form = DiceFocalLoss()(logits, target).dice
+    present_form = DiceFocalLoss(dice_form="present")(logits, target).dice
+    assert present_form.item() == pytest.approx(smp_form.item() * 3 / 2)
+
+
+@pytest.mark.parametrize("dice_form", ["smp", "present"])
+@pytest.mark.parametrize("smooth", [0.0, 1.0])
+def test_all_ignored_is_zero_with_zero_gradient(dice_form, smooth):
+    logits, target = make_batch("all classes")
+    loss_function = DiceFocalLoss(dice_form=dice_form, dice_smooth=smooth)
+    ignored = torch.full_like(target, IGNORE)
+    value, grad = value_and_grad(lambda x, t: loss_function(x, t).loss, logits, ignored)
+    assert value.item() == 0
+    assert torch.equal(grad, torch.zeros_like(grad))
+
+
+def test_logits_of_ignored_pixels_change_nothing():
+    logits, target = make_batch("ignored")
+    changed = torch.where((target == IGNORE).unsqueeze(1), 50.0, logits)
+    loss_function = DiceFocalLoss()
+    value, grad = value_and_grad(lambda x, t: loss_function(x, t).loss, changed, target)
+    expected, _ = value_and_grad(lambda x, t: loss_function(x, t).loss, logits, target)
+    assert torch.equal(value, expected)
+    assert (grad.movedim(1, -1)[target == IGNORE] == 0).all()
+
+
+@pytest.mark.parametrize("dice_form", ["smp", "present"])
+@pytest.mark.parametrize("gamma", [0.0, 1.5, 2.0])
+def test_closed_form_gradient_passes_gradcheck(dice_form, gamma):
+    logits, target = make_batch("ignored, absent", side=4)
+    loss_function = DiceFocalLoss(dice_form=dice_form, focal_gamma=gamma)
+    logits = logits.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss_function(x, target)[1:], (logits,))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_computed_in_float32(dtype):
+    logits, target = make_batch("ignored")
+    logits = logits.to(dtype)
+    loss_function = DiceFocalLoss()
+    expected, expected_grad = value_and_grad(
+        lambda x, t: loss_function(x, t).loss, logits.float(), target
+    )
+    # A scaled loss, as in fp16 training: unscaled gradients are below the smallest float16.
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, grad = value_and_grad(
+            lambda x, t: 65536.0 * loss_function(x, t).loss, logits, target
+        )
+    assert value.dtype == torch.float32
+    assert value.item() == 65536.0 * expected.item()
+    assert grad.dtype == dtype
+    one_rounding = torch.finfo(dtype).eps
+    torch.testing.assert_close(
+        grad.float(), 65536.0 * expected_grad, rtol=one_rounding, atol=one_rounding * 1e-2
+    )
+
+
+def test_large_logits_stay_finite():
+    target = torch.tensor([[[0, 1]]])
+    logits = torch.tensor([[[[-3e4, 3e4]], [[3e4, -3e4]]]])  # as wrong as float16 can be
+    value, grad = value_and_grad(lambda x, t: DiceFocalLoss()(x, t).loss, logits, target)
+    assert value.item() == pytest.approx(0.5 * (1 - 1 / 2) + 0.5 * 3e4)
+    assert torch.isfinite(grad).all()
+
+
+def test_channels_last_logits_give_the_same_result():
+    logits, target = make_batch("ignored")
+    loss_function = DiceFocalLoss()
+    expected = value_and_grad(lambda x, t: loss_function(x, t).loss, logits, target)
+    channels_last = logits.to(memory_format=torch.channels_last)
+    got = value_and_grad(lambda x, t: loss_function(x, t).loss, channels_last, target)
+    assert torch.equal(got[0], expected[0])
+    assert torch.equal(got[1], expected[1])
+
+
+def test_only_logits_and_target_are_kept_for_the_backward_pass():
+    logits, target = make_batch("all classes", side=32)
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: (kept.append(tensor.numel()), tensor)[1], lambda tensor: tensor
+    ):
+        DiceFocalLoss()(logits.requires_grad_(), target)
+    assert sorted(n for n in kept if n > C) == [target.numel(), logits.numel()]
+
+
+@pytest.mark.parametrize(
+    ("logits_shape", "target", "message"),
+    [
+        ((1, 3, 1, 2), torch.tensor([[[0, 3]]]), r"class ids \[3\]; expected 0\.\.2 or 255"),
+        ((1, 3, 1, 2), torch.tensor([[[-1, 254]]]), r"class ids \[-1, 254\]"),
+        ((1, 3, 1, 2), torch.tensor([[[0, 47]]], dtype=torch.uint8), r"class ids \[47\]"),
+        ((1, 3, 1, 2), torch.tensor([[[0.0, 1.0]]]), "target is torch.float32"),
+        ((1, 3, 1, 2), torch.tensor([[0, 1]]), r"target has shape \(1, 2\)"),
+        ((1, 3, 2, 1), torch.tensor([[[0, 1]]]), r"target has shape \(1, 1, 2\)"),
+        ((3, 1, 2), torch.tensor([[0, 1]]), r"expected \(N, H, W\) for \(N, C, H, W\)"),
+    ],
+)
+def test_bad_batch_is_refused(logits_shape, target, message):
+    with pytest.raises(ValueError, match=message):
+        DiceFocalLoss()(torch.zeros(logits_shape), target)
+
+
+def test_ignore_index_must_not_be_a_class():
+    with pytest.raises(ValueError, match="ignore_index 2 is a class id"):
+        DiceFocalLoss(ignore_index=2)(torch.zeros(1, 3, 1, 1), torch.tensor([[[0]]]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dice_form": "mean"}, "dice_form is 'mean'; expected 'smp' or 'present'"),
+        ({"dice_smooth": -1.0}, "dice_smooth is -1.0; expected a number of at least 0"),
+        ({"focal_gamma": float("nan")}, "focal_gamma is nan"),
+        ({"dice_weight": -0.5}, "dice_weight is -0.5"),
+        ({"focal_weight": -0.5}, "focal_weight is -0.5"),
+    ],
+)
+def test_bad_argument_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DiceFocalLoss(**arguments)

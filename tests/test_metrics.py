@@ -1,0 +1,383 @@
+import json
+import math
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+import torchmetrics.classification as referee
+
+from clothseg_utils import metrics
+from clothseg_utils.metrics import (
+    bootstrap_intervals,
+    confusion_matrix,
+    confusion_to_table,
+    scores_from_confusion,
+    scores_to_dict,
+    stratum_scores,
+)
+
+MEANS = (
+    "mean_iou",
+    "mean_iou_no_background",
+    "mean_iou_target_classes",
+    "macro_f1",
+    "macro_f1_no_background",
+    "macro_precision",
+    "macro_recall",
+    "pixel_accuracy",
+)
+
+
+def hand_counted_images():
+    """Two 2 x 3 images of 4 classes: class 2 has no target, class 3 is absent."""
+    target_a = np.array([[0, 0, 0], [1, 1, 255]], np.uint8)
+    pred_a = np.array([[0, 0, 1], [1, 0, 1]], np.uint8)
+    target_b = np.array([[1, 1, 0], [0, 255, 255]], np.uint8)
+    pred_b = np.array([[1, 2, 0], [0, 0, 0]], np.uint8)
+    return (target_a, pred_a), (target_b, pred_b)
+
+
+def random_masks(num_classes, *, side=64, seed=0, ignored=True):
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, num_classes, (2, side, side), dtype=np.uint8)
+    noise = rng.integers(0, num_classes, target.shape, dtype=np.uint8)
+    pred_mask = np.where(rng.random(target.shape) < 0.6, target, noise)
+    if ignored:
+        target[:, : side // 8] = 255
+    return target, pred_mask
+
+
+# --- confusion_matrix ----------------------------------------------------------------------------
+
+
+def test_hand_counted_confusion_of_two_images():
+    counted = [confusion_matrix(t, p, num_classes=4) for t, p in hand_counted_images()]
+    assert counted[0].tolist() == [[2, 1, 0, 0], [1, 1, 0, 0], [0] * 4, [0] * 4]
+    assert counted[1].tolist() == [[2, 0, 0, 0], [0, 1, 1, 0], [0] * 4, [0] * 4]
+    assert counted[0].dtype == np.int64
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+@pytest.mark.parametrize("num_classes", [1, 2, 13, 16, 17, 47, 255])
+def test_confusion_equals_plain_count(num_classes, dtype):
+    target, pred_mask = random_masks(num_classes)
+    expected = np.zeros((num_classes, num_classes), int)
+    counted = target != 255
+    np.add.at(expected, (target[counted], pred_mask[counted]), 1)
+    got = confusion_matrix(target.astype(dtype), pred_mask.astype(dtype), num_classes)
+    assert np.array_equal(got, expected)
+
+
+def test_confusion_of_a_cropped_view():
+    target, pred_mask = random_masks(5)
+    view = np.s_[0, 10:50:2, 3:60]  # strided, as a letterbox crop is
+    expected = confusion_matrix(target[view].copy(), pred_mask[view].copy(), 5)
+    assert np.array_equal(confusion_matrix(target[view], pred_mask[view], 5), expected)
+
+
+def test_photo_of_more_pixels_than_float32_can_count():
+    side = 4097  # 16,785,409 pixels, an odd number above 2**24
+    target = np.ones((side, side), np.uint8)
+    assert confusion_matrix(target, target, num_classes=2).tolist() == [[0, 0], [0, side**2]]
+
+
+def test_prediction_is_not_looked_at_where_target_is_ignored():
+    target, pred_mask = np.array([[0, 255]], np.uint8), np.array([[0, 255]], np.uint8)
+    assert confusion_matrix(target, pred_mask, num_classes=2).tolist() == [[1, 0], [0, 0]]
+
+
+def test_other_ignore_index():
+    target, pred_mask = np.array([[0, 1, 9]], np.uint8), np.array([[0, 1, 1]], np.uint8)
+    confusion = confusion_matrix(target, pred_mask, num_classes=2, ignore_index=9)
+    assert confusion.tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(ValueError, match=r"target has class ids \[9\]; expected 0\.\.1 or 255"):
+        confusion_matrix(target, pred_mask, num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("target", "pred_mask", "message"),
+    [
+        ([[0, 47]], [[0, 0]], r"target has class ids \[47\]; expected 0\.\.12 or 255"),
+        ([[0, 1]], [[13, 254]], r"pred_mask has class ids \[13, 254\]; expected 0\.\.12\."),
+        ([[0, 1]], [[0, 255]], r"pred_mask has class ids \[255\]"),  # ignored is no prediction
+        (np.array([[0, -1]]), [[0, 0]], r"target has class ids \[-1\]"),
+        ([[0, 0]], np.array([[0, 256]]), r"pred_mask has class ids \[256\]"),  # would wrap to 0
+        ([[0, 1, 2]], [[0, 1]], r"pred_mask has shape \(1, 2\); expected .* \(1, 3\)"),
+        (np.array([[0.0, 1.0]]), [[0, 1]], "target is float64; expected integer"),
+        ([[0, 1]], np.array([[0.5, 1.0]]), "pred_mask is float64; expected integer"),
+    ],
+)
+def test_bad_masks_are_refused(target, pred_mask, message):
+    target, pred_mask = (
+        np.array(m, np.uint8) if isinstance(m, list) else m for m in (target, pred_mask)
+    )
+    with pytest.raises(ValueError, match=message):
+        confusion_matrix(target, pred_mask, num_classes=13)
+
+
+@pytest.mark.parametrize(("num_classes", "ignore_index"), [(0, 255), (256, 255), (3, 2), (3, 300)])
+def test_class_count_and_ignore_index_must_fit(num_classes, ignore_index):
+    mask = np.zeros((1, 1), np.uint8)
+    with pytest.raises(ValueError, match="expected 1 <= num_classes <= ignore_index <= 255"):
+        confusion_matrix(mask, mask, num_classes, ignore_index)
+
+
+# --- scores --------------------------------------------------------------------------------------
+
+
+def test_hand_counted_scores_of_two_images():
+    confusion = sum(confusion_matrix(t, p, num_classes=4) for t, p in hand_counted_images())
+    # [[4 1 0 0], [1 2 1 0], [0 0 0 0], [0 0 0 0]]: 6 of 9 pixels right
+    scores = scores_from_confusion(confusion)
+    assert scores.iou == pytest.approx([4 / 6, 2 / 5, 0, math.nan], nan_ok=True)
+    assert scores.f1 == pytest.approx([8 / 10, 4 / 7, 0, math.nan], nan_ok=True)
+    assert scores.precision == pytest.approx([4 / 5, 2 / 3, 0, math.nan], nan_ok=True)
+    assert scores.recall == pytest.approx([4 / 5, 2 / 4, 0, math.nan], nan_ok=True)
+    assert scores.target_pixels.tolist() == [5, 4, 0, 0]
+    assert scores.predicted_pixels.tolist() == [5, 3, 1, 0]
+    assert scores.status == ("ok", "ok", "no target", "absent")
+    assert scores.mean_iou == pytest.approx((4 / 6 + 2 / 5 + 0) / 3)
+    assert scores.mean_iou_no_background == pytest.approx((2 / 5 + 0) / 2)
+    assert scores.mean_iou_target_classes == pytest.approx((4 / 6 + 2 / 5) / 2)
+    assert scores.macro_f1 == pytest.approx((8 / 10 + 4 / 7 + 0) / 3)
+    assert scores.macro_f1_no_background == pytest.approx((4 / 7 + 0) / 2)
+    assert scores.macro_precision == pytest.approx((4 / 5 + 2 / 3 + 0) / 3)
+    assert scores.macro_recall == pytest.approx((4 / 5 + 2 / 4 + 0) / 3)
+    assert scores.pixel_accuracy == pytest.approx(6 / 9)
+
+
+def test_perfect_prediction_is_one():
+    target, _ = random_masks(13)
+    pred_mask = np.where(target == 255, 0, target)
+    scores = scores_from_confusion(confusion_matrix(target, pred_mask, 13))
+    assert [getattr(scores, name) for name in MEANS] == [1.0] * len(MEANS)
+    for per_class in (scores.iou, scores.f1, scores.precision, scores.recall):
+        assert per_class.tolist() == [1.0] * 13
+
+
+def test_class_never_predicted_has_zero_precision_not_nan():
+    scores = scores_from_confusion(np.array([[5, 0], [3, 0]]))
+    assert scores.precision.tolist() == [5 / 8, 0]
+    assert scores.iou.tolist() == [5 / 8, 0]
+    assert scores.macro_precision == 5 / 16
+
+
+def test_everything_ignored_is_nan_everywhere():
+    target = np.full((4, 4), 255, np.uint8)
+    scores = scores_from_confusion(confusion_matrix(target, np.zeros_like(target), 3))
+    assert np.isnan([getattr(scores, name) for name in MEANS]).all()
+    for per_class in (scores.iou, scores.f1, scores.precision, scores.recall):
+        assert np.isnan(per_class).all()
+    assert scores.status == ("absent",) * 3
+
+
+def test_background_alone_has_no_score_without_background():
+    scores = scores_from_confusion(np.array([[7, 0], [0, 0]]))
+    assert scores.mean_iou == scores.macro_f1 == 1
+    assert math.isnan(scores.mean_iou_no_background)
+    assert math.isnan(scores.macro_f1_no_background)
+
+
+@pytest.mark.parametrize(
+    ("confusion", "message"),
+    [
+        (np.zeros((2, 3), int), r"shape \(2, 3\); expected \(C, C\)"),
+        (np.zeros((1, 2, 2), int), r"shape \(1, 2, 2\); expected \(C, C\)"),
+        (np.array([[1, -1], [0, 1]]), "negative numbers"),
+        (np.array([[0.5, 0.5], [0.0, 1.0]]), "float64 .* expected integer counts"),
+    ],
+)
+def test_not_a_confusion_matrix_is_refused(confusion, message):
+    with pytest.raises(ValueError, match=message):
+        scores_from_confusion(confusion)
+
+
+REFEREES = {
+    "iou": (referee.MulticlassJaccardIndex, "none"),
+    "f1": (referee.MulticlassF1Score, "none"),
+    "precision": (referee.MulticlassPrecision, "none"),
+    "recall": (referee.MulticlassRecall, "none"),
+    "mean_iou": (referee.MulticlassJaccardIndex, "macro"),
+    "macro_f1": (referee.MulticlassF1Score, "macro"),
+    "macro_precision": (referee.MulticlassPrecision, "macro"),
+    "macro_recall": (referee.MulticlassRecall, "macro"),
+    "pixel_accuracy": (referee.MulticlassAccuracy, "micro"),
+}
+
+
+@pytest.mark.parametrize("absent_classes", [0, 2])
+@pytest.mark.parametrize("field", REFEREES)
+def test_torchmetrics_agrees(field, absent_classes):
+    # With absent classes torchmetrics agrees on the means, but prints 0 for the class itself.
+    target, pred_mask = random_masks(13 - absent_classes)
+    target[target == 10] = 0  # class 10 is predicted only
+    metric_class, average = REFEREES[field]
+    metric = metric_class(num_classes=13, average=average, ignore_index=255)
+    expected = metric(torch.from_numpy(pred_mask).long(), torch.from_numpy(target).long()).numpy()
+    scores = scores_from_confusion(confusion_matrix(target, pred_mask, 13))
+    got = np.asarray(getattr(scores, field))
+    if average == "none":
+        present = 13 - absent_classes
+        assert np.isnan(got[present:]).all()
+        got, expected = got[:present], expected[:present]
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+# --- strata --------------------------------------------------------------------------------------
+
+
+def test_stratum_is_scored_over_its_summed_matrix():
+    rng = np.random.default_rng(0)
+    confusions = rng.integers(0, 50, (6, 3, 3))
+    strata = ["one person", None, "one person", "several", None, "one person"]
+    scores = stratum_scores(confusions, strata)
+    assert list(scores) == ["one person", None, "several"]
+    assert np.array_equal(scores["one person"].confusion, confusions[[0, 2, 5]].sum(0))
+    assert np.array_equal(scores[None].confusion, confusions[[1, 4]].sum(0))
+    assert scores["several"].mean_iou == scores_from_confusion(confusions[3]).mean_iou
+
+
+def test_every_image_needs_a_stratum():
+    with pytest.raises(ValueError, match="strata has 1 keys; expected one per image, 2"):
+        stratum_scores(np.zeros((2, 3, 3), int), ["one"])
+
+
+# --- intervals -----------------------------------------------------------------------------------
+
+
+def simulated_confusions(n, rng):
+    """Images of very different difficulty: (n, 2, 2), and the IoU of an endless split."""
+    difficulty = rng.beta(2, 5, size=n)
+    pixels = rng.integers(50, 150, size=(n, 2))
+    wrong = rng.binomial(pixels, difficulty[:, None])
+    confusions = np.empty((n, 2, 2), int)
+    confusions[:, [0, 1], [0, 1]] = pixels - wrong
+    confusions[:, [0, 1], [1, 0]] = wrong
+    error = 2 / 7  # mean of the beta distribution; both classes are equally large
+    return confusions, (1 - error) / (1 + error)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_promised():
+    rng = np.random.default_rng(0)
+    trials, covered = 300, 0
+    for _ in range(trials):
+        confusions, truth = simulated_confusions(60, rng)
+        intervals = bootstrap_intervals(confusions, samples=300, rng=rng)
+        covered += intervals.mean_iou_low <= truth <= intervals.mean_iou_high
+    assert 0.88 <= covered / trials <= 0.99
+
+
+def test_intervals_equal_a_plain_loop_over_resamples(monkeypatch):
+    rng = np.random.default_rng(1)
+    confusions = rng.integers(0, 9, (7, 3, 3))
+    confusions[1:, 2] = confusions[1:, :, 2] = 0  # class 2 is absent from many resamples
+    monkeypatch.setattr(metrics, "_WEIGHTS_AT_ONCE", 7 * 30)  # several pieces, the last one short
+    got = bootstrap_intervals(confusions, samples=100, level=0.8, rng=np.random.default_rng(2))
+
+    rng = np.random.default_rng(2)
+    resampled = [
+        scores_from_confusion(np.repeat(confusions, rng.multinomial(7, [1 / 7] * 7), axis=0).sum(0))
+        for _ in range(100)
+    ]
+    ends = [0.1, 0.9]
+    assert any(np.isnan(s.iou[2]) for s in resampled)
+    for field in ("iou", "f1"):
+        low, high = np.nanquantile([getattr(s, field) for s in resampled], ends, axis=0)
+        np.testing.assert_allclose(getattr(got, f"{field}_low"), low)
+        np.testing.assert_allclose(getattr(got, f"{field}_high"), high)
+    for field in ("mean_iou", "macro_f1"):
+        low, high = np.quantile([getattr(s, field) for s in resampled], ends)
+        assert getattr(got, f"{field}_low") == pytest.approx(low)
+        assert getattr(got, f"{field}_high") == pytest.approx(high)
+
+
+def test_intervals_hold_the_score_and_follow_the_generator():
+    confusions, _ = simulated_confusions(40, np.random.default_rng(3))
+    scores = scores_from_confusion(confusions.sum(0))
+    first, again, other = (
+        bootstrap_intervals(confusions, samples=200, rng=np.random.default_rng(seed))
+        for seed in (0, 0, 1)
+    )
+    assert (first.level, first.samples) == (0.95, 200)
+    assert first.mean_iou_low < scores.mean_iou < first.mean_iou_high
+    assert first.macro_f1_low < scores.macro_f1 < first.macro_f1_high
+    assert (first.iou_low < scores.iou).all()
+    assert (scores.f1 < first.f1_high).all()
+    for field in fields(first):
+        assert np.array_equal(getattr(first, field.name), getattr(again, field.name))
+    assert first.mean_iou_low != other.mean_iou_low
+
+
+def test_absent_class_has_no_interval():
+    confusions = np.zeros((5, 3, 3), int)
+    confusions[:, 0, 0] = confusions[:, 0, 1] = 1
+    intervals = bootstrap_intervals(confusions, samples=20, rng=np.random.default_rng(0))
+    assert np.isnan(intervals.iou_low).tolist() == [False, False, True]
+    assert np.isnan(intervals.f1_high).tolist() == [False, False, True]
+    assert intervals.mean_iou_low == intervals.mean_iou_high == 0.25
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_fewer_than_two_images_have_no_interval(n):
+    confusions = np.ones((n, 2, 2), int)
+    intervals = bootstrap_intervals(confusions, samples=20, rng=np.random.default_rng(0))
+    assert np.isnan([*intervals.iou_low, *intervals.f1_high, intervals.mean_iou_low]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"samples": 0}, "samples is 0; expected at least 1"),
+        ({"level": 95}, "level is 95; expected a share between 0 and 1"),
+        ({"confusions": np.ones((2, 2), int)}, r"shape \(2, 2\); expected \(n, C, C\)"),
+    ],
+)
+def test_bad_bootstrap_argument_is_refused(arguments, message):
+    arguments = {"confusions": np.ones((2, 2, 2), int), **arguments}
+    with pytest.raises(ValueError, match=message):
+        bootstrap_intervals(**arguments, rng=np.random.default_rng(0))
+
+
+# --- dict and table ------------------------------------------------------------------------------
+
+
+def test_dict_is_plain_json_with_null_for_nan():
+    scores = scores_from_confusion(np.array([[3, 1, 0], [0, 0, 0], [0, 0, 0]]))
+    names = ["background", "head", "neck"]
+    written = json.loads(json.dumps(scores_to_dict(scores, names), allow_nan=False))
+    assert written["mean_iou"] == 0.375
+    assert written["confusion"] == [[3, 1, 0], [0, 0, 0], [0, 0, 0]]
+    assert set(written) == {*MEANS, "per_class", "confusion"}
+    assert written["per_class"]["head"] == {
+        "iou": 0.0,
+        "f1": 0.0,
+        "precision": 0.0,
+        "recall": 0.0,
+        "target_pixels": 0,
+        "predicted_pixels": 1,
+        "status": "no target",
+    }
+    assert written["per_class"]["neck"]["iou"] is None
+    assert [c["status"] for c in written["per_class"].values()] == ["ok", "no target", "absent"]
+
+
+def test_table_has_one_row_per_class():
+    confusions = np.stack([np.array([[3, 1, 0], [2, 2, 0], [0, 0, 0]])] * 3)
+    scores = scores_from_confusion(confusions.sum(0))
+    intervals = bootstrap_intervals(confusions, samples=10, rng=np.random.default_rng(0))
+    plain = confusion_to_table(scores, ["background", "head", "neck"])
+    table = confusion_to_table(scores, ["background", "head", "neck"], intervals)
+    columns = ["class", "iou", "f1", "precision", "recall", "target_share", "status"]
+    assert list(plain) == columns
+    assert list(table) == [*columns, "iou_low", "iou_high", "f1_low", "f1_high"]
+    assert table["target_share"].tolist() == [0.5, 0.5, 0.0]
+    assert table["status"].tolist() == ["ok", "ok", "absent"]
+    assert table["iou_low"].tolist() == pytest.approx([1 / 2, 2 / 5, math.nan], nan_ok=True)
+
+
+@pytest.mark.parametrize("names", [["background"], ["head", "head"]])
+@pytest.mark.parametrize("to_something", [scores_to_dict, confusion_to_table])
+def test_class_names_must_fit(to_something, names):
+    with pytest.raises(ValueError, match="expected 2 different names"):
+        to_something(scores_from_confusion(np.eye(2, dtype=int)), names)

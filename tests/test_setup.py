@@ -1,0 +1,284 @@
+"""The set-up: one source of pins, and a Makefile that survives what users do to it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK_LINES = (ROOT / "requirements.lock").read_text().splitlines()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
+CONDA_PYTHON = next(
+    entry.removeprefix("python=")
+    for entry in ENVIRONMENT["dependencies"]
+    if isinstance(entry, str) and entry.startswith("python=")
+)
+PIP_ENTRIES = next(entry for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict))["pip"]
+
+
+def pins_here() -> dict[str, str]:
+    """Package -> version of the lock, for the Python and system that run the test."""
+    pins = {}
+    for line in LOCK_LINES:
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate():
+            name = canonicalize_name(requirement.name)
+            assert name not in pins, f"{name} is pinned twice for one system"
+            pins[name] = str(requirement.specifier).removeprefix("==")
+    return pins
+
+
+def test_every_lock_line_is_one_exact_pin() -> None:
+    """No range, no address, and no index, host or find-links line."""
+    exact = re.compile(r"[a-z0-9-]+==[0-9][0-9a-z.]*( ; [^;]+)?")
+    assert [line for line in LOCK_LINES if not exact.fullmatch(line)] == []
+
+
+@pytest.mark.parametrize(
+    "dependency",
+    PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"],
+)
+def test_every_dependency_is_pinned_within_its_range(dependency: str) -> None:
+    requirement = Requirement(dependency)
+    pin = pins_here()[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(pin, prereleases=True)
+
+
+def test_build_backend_is_in_the_lock() -> None:
+    """The package is installed without build isolation: nothing unpinned is fetched for it."""
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    for line in pyproject["build-system"]["requires"]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(pins_here()[requirement.name])
+
+
+def test_conda_python_is_the_one_of_the_makefile() -> None:
+    (version,) = re.findall(r"^PYTHON_VERSION := (.+)$", (ROOT / "Makefile").read_text(), re.M)
+    assert version == CONDA_PYTHON
+
+
+def test_conda_python_is_allowed_and_the_lowest_allowed() -> None:
+    allowed = SpecifierSet(PROJECT["requires-python"])
+    major, minor = map(int, CONDA_PYTHON.split("."))
+    assert allowed.contains(f"{major}.{minor}.0")
+    assert not allowed.contains(f"{major}.{minor - 1}.99")
+
+
+def test_conda_pins_come_from_the_lock_alone() -> None:
+    included = [entry for entry in PIP_ENTRIES if entry.startswith("-r ")]
+    assert included == ["-r requirements.lock"]
+    others = [entry for entry in PIP_ENTRIES if entry not in (*included, "-e .")]
+    assert set(others) <= set(LOCK_LINES)
+    conda = {entry.split("=")[0] for entry in ENVIRONMENT["dependencies"] if isinstance(entry, str)}
+    assert conda == {"python", "pip"}
+
+
+# --- the Makefile, run with a stand-in for Python that installs nothing ---
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+# Writes its arguments to $CALLS; makes a "virtual environment" of itself; fails at `pip install`
+# while the file $BROKEN exists.
+FAKE_PYTHON = """#!/bin/sh
+echo "$*" >> "$CALLS"
+case "$*" in
+    "-m venv"*) rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
+    "-m pip install"*) [ ! -e "$BROKEN" ] ;;
+esac
+"""
+
+
+class Checkout:
+    """A copy of the set-up files, in a path with a space, and `make` in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "a clone"
+        self.path.mkdir()
+        for name in ("Makefile", "requirements.lock", "pyproject.toml", ".gitattributes"):
+            shutil.copy(ROOT / name, self.path)
+        fake_python = folder / "fake_python"
+        fake_python.write_text(FAKE_PYTHON)
+        fake_python.chmod(0o755)
+        self.stamp = self.path / ".venv" / ".installed"
+        self.broken = folder / "broken"
+        self._calls = folder / "calls"
+        keep = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+        self.environment = {
+            **keep,
+            "PYTHON": str(fake_python),
+            "CALLS": str(self._calls),
+            "BROKEN": str(self.broken),
+            "GIT_CEILING_DIRECTORIES": str(folder),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+        }
+
+    def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        self._calls.write_text("")
+        return subprocess.run(
+            ["make", "-C", str(self.path), "--no-print-directory", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @property
+    def calls(self) -> list[str]:
+        """What the last make ran, without its questions to the Python at hand."""
+        return [line for line in self._calls.read_text().splitlines() if line.startswith("-m ")]
+
+    def git(self, *arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=self.path,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+INSTALLATION = [
+    "-m venv --clear .venv",
+    "-m pip install -r requirements.lock",
+    "-m pip install --no-deps --no-build-isolation -e .",
+]
+
+
+@needs_make
+def test_make_alone_lists_every_target(checkout: Checkout) -> None:
+    listing = checkout.make().stdout.splitlines()
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.M)
+    assert [line.split()[1] for line in listing] == phony.split()
+    assert {"setup", "pipeline", "test", "lab", "tensorboard"} < set(phony.split())
+    assert not checkout.stamp.exists()
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("pipeline", "-m clothseg_utils run --profile demo"),
+        ("test", "-m pytest"),
+        ("lab", "-m jupyterlab notebooks/"),
+        ("tensorboard", "-m tensorboard.main --logdir outputs --host 127.0.0.1"),
+    ],
+)
+def test_target_makes_the_environment_first(checkout: Checkout, target: str, command: str) -> None:
+    assert checkout.make(target).returncode == 0
+    assert checkout.calls == [*INSTALLATION, command]
+
+
+@needs_make
+def test_second_setup_does_nothing(checkout: Checkout) -> None:
+    checkout.make("setup")
+    assert checkout.calls == INSTALLATION
+    assert checkout.make("setup").returncode == 0
+    assert checkout.calls == []
+
+
+@needs_make
+@pytest.mark.parametrize("name", ["requirements.lock", "pyproject.toml"])
+def test_changed_pins_are_installed_into_the_environment(checkout: Checkout, name: str) -> None:
+    checkout.make("setup")
+    later = checkout.stamp.stat().st_mtime + 10
+    os.utime(checkout.path / name, (later, later))
+    checkout.make("test")
+    assert checkout.calls == [*INSTALLATION[1:], "-m pytest"]
+
+
+@needs_make
+def test_broken_installation_is_never_built_upon(checkout: Checkout) -> None:
+    checkout.broken.touch()
+    assert checkout.make("test").returncode != 0
+    assert checkout.calls == INSTALLATION[:2]
+    assert not checkout.stamp.exists()
+    checkout.broken.unlink()
+    assert checkout.make("test").returncode == 0
+    assert checkout.calls == [*INSTALLATION, "-m pytest"]
+    assert checkout.stamp.exists()
+
+
+@needs_make
+def test_failing_tests_fail_make(checkout: Checkout) -> None:
+    checkout.make("setup")
+    python = checkout.path / ".venv" / "bin" / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    assert checkout.make("test").returncode != 0
+
+
+@needs_make
+def test_no_fitting_python_is_one_clear_line(checkout: Checkout) -> None:
+    result = checkout.make("setup", "PYTHON=python-of-nowhere false")
+    message = [line for line in result.stderr.splitlines() if not line.startswith("make:")]
+    assert result.returncode != 0
+    assert message == [
+        "No Python with venv found (tried: python-of-nowhere false); expected 3.11 or later. "
+        "Install it, with its venv package, or name one: make setup PYTHON=..."
+    ]
+    assert not (checkout.path / ".venv").exists()
+
+
+@needs_make
+def test_too_old_python_is_refused(checkout: Checkout) -> None:
+    """The check itself, by the Python that runs this test and a version that is yet to come."""
+    result = checkout.make("setup", f"PYTHON={sys.executable}", "PYTHON_VERSION=3.999")
+    assert "expected 3.999 or later" in result.stderr
+    assert not (checkout.path / ".venv").exists()
+
+
+@needs_make
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_setup_strips_outputs_from_committed_notebooks(checkout: Checkout) -> None:
+    """Outputs and counts go; the parameters tag and the kernel, which papermill needs, stay."""
+    checkout.git("init", "-q")
+    assert checkout.make("setup").returncode == 0
+    (checkout.path / ".venv" / "bin" / "python").write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'
+    )
+    cell = {
+        "cell_type": "code",
+        "id": "one",
+        "source": "1 + 1",
+        "execution_count": 7,
+        "metadata": {"tags": ["parameters"]},
+        "outputs": [{"output_type": "stream", "name": "stdout", "text": "secret"}],
+    }
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = {
+        "cells": [cell],
+        "metadata": {"kernelspec": kernel},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    (checkout.path / "notebooks").mkdir()
+    (checkout.path / "notebooks" / "run.ipynb").write_text(json.dumps(notebook))
+    checkout.git("add", "notebooks/run.ipynb")
+    staged = json.loads(checkout.git("show", ":notebooks/run.ipynb"))
+    assert staged["cells"][0]["outputs"] == []
+    assert staged["cells"][0]["execution_count"] is None
+    assert staged["cells"][0]["metadata"] == {"tags": ["parameters"]}
+    assert staged["metadata"]["kernelspec"] == kernel
+
+
+@needs_make
+def test_setup_outside_git_is_quiet(checkout: Checkout) -> None:
+    result = checkout.make("setup")
+    assert result.returncode == 0
+    assert result.stderr == ""
