@@ -148,7 +148,12 @@ class Problem(Struct, frozen=True, gc=False):
     detail: str
 
 
-class _AnnotationFile(Struct):
+class _Info(Struct):
+    description: str = ""
+
+
+class _AnnotationFile(Struct, kw_only=True):
+    info: _Info | None = None
     categories: list[Category]
     images: list[ImageRecord]
     annotations: list[PackedAnnotation]
@@ -200,6 +205,7 @@ class CocoFile:
         categories, images: as in the JSON, in its order.
         packed: the annotations, segmentation still undecoded.
         problems: annotations left out, one Problem each.
+        description: the JSON's own, "" where it has none.
     """
 
     path: Path
@@ -208,6 +214,7 @@ class CocoFile:
     images: tuple[ImageRecord, ...]
     packed: tuple[PackedAnnotation, ...]
     problems: tuple[Problem, ...]
+    description: str
     _packed_of_image: Mapping[int, list[PackedAnnotation]]
 
     def __repr__(self) -> str:
@@ -215,6 +222,16 @@ class CocoFile:
             f"CocoFile({self.path.name!r}, {len(self.images)} images, "
             f"{len(self.packed)} annotations)"
         )
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the photos are drawn; every figure made from them says so."""
+        return self.description.startswith("Synthetic")
+
+    def source(self, split: Split, n_images: int) -> str:
+        """Say in a few words what a figure was made from: data, split, number of photos."""
+        name = "synthetic" if self.is_synthetic else self.path.parent.name
+        return f"{name}, {split}, n = {n_images:,} photos"
 
     @property
     def annotations(self) -> Sequence[Annotation]:
@@ -300,6 +317,7 @@ def read_annotations(path: str | Path) -> CocoFile:
         images=tuple(file.images),
         packed=tuple(packed),
         problems=tuple(problems),
+        description=file.info.description if file.info else "",
         _packed_of_image=packed_of_image,
     )
 
@@ -471,7 +489,7 @@ def rle_to_counts(rle: Rle) -> np.ndarray:
         [1, 2, 3]
     """
     if isinstance(rle.counts, str):
-        counts = compressed_to_counts(rle.counts.encode("ascii", errors="replace"))
+        counts = compressed_to_counts(rle.counts.encode())
     else:
         try:
             counts = np.array(rle.counts, dtype=np.int64)
@@ -608,14 +626,14 @@ def audit(
     lost_photos: set[str] = set()
     if image_dir is not None:
         folder = _check_folder(image_dir, "photo")
-        for image, problem in _check_files(coco, folder, "photo", workers, progress):
+        for image, problem in _check_files(coco.images, folder, "photo", workers, progress):
             problems.append(problem)
             excluded.setdefault(image.file_name, problem.detail)
             if problem.kind == "photo_missing":
                 lost_photos.add(f"{PurePath(image.file_name).stem}.png")
     if mask_dir is not None:
         folder = _check_folder(mask_dir, "mask")
-        for image, problem in _check_files(coco, folder, "mask", workers, progress):
+        for image, problem in _check_files(coco.images, folder, "mask", workers, progress):
             problems.append(problem)
             excluded.setdefault(image.file_name, problem.detail)
         problems += _masks_without_photo(coco, folder, lost_photos)
@@ -636,6 +654,66 @@ def audit(
         counts=dict(Counter(problem.kind for problem in problems)),
         excluded=excluded,
     )
+
+
+def photo_problems(
+    images: Sequence[ImageRecord],
+    image_dir: str | Path,
+    *,
+    cache_path: str | Path,
+    progress: bool = False,
+) -> dict[str, str]:
+    """Find the photos that cannot be used: missing, empty, undecodable, or of another size.
+
+    A photo is decoded once and remembered by name, size and modification time.
+
+    Args:
+        images: records to check.
+        image_dir: folder of the photos.
+        cache_path: JSON file of what was found before, for these annotations; made if missing.
+        progress: show a bar where somebody watches.
+
+    Returns:
+        file_name -> reason, for the photos to leave out.
+
+    Raises:
+        FileNotFoundError: `image_dir` is not a folder.
+    """
+    folder = _check_folder(image_dir, "photo")
+    cache_path = Path(cache_path)
+    stamps = {image.file_name: _file_stamp(folder / image.file_name) for image in images}
+    known = _read_photo_cache(cache_path)
+    unknown = [
+        image
+        for image in images
+        if image.file_name not in known or known[image.file_name][0] != stamps[image.file_name]
+    ]
+    if unknown:
+        found = {
+            image.file_name: problem.detail
+            for image, problem in _check_files(unknown, folder, "photo", 0, progress)
+        }
+        for image in unknown:
+            known[image.file_name] = (stamps[image.file_name], found.get(image.file_name, ""))
+        with atomic_path(cache_path) as temporary:
+            temporary.write_bytes(msgspec.json.encode(known))
+    return {name: known[name][1] for name in stamps if known[name][1]}
+
+
+def _file_stamp(path: Path) -> tuple[int, int]:
+    """Size and modification time; zeros for a missing file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _read_photo_cache(path: Path) -> dict[str, tuple[tuple[int, int], str]]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[tuple[int, int], str]])
+    except (OSError, msgspec.DecodeError):
+        return {}  # missing or damaged: the photos are decoded again
 
 
 def write_audit(path: str | Path, audit: Audit) -> None:
@@ -695,7 +773,7 @@ def _check_folder(folder: str | Path, what: str) -> Path:
 
 
 def _check_files(
-    coco: CocoFile,
+    images: Sequence[ImageRecord],
     folder: Path,
     what: Literal["photo", "mask"],
     workers: int,
@@ -710,13 +788,13 @@ def _check_files(
     # Threads: the decoders release the interpreter lock.
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         found = progress_bar(
-            pool.map(check, coco.images),
-            total=len(coco.images),
+            pool.map(check, images),
+            total=len(images),
             desc=f"checking {what}s",
             unit=what,
             disable=not progress,
         )
-        for image, problem in zip(coco.images, found, strict=True):
+        for image, problem in zip(images, found, strict=True):
             if problem is not None:
                 yield image, problem
 

@@ -50,6 +50,11 @@ class SplitData:
     image_dir: Path
     excluded: dict[str, str]
 
+    @property
+    def source(self) -> str:
+        """What a figure of this split was made from: data, split, number of photos."""
+        return self.coco.source(self.split, len(self.images))
+
     def photo_path(self, record: ImageRecord) -> Path:
         """Path of a record's photo."""
         return self.image_dir / record.file_name
@@ -97,7 +102,10 @@ def load_split(config: DataConfig, split: Split, *, progress: bool = True) -> Sp
     )
     records = select_images(coco, config.image_limit)
     excluded = photo_problems(
-        records, image_dir, cache_path=masks.mask_dir.parent / "photos.json", progress=progress
+        records,
+        image_dir,
+        cache_path=masks.mask_dir.parent.parent / "photos.json",
+        progress=progress,
     )
     images = tuple(record for record in records if record.file_name not in excluded)
     if not images:

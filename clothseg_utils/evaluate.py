@@ -19,6 +19,7 @@ from clothseg_utils.masks import annotation_to_instance_mask, write_mask
 from clothseg_utils.metrics import (
     Intervals,
     bootstrap_intervals,
+    bootstrap_ratio,
     confusion_matrix,
     scores_from_confusion,
     scores_to_dict,
@@ -26,7 +27,13 @@ from clothseg_utils.metrics import (
 from clothseg_utils.network import TrainedNetwork
 from clothseg_utils.predict import logits_to_mask, predict_logits, read_ahead
 from clothseg_utils.progress import progress_bar
-from clothseg_utils.runs import atomic_path, read_json, write_json
+from clothseg_utils.runs import (
+    atomic_path,
+    portable_path,
+    read_json,
+    sha256_file,
+    write_json,
+)
 
 PROTOCOL = (
     "native resolution: logits upsampled to each photo's size, then argmax; one confusion matrix "
@@ -200,6 +207,10 @@ def _metrics(
         "excluded": split_data.excluded,
         "split": split_data.split,
         "dataset": split_data.coco.path.parent.name,
+        "synthetic": split_data.coco.is_synthetic,
+        "source": split_data.source,
+        "checkpoint": portable_path(trained.path),
+        "checkpoint_sha256": sha256_file(trained.path),
         "annotations_sha256": split_data.coco.sha256,
         "image_size": trained.image_size,
         "resize": trained.resize,
@@ -212,7 +223,7 @@ def _metrics(
         "strata": {
             "people": _people_strata(evaluation, bootstrap_samples),
             "overlap": _overlap_strata(evaluation, bootstrap_samples),
-            "object_area": _area_strata(evaluation),
+            "object_area": _area_strata(evaluation, bootstrap_samples),
         },
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
     }
@@ -245,25 +256,25 @@ def _pair(low: float, high: float) -> list[float | None]:
     return [_or_none(low), _or_none(high)]
 
 
-def _stratum(name: str, confusions: np.ndarray, samples: int) -> dict[str, Any]:
-    """Score one group of photos, or one group of pixels of every photo."""
-    scores = scores_from_confusion(confusions.sum(axis=0))
-    intervals = _bootstrap(confusions, samples)
-    return {
-        "stratum": name,
-        "n": len(confusions),
-        "mean_iou": _or_none(scores.mean_iou),
-        "interval": _pair(intervals.mean_iou_low, intervals.mean_iou_high),
-        "pixel_accuracy": _or_none(scores.pixel_accuracy),
-    }
-
-
 def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def _stratum(name: str, confusions: np.ndarray, samples: int) -> dict[str, Any]:
+    """Mean IoU of one group of photos, or of one group of pixels of every photo."""
+    scores = scores_from_confusion(confusions.sum(axis=0))
+    intervals = _bootstrap(confusions, samples)
+    return {
+        "stratum": name,
+        "n": f"{len(confusions)} photos",
+        "score": _or_none(scores.mean_iou),
+        "low": _or_none(intervals.mean_iou_low),
+        "high": _or_none(intervals.mean_iou_high),
+    }
+
+
 def _people_strata(evaluation: Evaluation, samples: int) -> list[dict[str, Any]]:
-    """Score by number of people; empty where the annotations do not count them."""
+    """Mean IoU by number of people; empty where the annotations do not count them."""
     counts = evaluation.person_counts
     return [
         _stratum(
@@ -276,7 +287,7 @@ def _people_strata(evaluation: Evaluation, samples: int) -> list[dict[str, Any]]
 
 
 def _overlap_strata(evaluation: Evaluation, samples: int) -> list[dict[str, Any]]:
-    """Score of pixels under two or more annotations against the rest."""
+    """Mean IoU on pixels under two or more annotations, and on the rest."""
     overlap = evaluation.overlap_confusions
     return [
         _stratum("under 0 or 1 annotation", evaluation.confusions - overlap, samples),
@@ -284,20 +295,29 @@ def _overlap_strata(evaluation: Evaluation, samples: int) -> list[dict[str, Any]
     ]
 
 
-def _area_strata(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Recall inside the annotations' visible pixels by their size."""
+def _area_strata(evaluation: Evaluation, samples: int) -> list[dict[str, Any]]:
+    """Mean recall inside an annotation's visible pixels, by their number."""
+    position = {image_id: index for index, image_id in enumerate(evaluation.image_ids.tolist())}
+    owners = np.array([position[i] for i in evaluation.instances[:, 0].tolist()], np.int64)
     areas, hits = evaluation.instances[:, 3], evaluation.instances[:, 4]
+    n_images = len(evaluation.image_ids)
     strata = []
     for low, high in AREA_BANDS:
         inside = (areas >= max(1, low**2)) & (areas < (high**2 if high else np.inf))
-        name = f"{low}² to {high}² px" if high else f"over {low}² px"
         recalls = hits[inside] / areas[inside]
+        interval = bootstrap_ratio(
+            np.bincount(owners[inside], weights=recalls, minlength=n_images),
+            np.bincount(owners[inside], minlength=n_images),
+            samples=samples,
+            rng=np.random.default_rng(0),
+        )
         strata.append(
             {
-                "stratum": name,
-                "n": int(inside.sum()),
-                "mean_recall": float(recalls.mean()) if inside.any() else None,
-                "found": float((recalls >= 0.5).mean()) if inside.any() else None,
+                "stratum": f"{low}² to {high}² px" if high else f"over {low}² px",
+                "n": f"{int(inside.sum())} annotations",
+                "score": float(recalls.mean()) if inside.any() else None,
+                "low": _or_none(interval[0]),
+                "high": _or_none(interval[1]),
             }
         )
     return strata

@@ -700,24 +700,26 @@ def plot_image_score_histogram(
     return figure
 
 
-def save_figure(figure: Figure, path_stem: str | Path) -> list[Path]:
+def save_figure(figure: Figure, path_stem: str | Path, *, caption: str = "") -> list[Path]:
     """Write a figure as PNG (200 dpi) and SVG; equal figures give equal files.
 
     Args:
         figure: what a `plot_` function returned.
         path_stem: the files' path without suffix.
+        caption: goes into both files as "Description"; the report reads it from there.
 
     Returns:
         The paths written: PNG, then SVG.
     """
     path_stem = Path(path_stem)
+    described = {"Description": caption} if caption else {}
     paths = []
     # Ids in an SVG are random and its date is today's, unless told otherwise.
     with mpl.rc_context({"svg.hashsalt": "clothseg", "svg.fonttype": "path"}):
         for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
             path = path_stem.with_name(f"{path_stem.name}.{suffix}")
             with atomic_path(path) as temporary:
-                figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata)
+                figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata | described)
             paths.append(path)
     return paths
 

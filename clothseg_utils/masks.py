@@ -56,7 +56,7 @@ _PNG_PARAMETERS = (
 _CHUNK_IMAGES = 16
 # Below this a process costs more to start than it saves.
 _MIN_IMAGES_PER_WORKER = 100
-_INDEX_WRITE_SECONDS = 5.0
+_INDEX_WRITE_SECONDS = 2.0
 _LOCK_NAME = ".lock"
 _TEMPORARY_NAME = re.compile(r"\..*-[a-z0-9_]{8}\.(png|json)")  # as atomic_path makes them
 
@@ -467,7 +467,8 @@ def rasterize_split(
         annotations_path: the annotation JSON; image sizes come from it.
         out_dir: made if missing; must be empty or hold masks made by this function.
         scheme: "supercategory" or "category".
-        workers: processes; 0 means one per CPU, 1 works in this process.
+        workers: processes; 0 means one per CPU, 1 works in this process. A script needs
+            the usual `if __name__ == "__main__"` for more than one.
         image_limit: first images of the JSON to make; 0 means all.
         progress: show a bar where somebody watches.
 

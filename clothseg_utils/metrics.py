@@ -299,6 +299,40 @@ def bootstrap_intervals(
     )
 
 
+def bootstrap_ratio(
+    numerators: np.ndarray,
+    denominators: np.ndarray,
+    *,
+    samples: int = 2000,
+    level: float = 0.95,
+    rng: np.random.Generator,
+) -> tuple[float, float]:
+    """Give the percentile bootstrap interval of sum(numerators) / sum(denominators).
+
+    Args:
+        numerators: (n,) one number per image.
+        denominators: (n,) one number per image, at least 0.
+        samples: resamples of the images.
+        level: share of the resamples inside, 0..1.
+        rng: source of the draws.
+
+    Returns:
+        Lower and upper end; NaN with fewer than two images that count.
+
+    Example:
+        >>> bootstrap_ratio(np.ones(9), np.full(9, 2.0), rng=np.random.default_rng(0))
+        (0.5, 0.5)
+    """
+    counts = denominators > 0
+    n_images = int(counts.sum())
+    if n_images < 2:
+        return float("nan"), float("nan")
+    weights = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=samples)
+    ratios = (weights @ numerators[counts]) / (weights @ denominators[counts])
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def scores_to_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]:
     """Turn scores into what ``metrics.json`` holds; NaN becomes None (null in JSON).
 
@@ -359,16 +393,17 @@ def confusion_to_table(
         intervals: of the same classes; adds the columns iou_low, iou_high, f1_low and f1_high.
 
     Returns:
-        One row per class: class, iou, f1, precision, recall, target_share (of the counted pixels,
-        0..1), status.
+        One row per class: class_name, iou, f1, precision, recall, target_share (of the counted
+        pixels, 0..1), status.
 
     Raises:
         ValueError: not C different names.
 
     Example:
         >>> scores = scores_from_confusion(np.array([[3, 0], [1, 0]]))
-        >>> confusion_to_table(scores, ["background", "head"])[["class", "iou", "target_share"]]
-                class   iou  target_share
+        >>> table = confusion_to_table(scores, ["background", "head"])
+        >>> table[["class_name", "iou", "target_share"]]
+           class_name   iou  target_share
         0  background  0.75          0.75
         1        head  0.00          0.25
     """
@@ -377,7 +412,7 @@ def confusion_to_table(
     _check_class_names(scores, class_names)
     total = scores.target_pixels.sum()
     columns: dict[str, Any] = {
-        "class": list(class_names),
+        "class_name": list(class_names),
         "iou": scores.iou,
         "f1": scores.f1,
         "precision": scores.precision,

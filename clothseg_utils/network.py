@@ -112,6 +112,7 @@ class TrainedNetwork:
     """A network read from a checkpoint, with what is needed to use it.
 
     Attributes:
+        path: the checkpoint.
         network: in eval mode, channels_last, on its device.
         class_names: index = class id.
         image_size: side of the square input, pixels.
@@ -119,6 +120,7 @@ class TrainedNetwork:
         info: what training wrote into the checkpoint (config, data, classes), plain values.
     """
 
+    path: Path
     network: smp.Unet
     class_names: tuple[str, ...]
     image_size: int
@@ -197,6 +199,7 @@ def load_network(path: str | Path, device: str | torch.device = "auto") -> Train
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.eval().to(device, memory_format=torch.channels_last)
     return TrainedNetwork(
+        path=Path(path),
         network=network,
         class_names=tuple(info["class_names"]),
         image_size=config["data"]["image_size"],

@@ -11,6 +11,7 @@ PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes, in lower case, by which photos are found in a folder."""
 
 _WIDE_GREY_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_JPEG_SCAN = b"\xff\xda"
 _JPEG_END = b"\xff\xd9"
 
 
@@ -65,9 +66,14 @@ def check_photo(path: str | Path) -> tuple[int, int]:
 
 def _fast_jpeg_to_image(photo: Image.Image, data: bytes) -> np.ndarray | None:
     """Decode a plain, complete JPEG with OpenCV, twice as fast; None where Pillow has to do it."""
-    # OpenCV fills the missing rows of a truncated JPEG with grey and says nothing; Pillow raises.
-    complete = data.rstrip(b"\0").endswith(_JPEG_END)
-    if photo.format != "JPEG" or photo.mode not in ("RGB", "L") or not complete:
+    if photo.format != "JPEG":
+        return None
+    # OpenCV 4 fills the missing rows of a truncated JPEG with grey, in silence. Pillow raises,
+    # unless an interrupted download was padded with zeros, which decode as flat blocks.
+    unpadded = data.rstrip(b"\0")
+    if len(unpadded) < len(data) and unpadded.find(_JPEG_END, unpadded.rfind(_JPEG_SCAN)) < 0:
+        raise ValueError("truncated, and padded with zeros")
+    if photo.mode not in ("RGB", "L") or not unpadded.endswith(_JPEG_END):
         return None
     # IMREAD_COLOR applies EXIF orientation, as exif_transpose does below.
     return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)

@@ -13,7 +13,10 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _RECORDED_LIBRARIES = (
     "torch",
@@ -94,6 +97,12 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON file atomically; a NaN or infinity is refused (ValueError)."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_table(path: str | Path, table: "pd.DataFrame") -> Path:
+    """Write a table as CSV with its index, atomically; return the path."""
+    write_text(path, table.to_csv(lineterminator="\n"))
+    return Path(path)
 
 
 def read_json(path: str | Path) -> Any:

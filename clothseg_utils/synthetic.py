@@ -10,7 +10,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -156,16 +155,23 @@ def synthesize(
         val: photos of the val split, at least 1.
         seed: what to draw, 0 or more.
         workers: processes; 0 means one per core, 1 draws in this process. Does not change a byte.
+            A script that uses several needs `if __name__ == "__main__"`.
         progress: show a progress bar.
 
     Returns:
         `out_dir`, holding `train/`, `test/` and the two annotation files.
 
     Raises:
-        ValueError: a count or the seed is out of range, or `out_dir` holds anything else.
+        ValueError: a number is out of range, or `out_dir` holds anything else.
     """
     out_dir = Path(out_dir)
-    for name, value, least in (("train", train, 1), ("val", val, 1), ("seed", seed, 0)):
+    least_allowed = (
+        ("train", train, 1),
+        ("val", val, 1),
+        ("seed", seed, 0),
+        ("workers", workers, 0),
+    )
+    for name, value, least in least_allowed:
         if value < least:
             raise ValueError(f"{name} is {value}; expected {least} or more")
     recipe = {"drawing_version": DRAWING_VERSION, "train": train, "val": val, "seed": seed}
@@ -173,15 +179,17 @@ def synthesize(
         return out_dir
     target = out_dir.resolve()  # a link to an empty folder is filled, not replaced
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    try:
-        unfinished.chmod(0o755)  # mkdtemp keeps others out
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        unfinished = Path(scratch) / target.name
+        unfinished.mkdir()
         _draw_splits(unfinished, recipe, workers, progress)
-        if target.exists():
-            target.rmdir()
-        unfinished.rename(target)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            if target.exists():
+                target.rmdir()
+            unfinished.rename(target)
+        except OSError:  # somebody filled the folder meanwhile; that is fine if it is this dataset
+            if not _check_target(out_dir, recipe):
+                raise
     return out_dir
 
 
@@ -244,7 +252,11 @@ def _draw_splits(root: Path, recipe: dict[str, int], workers: int, progress: boo
         # spawn: forking a notebook's kernel after torch started its threads can hang
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, context, initializer=_use_one_thread) as pool:
-            records = list(bar(pool.map(work, jobs, chunksize=4)))
+            try:
+                records = list(bar(pool.map(work, jobs, chunksize=4)))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # or it would draw the rest first
+                raise
     for split_index, split in enumerate(_SPLITS):
         rows = [r for (s, _), r in zip(jobs, records, strict=True) if s == split_index]
         # compact: indentation would make these files three times as long
@@ -336,7 +348,7 @@ def _person_count(rng: np.random.Generator, image_index: int) -> int:
 def _draw_scene(rng: np.random.Generator, image_index: int, required: int) -> Drawing:
     people = _person_count(rng, image_index)
     if people >= 3 or (people == 2 and rng.random() < 0.5):
-        height, width = int(rng.integers(288, 353)), int(rng.integers(384, 449))
+        height, width = int(rng.integers(320, 385)), int(rng.integers(416, 481))
     else:
         height, width = int(rng.integers(384, 433)), int(rng.integers(256, 289))
     outfits = [plan_outfit(rng, required if k == 0 else None) for k in range(max(people, 1))]
@@ -387,7 +399,7 @@ def _ground_shadow(canvas: Canvas, body: Body) -> None:
 def _finish(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Light and film: exposure, colour cast, vignette, grain."""
     height, width = image.shape[:2]
-    cast = rng.uniform(0.88, 1.12) * (1 + rng.normal(0, 0.03, 3))
+    cast = rng.uniform(0.95, 1.15) * (1 + rng.normal(0, 0.03, 3))
     rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     columns = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     tilt = rng.normal(0, 0.06, 2)
@@ -407,7 +419,8 @@ def _background(
     scene = _Backdrop(rng, height, width, colors)
     kinds = (scene.street, scene.room, scene.foliage, scene.boxes, scene.studio)
     kinds[rng.choice(5, p=[0.26, 0.28, 0.16, 0.18, 0.12])]()
-    return scene.image
+    blur = rng.uniform(-0.2, 2.8)  # most photographers focus on the person
+    return cv2.GaussianBlur(scene.image, (0, 0), blur) if blur > 0.4 else scene.image
 
 
 class _Backdrop:
@@ -434,20 +447,22 @@ class _Backdrop:
 
     def _fill(self, polygon: np.ndarray, fabric: Fabric | None = None, edge: float = 0.3) -> None:
         fabric = Fabric.random(self.rng, self._color()) if fabric is None else fabric
-        coverage = np.zeros((self.height, self.width), np.uint8)
-        cv2.fillPoly(coverage, [np.round(polygon * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-        x, y, w, h = cv2.boundingRect(coverage)
-        if w == 0:
+        left, top = np.maximum(np.floor(polygon.min(axis=0)).astype(int) - 1, 0)
+        right, bottom = np.ceil(polygon.max(axis=0)).astype(int) + 2
+        window = np.s_[top : max(bottom, 0), left : max(right, 0)]
+        rows, columns = self._rows[window], self._columns[window]
+        if not rows.size:
             return
-        window = np.s_[y : y + h, x : x + w]
-        texture = fabric.texture(self._rows[window], self._columns[window], 0.0)
-        slope = np.linspace(1.1, 1.1 - edge, w, dtype=np.float32)[None, :, None]
-        weight = coverage[window][..., None] * np.float32(1 / 255)
-        self.image[window] += weight * (texture * slope - self.image[window])
-        border = [np.round(polygon * 16).astype(np.int32)]
-        line = np.zeros((self.height, self.width), np.uint8)
-        cv2.polylines(line, border, True, 255, 1, cv2.LINE_AA, 4)
-        self.image[window] *= 1 - 0.4 * (line[window][..., None] / np.float32(255))
+        fixed = [np.round((polygon - [left, top]) * 16).astype(np.int32)]
+        coverage = np.zeros(rows.shape, np.uint8)
+        cv2.fillPoly(coverage, fixed, 255, cv2.LINE_AA, 4)
+        line = np.zeros_like(coverage)
+        cv2.polylines(line, fixed, True, 255, 1, cv2.LINE_AA, 4)
+        slope = np.linspace(1.1, 1.1 - edge, rows.shape[1], dtype=np.float32)[None, :, None]
+        weight = coverage[..., None] * np.float32(1 / 255)
+        cloth = fabric.texture(rows, columns, 0.0) * slope
+        self.image[window] += weight * (cloth - self.image[window])
+        self.image[window] *= 1 - line[..., None] * np.float32(0.25 / 255)
 
     def _box(self, x: float, y: float, w: float, h: float, fabric: Fabric | None = None) -> None:
         self._fill(np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)]), fabric)
@@ -577,44 +592,44 @@ def annotate(canvas: Canvas) -> tuple[np.ndarray, list[dict[str, Any]]]:
 def _drop_slivers(canvas: Canvas) -> np.ndarray:
     """Return the owner map with what is hardly seen given to what it lies on, (H, W) int16."""
     owner = canvas.owner.copy()
-    # children first: a layer always comes after the one that it lies on
+    # last first: a layer always comes after the one that it lies on
     for index in range(len(canvas.layers) - 1, 0, -1):
         mine = owner == index
         if 0 < np.count_nonzero(mine) < _MIN_VISIBLE_PX:
-            layer = canvas.layers[index]
-            under = canvas.layers[layer.parent].drawn if layer.parent else np.zeros_like(mine)
-            owner[mine] = np.where(under[mine], layer.parent, 0)
+            parent = canvas.layers[index].parent
+            owner[mine] = np.where(canvas.layers[parent].drawn[mine], parent, 0) if parent else 0
     return owner
 
 
 def _consistent_masks(canvas: Canvas, owner: np.ndarray) -> dict[int, np.ndarray]:
     """Return (H, W) bool masks by layer, whose painting in area order gives the owner map."""
-    masks: dict[int, np.ndarray] = {}
-    for index in range(len(canvas.layers) - 1, 0, -1):
-        on_top = _descendants(canvas, index)
-        mask = np.isin(owner, on_top) & canvas.layers[index].drawn
-        if np.any(owner == index):
-            masks[index] = mask
-    masks = dict(sorted(masks.items()))
+    masks = {}
+    for index in _present(owner):
+        masks[index] = _lies_on(canvas, index)[owner] & canvas.layers[index].drawn
     while True:
         order = sorted(masks, key=lambda index: (-np.count_nonzero(masks[index]), index))
         painted = np.zeros_like(owner)
         for index in order:
             painted[masks[index]] = index
-        wrong = painted != owner
+        wrong = np.where(painted != owner, painted, 0)
         if not wrong.any():
             return masks
         # whatever hides the true owner loses these pixels; the owner itself never does
-        for index in np.unique(painted[wrong]):
-            masks[index] = masks[index] & ~(wrong & (painted == index))
+        for index in _present(wrong):
+            masks[index] = masks[index] & (wrong != index)
 
 
-def _descendants(canvas: Canvas, index: int) -> list[int]:
-    """Return a layer and everything that lies on it, directly or not."""
-    found = [index]
+def _present(owner: np.ndarray) -> list[int]:
+    """Return the layers above 0 that occur in an owner map, ascending."""
+    return [index for index in np.flatnonzero(np.bincount(owner.ravel())).tolist() if index]
+
+
+def _lies_on(canvas: Canvas, index: int) -> np.ndarray:
+    """Tell for every layer whether it is this one or lies on it, directly or not, (n,) bool."""
+    found = np.zeros(len(canvas.layers), bool)
+    found[index] = True
     for later in range(index + 1, len(canvas.layers)):
-        if canvas.layers[later].parent in found:
-            found.append(later)
+        found[later] = found[canvas.layers[later].parent]
     return found
 
 
@@ -629,6 +644,12 @@ def mask_to_segmentation(
     Returns:
         The segmentation for the JSON, and pycocotools' own encoding of it; both decode to
         exactly `mask`.
+
+    Example:
+        >>> square = np.zeros((4, 4), bool)
+        >>> square[1:3, 1:3] = True
+        >>> mask_to_segmentation(square)[0]
+        [[1.2, 1.2, 1.2, 2.8, 2.8, 2.8, 2.8, 1.2]]
     """
     height, width = mask.shape
     x, y, w, h = cv2.boundingRect(mask.view(np.uint8))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
@@ -23,12 +22,15 @@ from clothseg_utils.config import Config, TrainConfig, config_to_parameters
 from clothseg_utils.dataset import ClothingDataModule, SplitData
 from clothseg_utils.model import MONITOR, ClothingSegmenter
 from clothseg_utils.network import CHECKPOINT_KEY, default_precision, read_checkpoint
-from clothseg_utils.overlays import colorize, panel
+from clothseg_utils.overlays import prediction_panel
 from clothseg_utils.progress import is_attended
 from clothseg_utils.runs import RunFolder, read_json, write_json, write_text
 
 PANEL_COUNT = 4
 """Val photos whose predictions TensorBoard shows after each check."""
+
+PANEL_HEIGHT = 320
+"""Height of the pictures in a panel, pixels: the legend stays readable at small inputs."""
 
 # Settings that change where and how fast, not what is learned: a resume may change them.
 _FREE_FIELDS = {
@@ -182,7 +184,7 @@ class PanelLogger(pl.Callback):
     """Shows input, truth and prediction of the same few val photos in TensorBoard."""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: ClothingSegmenter) -> None:
-        """Predict the first val photos and log one picture."""
+        """Predict the first val photos and log a picture of each."""
         if not trainer.is_global_zero:
             return
         dataset = trainer.datamodule.val_dataset
@@ -190,24 +192,19 @@ class PanelLogger(pl.Callback):
         images = torch.stack([sample["image"] for sample in samples]).to(pl_module.device)
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
             pred_masks = pl_module(images).max(dim=1).indices.byte().cpu().numpy()
-        colors = pl_module.classes.colors
-        rows = []
-        for sample, pred_mask in zip(samples, pred_masks, strict=True):
-            target = sample["mask"].numpy()
-            pictures = [
+        classes = pl_module.classes
+        for number, (sample, pred_mask) in enumerate(zip(samples, pred_masks, strict=True)):
+            picture = prediction_panel(
                 sample["image"].permute(1, 2, 0).numpy(),
-                colorize(target, colors),
-                colorize(pred_mask, colors),
-            ]
-            rows.append(panel(pictures, ["input", "truth", "prediction"]))
-        width = max(row.shape[1] for row in rows)
-        rows = [
-            np.pad(row, ((0, 0), (0, width - row.shape[1]), (0, 0)), constant_values=255)
-            for row in rows
-        ]
-        trainer.logger.experiment.add_image(
-            "val/panels", np.concatenate(rows), trainer.global_step, dataformats="HWC"
-        )
+                pred_mask,
+                classes.names,
+                classes.colors,
+                target=sample["mask"].numpy(),
+                height=PANEL_HEIGHT,
+            )
+            trainer.logger.experiment.add_image(
+                f"val_panels/{number}", picture, trainer.global_step, dataformats="HWC"
+            )
 
 
 class _BestCheckpoint(ModelCheckpoint):
@@ -256,7 +253,7 @@ def train(
         "val_sha256": val_split.coco.sha256,
         "train_images": len(train_split.images),
         "val_images": len(val_split.images),
-        "synthetic": is_synthetic(train_split),
+        "synthetic": train_split.coco.is_synthetic,
     }
     notes: list[str] = []
     checkpoint_path: Path | None = None
@@ -310,11 +307,6 @@ def train(
         _log_hyperparameters(trainer, config, best_row)
         write_json(run.training_path, summary)
     return _finished_result(run, tuple(notes))
-
-
-def is_synthetic(split: SplitData) -> bool:
-    """Whether a split was drawn by `synthesize`; every figure made from it says so."""
-    return "synthetic" in split.coco.info.get("description", "").lower()
 
 
 def read_history(path: str | Path) -> list[dict[str, float]]:

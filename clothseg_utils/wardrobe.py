@@ -27,6 +27,7 @@ HOOD, COLLAR, LAPEL, EPAULETTE, SLEEVE, POCKET, NECKLINE = range(27, 34)
 BUCKLE, ZIPPER = range(34, 36)
 APPLIQUE, BEAD, BOW, FLOWER, FRINGE, RIBBON, RIVET, RUFFLE, SEQUIN, TASSEL = range(36, 46)
 
+_GRAIN_SHIFT = 32  # pixels by which the grain of one cloth is shifted against another's
 _SUBPIXEL_BITS = 4  # cv2 takes fixed-point coordinates; 1/16 px is finer than any edge we draw
 
 Pattern = Literal[
@@ -43,7 +44,7 @@ PATTERNS: tuple[Pattern, ...] = (
     "herringbone",
     "blotch",
 )
-_PATTERN_WEIGHTS = np.array([0.36, 0.13, 0.1, 0.08, 0.08, 0.1, 0.06, 0.04, 0.05])
+_PATTERN_WEIGHTS = np.array([0.44, 0.12, 0.09, 0.07, 0.07, 0.09, 0.05, 0.03, 0.04])
 
 SKIN_TONES = np.array(
     [
@@ -71,6 +72,9 @@ _HAIR_COLORS = np.array(
     dtype=np.float32,
 )
 
+_METALS = np.array([(205, 170, 90), (190, 192, 198), (60, 60, 64)], dtype=np.float32)
+_HAIR_STYLES = ("short", "bob", "long", "bun", "bald", "curly")
+
 
 def random_color(rng: np.random.Generator) -> Color:
     """Draw a colour from the one distribution that garments AND backgrounds share, (3,) 0..255.
@@ -79,11 +83,11 @@ def random_color(rng: np.random.Generator) -> Color:
     """
     kind = rng.random()
     if kind < 0.3:  # black, grey, white
-        color = np.full(3, rng.uniform(25, 240)) + rng.normal(0, 7, 3)
+        color = np.full(3, rng.uniform(35, 245)) + rng.normal(0, 7, 3)
     else:
         hue = rng.uniform(0, 180)
         saturation = rng.uniform(40, 150) if kind < 0.75 else rng.uniform(130, 230)
-        value = rng.uniform(50, 235)
+        value = rng.uniform(70, 245)
         pixel = np.array([[[hue, saturation, value]]], dtype=np.uint8)
         color = cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float64)
     return np.clip(color, 8, 248).astype(np.float32)
@@ -207,7 +211,8 @@ class Canvas:
         size = (2 * self.width, 2 * self.height)
         coarse = rng.normal(0, 1, (2 * self.height // 34 + 2, 2 * self.width // 11 + 2))
         self._folds = cv2.resize(coarse.astype(np.float32), size, interpolation=cv2.INTER_CUBIC)
-        self._grain = rng.standard_normal((2 * self.height, 2 * self.width), dtype=np.float32)
+        size = (self.height + _GRAIN_SHIFT, self.width + _GRAIN_SHIFT)
+        self._grain = rng.standard_normal(size, dtype=np.float32)
 
     def begin_person(self) -> None:
         """Forget the last person's outline: shadows fall only on the person who casts them."""
@@ -242,7 +247,7 @@ class Canvas:
         angle: float = 0.0,
         folds: float = 0.08,
         edge: float = 0.26,
-        outline: float = 0.35,
+        outline: float = 0.42,
         shadow: float = 0.0,
     ) -> None:
         """Lay cloth (or skin, or metal) on the canvas.
@@ -290,13 +295,14 @@ class Canvas:
         self, inside: np.ndarray, fabric: Fabric, folds: float, edge: float, outline: float
     ) -> np.ndarray:
         h, w = inside.shape
-        padded = np.pad(inside.astype(np.uint8), 1)
+        padded = np.zeros((h + 2, w + 2), np.uint8)
+        padded[1:-1, 1:-1] = inside
         distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
         reach = np.float32(max(2.0, 0.45 * distance.max()))
         row, column = self.rng.integers(0, self.height + 1), self.rng.integers(0, self.width + 1)
-        window = np.s_[row : row + h, column : column + w]
-        shading = 1.1 + folds * (1 + fabric.sheen) * self._folds[window]
-        shading += 0.025 * self._grain[window]
+        shading = 1.1 + folds * (1 + fabric.sheen) * self._folds[row : row + h, column : column + w]
+        row, column = self.rng.integers(0, _GRAIN_SHIFT, 2)
+        shading += 0.025 * self._grain[row : row + h, column : column + w]
         shading -= edge * np.exp(-distance / reach)
         # light from the upper left: the left half of every volume is brighter
         shading += np.linspace(0.07, -0.07, w, dtype=np.float32)
@@ -308,10 +314,9 @@ class Canvas:
         reach = 9
         top, left = max(0, y - reach), max(0, x - reach)
         window = np.s_[top : y + h + reach, left : x + w + reach]
-        dropped = np.roll(coverage[window], (3, 2), (0, 1))
-        soft = cv2.GaussianBlur(dropped, (0, 0), 2.5).astype(np.float32) / 255
-        soft *= self.person[window]
-        self.image[window] *= 1 - opacity * soft[..., None]
+        soft = cv2.GaussianBlur(coverage[window], (13, 13), 2.5)
+        soft = np.roll(soft, (3, 2), (0, 1)) * self.person[window]
+        self.image[window] *= 1 - soft[..., None] * np.float32(opacity / 255)
 
 
 def xy(x: float, y: float) -> np.ndarray:
@@ -616,7 +621,7 @@ def plan_outfit(rng: np.random.Generator, required: int | None = None) -> Outfit
             wishes -= {SCARF}
         elif required in (LAPEL, EPAULETTE, HOOD):
             outer = JACKET if outer not in (JACKET, COAT) else outer
-            wishes -= {SCARF, BAG}
+            wishes -= {SCARF, BAG} | ({LAPEL} if required == HOOD else set())
         elif required in (ZIPPER, RIVET):
             outer = JACKET
         elif required in (BELT, BUCKLE):
@@ -635,7 +640,7 @@ def plan_outfit(rng: np.random.Generator, required: int | None = None) -> Outfit
             wishes -= {HAT}
         elif required in (FRINGE, TASSEL):
             wishes |= {SCARF}
-        elif required == RIBBON:
+        elif required in (RIBBON, FLOWER):
             wishes |= {HAT}
     if whole is not None:
         inner = lower = None
@@ -659,17 +664,12 @@ class Dresser:
             near_color(rng, _HAIR_COLORS[rng.integers(len(_HAIR_COLORS))], 6),
             sheen=0.9,
         )
-        self.hair_style = str(rng.choice(["short", "bob", "long", "bun", "bald", "curly"]))
-        self.metal = Fabric(
-            near_color(
-                rng, np.array(((205, 170, 90), (190, 192, 198), (60, 60, 64))[rng.integers(3)])
-            )
-            if rng.random() < 0.6
-            else random_color(rng),
-            sheen=1.0,
-        )
+        self.hair_style = str(rng.choice(_HAIR_STYLES, p=[0.24, 0.2, 0.22, 0.14, 0.06, 0.14]))
+        metal = near_color(rng, _METALS[rng.integers(len(_METALS))])
+        self.metal = Fabric(metal if rng.random() < 0.6 else random_color(rng), sheen=1.0)
         self.head = body.at(0, 0.0) + body.px(0.068) * np.array([np.sin(body.tilt), 1.0])
-        self.covered_t = 0.0  # how far down the arms the sleeves reach
+        self.sleeve_t = 0.0  # how far down the arms the sleeves reach
+        self.sleeve_cloth = outfit.cloths[0]
 
     def wants(self, category_id: int) -> bool:
         """Tell whether the outfit asks for a category."""
@@ -816,7 +816,7 @@ class Dresser:
     # -- main garments ---------------------------------------------------------------------
 
     def _lower(self, category_id: int) -> None:
-        body, canvas, rng = self.body, self.canvas, self.rng
+        canvas, rng = self.canvas, self.rng
         cloth = self.outfit.cloths[2]
         layer = canvas.add_layer(category_id)
         waist_y = _WAIST_Y - 0.005
@@ -1003,7 +1003,7 @@ class Dresser:
         return layer
 
     def _outer(self, category_id: int) -> int:
-        body, canvas, rng = self.body, self.canvas, self.rng
+        canvas, rng = self.canvas, self.rng
         cloth = self.outfit.cloths[1]
         if category_id == CARDIGAN:
             cloth = Fabric(cloth.color, "knit", contrast_color(cloth.color, 50), sheen=0.0)
@@ -1080,7 +1080,7 @@ class Dresser:
             hem = body.hem_curve(side[-1], edge[0], 0.02)
             panels.append(np.concatenate([side, hem, edge]))
         shape = canvas.cover(*panels)
-        canvas.paint(shape, cloth, layer, shadow=0.5, folds=0.16)
+        canvas.paint(shape, cloth, layer, shadow=0.5, folds=0.1)
         for k in np.linspace(-0.8, 0.8, 7):
             line = canvas.stroke(body.many([(k * 0.1, 0.22), (k * half, hem_y + 0.02)]), 1.5)
             canvas.tint(np.minimum(line, shape), np.full(3, 15, np.float32), 0.25)
@@ -1088,7 +1088,7 @@ class Dresser:
             self._hood(layer, cloth)
         elif self.wants(COLLAR):
             self._collar(layer, cloth, 0.055, 0.04)
-        self._hem_decorations(layer, shape, hem_y, cloth, half)
+        self._hem_decorations(layer, shape, hem_y, cloth)
         if self.wants(BUCKLE) or self.wants(BEAD):
             self._buttons(layer, cloth, max(gap, 0.012), 0.22, hem_y - 0.05)
 
@@ -1102,7 +1102,7 @@ class Dresser:
         glove_t = float(rng.choice([0.78, 0.66, 0.5]))
         bell = float(rng.choice([0.056, 0.064, 0.09]))
         puff = float(rng.choice([0.066, 0.074, 0.098], p=[0.45, 0.35, 0.2]))
-        ruffled = self.wants(RUFFLE) and 0.2 < self.sleeve_t
+        ruffled = self.wants(RUFFLE) and self.sleeve_t > 0.2
         watch_side = int(rng.choice([-1, 1]))
         for side, arm in zip((-1, 1), body.arms, strict=True):
             skin = [body.px(w) for w in (0.062, 0.056, 0.044, 0.042, 0.032)]
@@ -1305,9 +1305,9 @@ class Dresser:
         layer = canvas.add_layer(ZIPPER, parent)
         canvas.paint(canvas.stroke(path, width_px), self.metal, layer, folds=0, edge=0.2)
         length = np.linalg.norm(line[-1] - line[0])
+        across = (line[-1] - line[0])[::-1] * xy(-1, 1) / max(length, 1) * width_px * 0.4
         for centre in path[:: max(1, round(60 * 3.2 / max(length, 1)))]:
-            tooth = np.stack([centre - xy(width_px * 0.4, 0), centre + xy(width_px * 0.4, 0)])
-            canvas.crease(tooth, 1.4, 0.65)
+            canvas.crease(np.stack([centre - across, centre + across]), 1.4, 0.65)
         pull = ellipse(path[2] + xy(0, width_px * 0.6), width_px * 0.5, width_px * 0.9)
         canvas.paint(canvas.cover(pull), self.metal, layer, folds=0)
 
@@ -1524,15 +1524,9 @@ class Dresser:
         cloth = Fabric.random(rng)
         canvas.paint(canvas.cover(shape), cloth, layer, outline=0.6, folds=0.03, shadow=0.3)
 
-    def _hem_decorations(
-        self, parent: int, shape: Coverage, hem_y: float, cloth: Fabric, half: float = 0.0
-    ) -> None:
+    def _hem_decorations(self, parent: int, shape: Coverage, hem_y: float, cloth: Fabric) -> None:
         """Hang ruffles or a fringe from the hem of a skirt, a dress or a cape."""
-        x, _, w, h = cv2.boundingRect(shape)
-        if h == 0:
-            return
         bottom = self.body.at(0, hem_y)[1]
-        right, left = (self.body.hem_point(sign, 0.01, hem_y, half) for sign in (1, -1))
         row = int(np.clip(bottom - 3, 0, self.canvas.height - 1))
         inside = np.flatnonzero(shape[row] >= 128)
         if len(inside) < 8:

@@ -97,9 +97,7 @@ def test_annotations_behave_as_a_sequence(tmp_path):
 
 
 def test_annotations_of_image_keep_the_files_order(tmp_path):
-    coco = read(
-        tmp_path, annotation_json(5), annotation_json(4, image_id=9), annotation_json(3)
-    )
+    coco = read(tmp_path, annotation_json(5), annotation_json(4, image_id=9), annotation_json(3))
     assert [a.id for a in coco.annotations_of(7)] == [5, 3]
     assert [a.id for a in coco.annotations_of(9)] == [4]
     assert len(coco.annotations_of(12345)) == 0
@@ -130,7 +128,7 @@ def test_compressed_rle_agrees_with_the_mask_api():
             code = mask_api.encode(np.asfortranarray(mask))["counts"].decode()
             counts = rle_to_counts(Rle(size=shape, counts=code))
             flat = np.repeat(np.arange(len(counts)) % 2, counts)
-            assert (flat.reshape(shape[::-1]).T == mask).all()
+            assert (mask == flat.reshape(shape[::-1]).T).all()
 
 
 @pytest.mark.parametrize(
@@ -257,10 +255,11 @@ def test_malformed_record_is_named_by_its_id(tmp_path, file, message):
 
 
 @pytest.mark.parametrize(
-    "name", ["/etc/passwd.jpg", "../a.jpg", "sub/a.jpg", "sub\\a.jpg", "..", "", ".a.jpg", "a\0.jpg"]
+    "name",
+    ["/etc/passwd.jpg", "../a.jpg", "sub/a.jpg", "sub\\a.jpg", "..", "", ".a.jpg", "a\0.jpg"],
 )
 def test_file_name_that_leaves_the_folder_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="image 7 has the file_name .*plain file name"):
+    with pytest.raises(ValueError, match=r"image 7 has the file_name .*plain file name"):
         read(tmp_path, images=[IMAGE | {"file_name": name}])
 
 
@@ -381,7 +380,7 @@ def test_every_faulty_mask_is_listed_by_name(photo_root):
 
 @pytest.mark.parametrize("folder", ["image_dir", "mask_dir"])
 def test_missing_folder_is_named(tmp_path, folder):
-    with pytest.raises(FileNotFoundError, match="folder .*nowhere not found"):
+    with pytest.raises(FileNotFoundError, match=r"folder .*nowhere not found"):
         audit(read(tmp_path), **{folder: tmp_path / "nowhere"})
 
 

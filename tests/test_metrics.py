@@ -368,7 +368,7 @@ def test_table_has_one_row_per_class():
     intervals = bootstrap_intervals(confusions, samples=10, rng=np.random.default_rng(0))
     plain = confusion_to_table(scores, ["background", "head", "neck"])
     table = confusion_to_table(scores, ["background", "head", "neck"], intervals)
-    columns = ["class", "iou", "f1", "precision", "recall", "target_share", "status"]
+    columns = ["class_name", "iou", "f1", "precision", "recall", "target_share", "status"]
     assert list(plain) == columns
     assert list(table) == [*columns, "iou_low", "iou_high", "f1_low", "f1_high"]
     assert table["target_share"].tolist() == [0.5, 0.5, 0.0]

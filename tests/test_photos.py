@@ -75,6 +75,7 @@ def test_exif_orientation_is_applied(tmp_path, suffix):
             (128, 128, 128),
             "16 bits, scaled and not clipped",
         ),
+        (Image.fromarray(np.full((4, 4), 0xFFFF, np.uint16)), WHITE, "16 bits, brightest"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -112,8 +113,9 @@ def jpeg_bytes() -> bytes:
     return buffer.getvalue()
 
 
-def test_jpeg_with_bytes_after_its_end_is_read(tmp_path):
-    (tmp_path / "photo.jpg").write_bytes(jpeg_bytes() + b"appended by a camera")
+@pytest.mark.parametrize("appended", [b"by a camera", bytes(500), b"by a camera" + bytes(500)])
+def test_jpeg_with_bytes_after_its_end_is_read(tmp_path, appended):
+    (tmp_path / "photo.jpg").write_bytes(jpeg_bytes() + appended)
     assert check_photo(tmp_path / "photo.jpg") == (64, 64)
 
 
@@ -134,7 +136,7 @@ def float_tiff_bytes() -> bytes:
     [
         (b"", r"is empty \(0 bytes\)"),
         (jpeg_bytes()[:-800], "truncated"),
-        (jpeg_bytes()[:-800] + bytes(800), "cannot be decoded"),
+        (jpeg_bytes()[:-800] + bytes(800), "truncated, and padded with zeros"),
         (png_bytes()[:-40], "cannot be decoded"),
         (b"<html>404 not found</html>", "no known image format"),
         (float_tiff_bytes(), "floating-point pixels have no known range"),

@@ -1,0 +1,1223 @@
+"""A run folder -> report: one self-contained HTML page, and Markdown with its pictures beside it.
+
+The report is built once, as sections of blocks (text, tables, pictures), and each template only
+lays those blocks out: both formats say the same. Every number comes from a file of the run; what
+the run did not make is named. Equal run folders give equal reports.
+"""
+
+import base64
+import csv
+import io
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from urllib.parse import quote
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+from PIL import Image
+
+from clothseg_utils.config import (
+    Config,
+    Profile,
+    config_to_parameters,
+    field_sections,
+    profile_config,
+    replace_fields,
+)
+from clothseg_utils.photos import read_photo
+from clothseg_utils.runs import RunFolder, atomic_path, read_json, sha256_file, write_text
+
+if TYPE_CHECKING:
+    from clothseg_utils.evaluate import Evaluation
+
+_MAX_WIDTH_PX = 1600
+_JPEG_QUALITY = 85
+_MISSING = "–"
+_MOST_ROWS = 60  # of a table that can be as long as the dataset; the file itself is named
+_MOST_CONFUSIONS = 10
+_WORST_PHOTOS = 10
+
+# The earlier system's figures hold for these data only (evaluate.REPORTED_SCORES).
+_REPORTED_IMAGE_SIZE = 512
+_FASHIONPEDIA_VAL_PHOTOS = 1158
+
+_FIGURE_TITLES = {
+    "01_category_counts": "Annotations per category",
+    "01_supercategory_counts": "Annotations per supercategory",
+    "01_area_histogram": "Areas of the annotations",
+    "01_area_by_supercategory": "Areas by supercategory",
+    "01_annotations_per_image": "Annotations per photo",
+    "01_image_sizes": "Sizes of the photos",
+    "01_cooccurrence": "Supercategories that occur together",
+    "01_gallery": "Photos with their annotations drawn",
+    "02_layers": "One mask, layer by layer",
+    "02_class_shares": "Share of the pixels of each class",
+    "02_hidden_pixels": "What painting order hides of each class",
+    "03_batch": "Photos and masks as the network gets them",
+    "03_curves": "Training curves: train Dice loss, train loss, val loss, val mIoU, val F1",
+    "04_class_scores": "Scores of each class",
+    "04_confusion_matrix": "Confusion matrix, rows are the truth",
+    "04_people": "Score by number of people",
+    "04_object_area": "Recall by size of the object",
+    "04_overlap": "Score of overlapping annotations",
+    "04_image_scores": "Scores of single photos",
+    "04_comparison": "Comparison with the earlier system",
+    "05_best": "Best photos: input, truth, prediction",
+    "05_median": "Median photos: input, truth, prediction",
+    "05_worst": "Worst photos: input, truth, prediction",
+    "05_own_photos": "Own photos: overlays",
+}
+
+# Figures made of photos; the others are drawings, which JPEG would blur.
+_PHOTO_FIGURES = re.compile(r"01_gallery|02_layers|03_batch|05_.*")
+
+_STRATUM_TITLES = {
+    "people": "Several people in one photo",
+    "object_area": "Small objects",
+    "overlap": "Overlapping annotations",
+}
+
+_STRATUM_COLUMNS = {
+    "stratum": "group",
+    "mean_iou": "mean IoU",
+    "interval": "95 % interval",
+    "pixel_accuracy": "pixel accuracy",
+    "mean_recall": "mean recall",
+    "found": "found (recall ≥ 0.5)",
+}
+
+
+# --- blocks: what a report is made of ---------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; "note" stands out, "missing" names what the run did not make."""
+
+    text: str
+    style: Literal["plain", "note", "missing"] = "plain"
+    kind: ClassVar = "text"
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading inside a section."""
+
+    text: str
+    kind: ClassVar = "heading"
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list of sentences."""
+
+    items: tuple[str, ...]
+    kind: ClassVar = "items"
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Lines kept as they are: a formula (`_` lowers and `^` raises what follows) or a command."""
+
+    lines: tuple[str, ...]
+    style: Literal["formula", "command"]
+    kind: ClassVar = "lines"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        head: column titles.
+        rows: one tuple of cells per row.
+        text_columns: so many columns at the left hold text; the others hold numbers.
+        title: says what the table shows.
+        folded: shown on demand, for long tables.
+        marked: index of the row that stands out; -1 for none.
+    """
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: int = 1
+    title: str = ""
+    folded: bool = False
+    marked: int = -1
+    kind: ClassVar = "table"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture, encoded as the report embeds it.
+
+    Attributes:
+        file_name: name below `report/figures/`.
+        data: bytes of a PNG or JPEG file.
+        size_wh: pixels.
+        alt: what is said to those who do not see it.
+        caption: stands below it; may be empty.
+    """
+
+    file_name: str
+    data: bytes
+    size_wh: tuple[int, int]
+    alt: str
+    caption: str
+    kind: ClassVar = "picture"
+
+    @property
+    def data_uri(self) -> str:
+        """The picture inside a URI."""
+        subtype = "png" if self.file_name.endswith(".png") else "jpeg"
+        return f"data:image/{subtype};base64,{base64.b64encode(self.data).decode()}"
+
+    @property
+    def relative_uri(self) -> str:
+        """The picture's address as seen from `report/`."""
+        return f"figures/{quote(self.file_name)}"
+
+
+Block = Text | Heading | Items | Lines | Table | Picture
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report, listed in its table of contents."""
+
+    title: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def anchor(self) -> str:
+        """Id of the heading, as GitHub makes it from the title."""
+        return self.title.lower().replace(" ", "-")
+
+
+# --- facts: what the run folder holds ----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Everything that the report is made from; empty where the run did not make it."""
+
+    run: RunFolder
+    metrics: Mapping[str, Any]
+    evaluation: "Evaluation | None"
+    reported_scores: Mapping[str, float]
+    image_scores: np.ndarray
+    manifest: Mapping[str, Any]
+    audits: Mapping[str, Mapping[str, Any]]
+    history: Sequence[Mapping[str, str]]
+    training: Mapping[str, Any]
+    tables: Mapping[str, Sequence[Sequence[str]]]
+    figures: Mapping[str, Path]
+    scores_are_own: bool
+    used_tables: set[str] = field(default_factory=set)
+
+    @property
+    def steps(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.manifest.get("steps", {})
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Parameters of the run: those of training first, then what only other steps have."""
+        merged = dict(self.steps.get("03_training", {}).get("parameters", {}))
+        for step in self.steps.values():
+            for name, value in step.get("parameters", {}).items():
+                merged.setdefault(name, value)
+        return merged
+
+    @property
+    def is_synthetic(self) -> bool:
+        return bool(self.metrics["synthetic"])
+
+    @property
+    def has_mit_encoder(self) -> bool:
+        return str(self.settings.get("encoder_name", "")).startswith("mit_")
+
+    def setting(self, name: str) -> str:
+        """A parameter in words."""
+        return _value_text(self.settings[name]) if name in self.settings else "not recorded"
+
+    def take_table(self, name: str) -> Sequence[Sequence[str]]:
+        """Rows of a table, head first; it is not shown again among the others."""
+        self.used_tables.add(name)
+        return self.tables.get(name, ())
+
+
+def _read_facts(run: RunFolder) -> _Facts:
+    # evaluate loads torch; importing the report must not.
+    from clothseg_utils.evaluate import REPORTED_SCORES, image_scores, read_evaluation
+
+    metrics_path = run.path / "metrics.json"
+    if not metrics_path.exists():
+        raise FileNotFoundError(
+            f"no such file: {metrics_path}; expected the scores of notebook 04. Run it first."
+        )
+    has_arrays = (run.evaluation_dir / "per_image.npz").exists()
+    evaluation = read_evaluation(run.path) if has_arrays else None
+    history = _read_rows(run.logs_dir / "history.csv")
+    metrics = read_json(metrics_path)
+    best = run.best_checkpoint
+    return _Facts(
+        run=run,
+        metrics=metrics,
+        evaluation=evaluation,
+        reported_scores=REPORTED_SCORES,
+        image_scores=image_scores(evaluation) if evaluation else np.empty(0),
+        manifest=run.read_manifest(),
+        audits={
+            split: read_json(path)
+            for split in ("train", "val")
+            if (path := run.path / f"audit_{split}.json").exists()
+        },
+        history=[dict(zip(history[0], row, strict=True)) for row in history[1:]],
+        training=read_json(run.training_path) if run.training_path.exists() else {},
+        tables={path.stem: _read_rows(path) for path in sorted(run.tables_dir.glob("*.csv"))},
+        figures={path.stem: path for path in sorted(run.figures_dir.glob("[0-9][0-9]_*.png"))},
+        scores_are_own=best.exists() and sha256_file(best) == metrics["checkpoint_sha256"],
+    )
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    """Rows of a CSV file, head first; none if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.reader(file) if row]
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def write_report(run: RunFolder) -> list[Path]:
+    """Write `report/index.html` and `report/report.md` from what the run folder holds.
+
+    Reads nothing else. The page holds its pictures; the Markdown links to copies below
+    `report/figures/`.
+
+    Args:
+        run: the run folder; `metrics.json` must be in it, everything else may be missing.
+
+    Returns:
+        The paths of the page and of the Markdown.
+
+    Raises:
+        FileNotFoundError: the run has no scores yet.
+        ValueError: a JSON file of the run is broken.
+    """
+    facts = _read_facts(run)
+    sections = [Section(title, tuple(build(facts))) for title, build in _SECTIONS.items()]
+    content = {
+        "title": f"Clothing segmentation: run {run.name}",
+        "date": _date(facts),
+        "summary": _summary(facts),
+        "sections": sections,
+    }
+    pictures = [b for section in sections for b in section.blocks if isinstance(b, Picture)]
+    _write_pictures(run.report_dir / "figures", pictures)
+    html_path, markdown_path = run.report_dir / "index.html", run.report_dir / "report.md"
+    write_text(markdown_path, _render("report.md.j2", content, finalize=_to_markdown))
+    write_text(html_path, _render("report.html.j2", content))
+    return [html_path, markdown_path]
+
+
+def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
+    """Write the pictures; remove those of an earlier report."""
+    for picture in pictures:
+        with atomic_path(folder / picture.file_name) as temporary:
+            temporary.write_bytes(picture.data)
+    names = {picture.file_name for picture in pictures}
+    for path in folder.glob("*.*"):
+        if path.name not in names:
+            path.unlink()
+
+
+def _render(
+    template: str, content: Mapping[str, Any], finalize: Callable[[Any], Any] | None = None
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("clothseg_utils"),
+        autoescape=True,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["formula"] = _formula_to_html
+    environment.filters["verbatim"] = _verbatim
+    return environment.get_template(template).render(content)
+
+
+def _to_markdown(value: Any) -> Markup:
+    """Escape any text for GitHub Markdown, table cells included; what is Markup stays.
+
+    Example:
+        >>> print(_to_markdown("a|b <script> *c*"))
+        a\\|b &lt;script&gt; \\*c\\*
+    """
+    if isinstance(value, Markup):
+        return value
+    text = " ".join(str(value).split())
+    text = re.sub(r"([\\`*_{}\[\]|~#$])", r"\\\1", text)
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # At the start of a line these would begin a list or a rule.
+    return Markup(re.sub(r"^([-+=]|\d+[.)](?!\d))", _escape_last, text))
+
+
+def _escape_last(match: re.Match[str]) -> str:
+    return f"{match[0][:-1]}\\{match[0][-1]}"
+
+
+def _verbatim(text: str) -> Markup:
+    """Let one line of text into Markdown as it is."""
+    return Markup(text.replace("\n", " "))
+
+
+def _formula_to_html(line: str) -> Markup:
+    """Set `x_c` with a lowered c and `x^2` with a raised 2.
+
+    Example:
+        >>> print(_formula_to_html("p_c < q^2"))
+        p<sub>c</sub> &lt; q<sup>2</sup>
+    """
+    html = re.sub(r"_(\w+)", r"<sub>\1</sub>", str(escape(line)))
+    return Markup(re.sub(r"\^(\w+)", r"<sup>\1</sup>", html))
+
+
+# --- parts of sections ---------------------------------------------------------------------------
+
+
+def _date(facts: _Facts) -> str:
+    """Day on which the last step ended."""
+    finished = [step["finished"] for step in facts.steps.values() if step.get("finished")]
+    return max(finished)[:10] if finished else "date not recorded"
+
+
+def _missing(what: str) -> Text:
+    return Text(f"Not made in this run: {what}.", "missing")
+
+
+def _pictures(facts: _Facts, *names: str) -> list[Block]:
+    """The named figures, and one line that names those which the run did not make."""
+    blocks: list[Block] = []
+    lost = []
+    for name in names:
+        if name not in facts.figures:
+            lost.append(f"{_FIGURE_TITLES[name].partition(':')[0]} ({name})")
+            continue
+        try:
+            blocks.append(_read_picture(facts.figures[name]))
+        except ValueError as error:  # one broken picture must not cost the report
+            blocks.append(Text(f"Figure {name} is left out: {error}", "missing"))
+    if lost:
+        blocks.append(_missing(("figure " if len(lost) == 1 else "figures ") + "; ".join(lost)))
+    return blocks
+
+
+def _further(facts: _Facts, *prefixes: str) -> list[Block]:
+    """Figures and tables of these notebooks that no section knows by name."""
+    names = [
+        name for name in facts.figures if name.startswith(prefixes) and name not in _FIGURE_TITLES
+    ]
+    blocks = _pictures(facts, *names)
+    for name, rows in facts.tables.items():
+        if name.startswith(prefixes) and name not in facts.used_tables and rows:
+            blocks.append(_file_table(name, facts.take_table(name)))
+    return blocks
+
+
+def _read_picture(path: Path) -> Picture:
+    """Encode a figure for the report: photos as JPEG, drawings as PNG, at most 1600 pixels wide.
+
+    The caption is the PNG's text chunk "Description".
+
+    Raises:
+        ValueError: the file cannot be decoded.
+    """
+    image = Image.fromarray(read_photo(path))
+    with Image.open(path) as original:
+        original.load()  # text may stand behind the pixels
+        caption = getattr(original, "text", {}).get("Description", "")
+    is_photo = _PHOTO_FIGURES.fullmatch(path.stem) is not None
+    fits = image.width <= _MAX_WIDTH_PX
+    if not fits:
+        height = max(1, round(image.height * _MAX_WIDTH_PX / image.width))
+        image = image.resize((_MAX_WIDTH_PX, height), Image.Resampling.LANCZOS)
+    if fits and not is_photo:
+        data = path.read_bytes()
+    else:
+        buffer = io.BytesIO()
+        if is_photo:
+            image.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+        else:
+            image.save(buffer, "PNG", optimize=True)
+        data = buffer.getvalue()
+    return Picture(
+        file_name=f"{path.stem}.{'jpg' if is_photo else 'png'}",
+        data=data,
+        size_wh=image.size,
+        alt=_figure_title(path.stem),
+        caption=" ".join(caption.split()),
+    )
+
+
+def _figure_title(name: str) -> str:
+    return _FIGURE_TITLES.get(name) or name[3:].replace("_", " ").capitalize()
+
+
+def _file_table(name: str, rows: Sequence[Sequence[str]], folded: bool = True) -> Table:
+    """A table as a notebook wrote it, numbers shortened."""
+    head, *body = rows
+    numeric = [
+        column for column in range(len(head)) if body and all(_is_number(r[column]) for r in body)
+    ]
+    text_columns = min(numeric, default=len(head))
+    more = f"; the first {_MOST_ROWS} of {len(body):,} rows" if len(body) > _MOST_ROWS else ""
+    return Table(
+        tuple(cell.replace("_", " ") for cell in head),
+        tuple(tuple(_cell_text(cell) for cell in row) for row in body[:_MOST_ROWS]),
+        text_columns=text_columns,
+        title=f"{name[3:].replace('_', ' ').capitalize()} (tables/{name}.csv{more})",
+        folded=folded,
+    )
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+def _cell_text(cell: str) -> str:
+    if not cell or cell == "nan":
+        return _MISSING
+    if re.fullmatch(r"-?\d+", cell):
+        return f"{int(cell):,}"
+    return f"{float(cell):.4g}" if _is_number(cell) else cell
+
+
+def _score(value: float | None) -> str:
+    return _MISSING if value is None else f"{value:.3f}"
+
+
+def _range(interval: Sequence[float | None] | None) -> str:
+    if interval is None or None in interval:
+        return _MISSING
+    low, high = interval
+    return f"{low:.3f} to {high:.3f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.001 or share == 0 else "< 0.1 %"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in words.
+
+    Example:
+        >>> _duration(9.26), _duration(272), _duration(8000)
+        ('9.3 s', '4 min 32 s', '2 h 13 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 90:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _count(number: int, one: str, several: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def _value_text(value: Any) -> str:
+    """A setting in words; settings are str, bool, int or float."""
+    if value == "":
+        return "(empty)"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# --- sections ------------------------------------------------------------------------------------
+
+
+def _summary(facts: _Facts) -> list[Block]:
+    metrics, intervals = facts.metrics, facts.metrics.get("intervals", {})
+    blocks: list[Block] = []
+    if facts.is_synthetic:
+        blocks.append(
+            Text(
+                "Synthetic data: every photo, mask and score in this report comes from drawn "
+                "pictures. The scores say nothing about real photos.",
+                "note",
+            )
+        )
+    scored = {n: c for n, c in metrics["per_class"].items() if c["target_pixels"] > 0}
+    best, worst = (f(scored, key=lambda n: scored[n]["iou"], default=None) for f in (max, min))
+    extremes = (
+        f" Of the {len(scored)} classes that occur, {best} is segmented best "
+        f"(IoU {_score(scored[best]['iou'])}) and {worst} worst ({_score(scored[worst]['iou'])})."
+        if scored
+        else ""
+    )
+    name = facts.settings.get("encoder_name")
+    encoder = f" with the encoder {name}" if name else ""
+    blocks.append(
+        Text(
+            f"A U-Net{encoder}, at {metrics['image_size']} × {metrics['image_size']} pixels, reaches a mean IoU of "
+            f"{_score(metrics['mean_iou'])} (95 % interval "
+            f"{_range(intervals.get('mean_iou'))}) and a macro F1 of "
+            f"{_score(metrics['macro_f1'])} ({_range(intervals.get('macro_f1'))}) on "
+            f"{_count(metrics['n_images'], 'photo')} of the {metrics['split']} split of "
+            f"{_dataset_name(facts)}.{extremes} Protocol: {metrics['protocol']}."
+        )
+    )
+    return blocks
+
+
+def _dataset_name(facts: _Facts) -> str:
+    return f"“{facts.metrics['dataset']}”" + (" (synthetic)" if facts.is_synthetic else "")
+
+
+def _source(facts: _Facts) -> str:
+    """What a table of scores was made from: data, split, number of photos, protocol."""
+    return f"{facts.metrics['source']}, native resolution"
+
+
+def _data(facts: _Facts) -> list[Block]:
+    limit = facts.settings.get("image_limit", 0)
+    blocks: list[Block] = [
+        Text(
+            f"Dataset {_dataset_name(facts)}; class scheme {facts.setting('scheme')}, "
+            f"{len(facts.metrics['per_class'])} classes with background"
+            + (
+                f"; only the first {_count(limit, 'photo')} of each split were used"
+                if limit
+                else ""
+            )
+            + ". Annotations are painted into masks larger first, so that a small object stays "
+            "visible on a large one."
+        )
+    ]
+    if facts.audits:
+        blocks += [_audit_table(facts), Heading("What was left out, and why"), *_findings(facts)]
+    absent = [split for split in ("train", "val") if split not in facts.audits]
+    if absent:
+        blocks.append(_missing(f"the audit of {' and '.join(absent)} (notebook 01)"))
+    blocks.append(Heading("Annotations and photos"))
+    blocks += _pictures(facts, *(n for n in _FIGURE_TITLES if n.startswith("01_")))
+    blocks += _further(facts, "01_")
+    blocks.append(Heading("Masks"))
+    blocks += _pictures(facts, *(n for n in _FIGURE_TITLES if n.startswith("02_")))
+    return blocks + _further(facts, "02_")
+
+
+def _audit_table(facts: _Facts) -> Table:
+    rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        "photos listed": lambda a: f"{a['n_images']:,}",
+        "photos without annotations (all background)": lambda a: (
+            f"{a['n_images_without_annotations']:,}"
+        ),
+        "photos left out": lambda a: f"{len(a['excluded']):,}",
+        "annotations used": lambda a: f"{a['n_annotations']:,}",
+        "of these polygons": lambda a: f"{a['n_polygon']:,}",
+        "of these RLE": lambda a: f"{a['n_rle']:,}",
+        "annotations left out": lambda a: f"{a['n_annotations_left_out']:,}",
+    }
+    return Table(
+        ("", *facts.audits),
+        tuple(
+            (label, *(count(audit) for audit in facts.audits.values()))
+            for label, count in rows.items()
+        ),
+        title="What the audit counted",
+    )
+
+
+def _findings(facts: _Facts) -> list[Block]:
+    rows = []
+    for split, audit in facts.audits.items():
+        first = {p["kind"]: p for p in reversed(audit["problems"])}
+        rows += [
+            (
+                split,
+                kind.replace("_", " "),
+                f"{first[kind]['subject']}: {first[kind]['detail']}",
+                f"{n:,}",
+            )
+            for kind, n in audit["counts"].items()
+        ]
+    n_excluded = sum(len(audit["excluded"]) for audit in facts.audits.values())
+    n_annotations = sum(audit["n_annotations_left_out"] for audit in facts.audits.values())
+    text = (
+        f"The audit left out {_count(n_excluded, 'photo')} and "
+        f"{_count(n_annotations, 'annotation')}. "
+        + (
+            "A photo that is missing, broken or of another size than its record is left out by "
+            "name, see the failures below; other findings are only reported."
+            if rows
+            else "It found nothing wrong."
+        )
+    )
+    blocks: list[Block] = [Text(text)]
+    if rows:
+        head = ("split", "finding", "the first of them", "count")
+        blocks.append(Table(head, tuple(rows), text_columns=3, title="Findings of the audit"))
+    return blocks
+
+
+def _architecture(facts: _Facts) -> list[Block]:
+    metrics = facts.metrics
+    weights = {
+        "none": "random: trained from scratch",
+        "imagenet": "ImageNet",
+        "not recorded": "not recorded",
+    }
+    encoder_weights = facts.setting("encoder_weights")
+    resize = {
+        "letterbox": "letterbox: aspect ratio kept, the rest padded and ignored",
+        "squash": "squash: both sides scaled to the input size, aspect ratio lost",
+    }
+    rows = [
+        ("network", "U-Net"),
+        ("encoder", facts.setting("encoder_name")),
+        ("weights at the start", weights.get(encoder_weights, f"from {encoder_weights}")),
+        ("encoder frozen", facts.setting("freeze_encoder")),
+        ("classes", f"{len(metrics['per_class'])}, background counted"),
+        ("input", f"{metrics['image_size']} × {metrics['image_size']} pixels, RGB"),
+        ("resize", resize.get(metrics["resize"], metrics["resize"])),
+    ]
+    blocks: list[Block] = [
+        Text(
+            "A photo is resized to the square input; the encoder turns it into features at falling "
+            "resolution, the decoder puts them together again, and each pixel gets one logit per "
+            "class. Logits are upsampled to the photo's own size before the largest one is taken."
+        ),
+        Table(("part", "value"), tuple(rows), text_columns=2, title="Network"),
+    ]
+    parameters = facts.take_table("03_network")
+    if parameters:
+        blocks.append(_file_table("03_network", parameters, folded=False))
+    else:
+        blocks.append(_missing("the number of parameters (tables/03_network.csv)"))
+    return blocks
+
+
+def _loss(facts: _Facts) -> list[Block]:
+    wanted = ("dice_weight", "focal_weight", "dice_form", "dice_smooth", "focal_gamma")
+    if any(name not in facts.settings for name in wanted):
+        return [_missing("a record of the loss (parameters of 03_training)")]
+    dice_weight, focal_weight, form, smooth, gamma = (facts.setting(name) for name in wanted)
+    num_classes = len(facts.metrics["per_class"])
+    averaged = {
+        "smp": "K = C: all classes count, whether in the batch or not",
+        "present": "K is the number of classes with target pixels in the batch",
+    }
+    return [
+        Text("The loss is a weighted sum of soft Dice and focal loss, taken over one batch:"),
+        Lines(
+            (
+                f"L = {dice_weight} · D + {focal_weight} · F",
+                "D = 1/K · Σ_c [ 1 − (I_c + s) / ((P_c + Y_c)/2 + s) ], over the c with Y_c > 0",
+                "F = 1/(N·C) · Σ_i Σ_c (1 − q_ic)^γ · (−ln q_ic)",
+                f"s = {smooth}, γ = {gamma}, C = {num_classes}",
+            ),
+            "formula",
+        ),
+        Items(
+            (
+                "D, the Dice loss, per class c: I_c is the sum of p·y, P_c of p and Y_c of y over "
+                "the batch's counted pixels; p is the softmax probability, y is 1 where the pixel "
+                "belongs to the class, else 0",
+                f"{averaged.get(form, form)} (form “{form}”)",
+                "F, the focal loss, per pixel i and class c: q_ic is the sigmoid of the logit where "
+                "c is the pixel's class, one minus it elsewhere; N is the number of counted pixels",
+                "pixels marked as ignored, such as padding, are not counted",
+            )
+        ),
+    ]
+
+
+def _configuration(facts: _Facts) -> list[Block]:
+    rows = []
+    for name, section in field_sections().items():
+        if name not in facts.settings:
+            continue
+        value = facts.settings[name]
+        others = [
+            f"{_value_text(step['parameters'][name])} in {step_name}"
+            for step_name, step in facts.steps.items()
+            if step.get("parameters", {}).get(name, value) != value
+        ]
+        text = "; but ".join(
+            [_value_text(value), ", ".join(others)] if others else [_value_text(value)]
+        )
+        rows.append((section, name, text))
+    if not rows:
+        return [_missing("a record of the parameters (manifest.json)")]
+    return [Table(("section", "field", "value"), tuple(rows), 3, title="All recorded parameters")]
+
+
+def _training(facts: _Facts) -> list[Block]:
+    blocks: list[Block] = []
+    training = facts.training
+    if training:
+        blocks.append(
+            Text(
+                f"{_count(training['epochs'], 'epoch')}, {_count(training['steps'], 'step')}, "
+                f"{_duration(training['seconds'])} of optimisation and validation. Training ended "
+                f"because {training['reason']}. The best checkpoint is that of epoch "
+                f"{training['best_epoch']}, with a val mIoU of {_score(training['best_score'])} at "
+                "the network's input size; that number only chose the checkpoint."
+            )
+        )
+    else:
+        blocks.append(_missing("the summary of training (checkpoints/training.json)"))
+    blocks += _pictures(facts, "03_batch", "03_curves")
+    if facts.history:
+        blocks.append(_epoch_table(facts))
+    else:
+        blocks.append(_missing("the table of epochs (logs/history.csv)"))
+    return blocks + _further(facts, "03_")
+
+
+_EPOCH_COLUMNS = {
+    "epoch": "epoch",
+    "step": "steps",
+    "train/dice_loss": "train Dice loss",
+    "train/loss": "train loss",
+    "val/loss": "val loss",
+    "val/mean_iou": "val mIoU",
+    "val/macro_f1": "val F1",
+    "learning_rate": "learning rate",
+    "images_per_second": "photos/s",
+    "seconds": "seconds so far",
+}
+
+
+def _epoch_table(facts: _Facts) -> Table:
+    best = facts.training.get("best_epoch")
+    columns = [name for name in _EPOCH_COLUMNS if name in facts.history[0]]
+    rows, marked = [], -1
+    for index, row in enumerate(facts.history):
+        cells = [_history_cell(name, row[name]) for name in columns]
+        if int(float(row["epoch"])) == best:
+            cells[0], marked = f"{cells[0]} (best)", index
+        rows.append(tuple(cells))
+    return Table(
+        tuple(_EPOCH_COLUMNS[name] for name in columns),
+        tuple(rows),
+        title="Epochs, counted from 0; scores at the network's input size",
+        folded=len(rows) > _MOST_ROWS,
+        marked=marked,
+    )
+
+
+def _history_cell(name: str, cell: str) -> str:
+    value = float(cell)
+    if name in ("epoch", "step"):
+        return f"{value:,.0f}"
+    if name == "learning_rate":
+        return f"{value:.1e}"
+    return f"{value:,.1f}" if name in ("seconds", "images_per_second") else _score(value)
+
+
+_HEADLINES = {
+    "mean_iou": "mean IoU",
+    "mean_iou_no_background": "mean IoU without background",
+    "mean_iou_target_classes": "mean IoU, classes with target only",
+    "macro_f1": "macro F1",
+    "macro_f1_no_background": "macro F1 without background",
+    "pixel_accuracy": "pixel accuracy",
+}
+
+
+def _scores(facts: _Facts) -> list[Block]:
+    metrics = facts.metrics
+    squashed, intervals = metrics.get("reported_protocol", {}), metrics.get("intervals", {})
+    rows = tuple(
+        (
+            label,
+            _score(metrics.get(name)),
+            _range(intervals.get(name)),
+            _score(squashed.get(name)),
+            _score(facts.reported_scores.get(name)),
+        )
+        for name, label in _HEADLINES.items()
+    )
+    head = ("score", "headline", "95 % interval", "squashed protocol", "earlier system")
+    blocks = _checkpoint_note(facts)
+    blocks += [
+        Table(head, rows, title=f"Scores; {metrics['source']}"),
+        Items(
+            (
+                f"headline: {metrics['protocol']}",
+                f"squashed protocol: {squashed.get('protocol', 'not made in this run')}",
+                f"intervals: {intervals.get('method', 'not made in this run')}",
+            )
+        ),
+        Text(_comparison_text(facts)),
+        *_pictures(facts, "04_comparison"),
+        Heading("Scores of each class"),
+        _class_table(facts),
+        Text(
+            "“absent”: neither in the truth nor predicted, so without a score and left out of "
+            "every mean. “no target”: predicted but not in the truth, so IoU 0 and counted."
+        ),
+        *_pictures(facts, "04_class_scores"),
+        Heading("Confusions"),
+        *_pictures(facts, "04_confusion_matrix"),
+        _confusion_table(facts),
+        *_pictures(facts, "04_image_scores"),
+    ]
+    return blocks
+
+
+def _checkpoint_note(facts: _Facts) -> list[Block]:
+    """Say it where the scores do not belong to the training that the report describes."""
+    if facts.scores_are_own:
+        return []
+    return [
+        Text(
+            f"These are the scores of {facts.metrics['checkpoint']}, which is not this run's "
+            "best.ckpt: loss, configuration and training above do not describe it.",
+            "note",
+        )
+    ]
+
+
+def _comparison_text(facts: _Facts) -> str:
+    metrics = facts.metrics
+    reasons = []
+    if facts.is_synthetic:
+        reasons.append("its data are drawn")
+    if metrics["split"] != "val":
+        reasons.append(f"it scores the {metrics['split']} split")
+    listed = metrics["n_images"] + len(metrics.get("excluded", {}))
+    if listed != _FASHIONPEDIA_VAL_PHOTOS and not facts.is_synthetic:
+        reasons.append(
+            f"it scores a split of {_count(listed, 'photo')}, and Fashionpedia val has "
+            f"{_FASHIONPEDIA_VAL_PHOTOS:,}"
+        )
+    if metrics["image_size"] != _REPORTED_IMAGE_SIZE:
+        reasons.append(f"its input is {metrics['image_size']} pixels")
+    return (
+        "The earlier system's scores were taken on Fashionpedia val, photo and mask squashed to "
+        f"{_REPORTED_IMAGE_SIZE} pixels: they compare with the column “squashed protocol” only, "
+        "and only for a run on the same data at the same size. "
+        + (
+            f"This run is not comparable: {'; '.join(reasons)}."
+            if reasons
+            else "As far as the run's own files can tell, this run is comparable."
+        )
+    )
+
+
+def _class_table(facts: _Facts) -> Table:
+    metrics = facts.metrics
+    intervals = metrics.get("intervals", {}).get("per_class", {})
+    total = sum(scores["target_pixels"] for scores in metrics["per_class"].values())
+    rows = tuple(
+        (
+            name,
+            scores["status"],
+            _score(scores["iou"]),
+            _range(intervals.get(name, {}).get("iou")),
+            _score(scores["f1"]),
+            _range(intervals.get(name, {}).get("f1")),
+            _score(scores["precision"]),
+            _score(scores["recall"]),
+            _percent(scores["target_pixels"] / total) if total else _MISSING,
+        )
+        for name, scores in metrics["per_class"].items()
+    )
+    head = ("class", "status", "IoU", "95 % interval", "F1", "95 % interval")
+    return Table(
+        (*head, "precision", "recall", "target share"),
+        rows,
+        text_columns=2,
+        title=f"Per class; {_source(facts)}",
+    )
+
+
+def _confusion_table(facts: _Facts) -> Table:
+    """The largest entries off the diagonal, as shares of their row."""
+    names = list(facts.metrics["per_class"])
+    confusion = np.array(facts.metrics["confusion"], np.float64)
+    targets = confusion.sum(axis=1, keepdims=True)
+    shares = np.divide(confusion, targets, out=np.zeros_like(confusion), where=targets > 0)
+    np.fill_diagonal(shares, 0)
+    order = np.argsort(-shares, axis=None, kind="stable")[:_MOST_CONFUSIONS]
+    rows = tuple(
+        (
+            names[target],
+            names[predicted],
+            _percent(shares[target, predicted]),
+            f"{confusion[target, predicted]:,.0f}",
+        )
+        for target, predicted in (divmod(int(flat), len(names)) for flat in order)
+        if shares[target, predicted] > 0
+    )
+    head = ("truth", "predicted as", "share of the truth", "pixels")
+    return Table(head, rows, text_columns=2, title=f"The largest confusions; {_source(facts)}")
+
+
+def _limits(facts: _Facts) -> list[Block]:
+    blocks: list[Block] = []
+    strata = facts.metrics.get("strata", {})
+    for name in dict.fromkeys([*_STRATUM_TITLES, *strata]):
+        blocks.append(Heading(_STRATUM_TITLES.get(name, name.replace("_", " ").capitalize())))
+        if strata.get(name):
+            blocks += _stratum_blocks(facts, name, strata[name])
+            figure = f"04_{name}"
+            blocks += _pictures(facts, figure) if figure in _FIGURE_TITLES else []
+        elif name == "people" and name in strata:
+            blocks.append(
+                Text("Not measured: the annotations of this dataset carry no person counts.")
+            )
+        else:
+            blocks.append(_missing(f"the stratum {name}"))
+    blocks += _further(facts, "04_")
+    return [*blocks, Heading("What these scores cannot say"), Items(tuple(_general_limits(facts)))]
+
+
+def _stratum_blocks(facts: _Facts, name: str, strata: Sequence[Mapping[str, Any]]) -> list[Block]:
+    columns = list(dict.fromkeys(chain.from_iterable(strata)))
+    counted = "annotations" if name == "object_area" else "photos"
+    blocks: list[Block] = []
+    measure = next((c for c in ("mean_iou", "mean_recall") if c in columns), None)
+    known = [s for s in strata if measure and s.get(measure) is not None]
+    if len(known) > 1:
+        label = _STRATUM_COLUMNS[measure]
+        blocks.append(
+            Text(
+                f"The {label} is {_score(known[0][measure])} in the group “{known[0]['stratum']}” "
+                f"and {_score(known[-1][measure])} in the group “{known[-1]['stratum']}”."
+            )
+        )
+    rows = tuple(tuple(_stratum_cell(c, s.get(c)) for c in columns) for s in strata)
+    head = tuple(counted if c == "n" else _STRATUM_COLUMNS.get(c, c) for c in columns)
+    title = f"{_STRATUM_TITLES.get(name, name)}; {_source(facts)}"
+    blocks.append(Table(head, rows, title=title))
+    if any(s.get(measure) is None for s in strata):
+        blocks.append(Text(f"{_MISSING}: this split holds nothing of that group."))
+    return blocks
+
+
+def _stratum_cell(column: str, value: Any) -> str:
+    if column == "interval":
+        return _range(value)
+    if isinstance(value, str):
+        return value
+    return f"{value:,}" if column == "n" else _score(value)
+
+
+def _general_limits(facts: _Facts) -> Iterable[str]:
+    metrics = facts.metrics
+    if facts.is_synthetic:
+        yield "The data are drawn: nothing here was measured on a real photo."
+    yield (
+        f"The intervals come from {_count(metrics['n_images'], 'photo')}: they cover which photos "
+        f"happened to be in the split, not what another training (this one: seed "
+        f"{facts.setting('seed')}) would give."
+    )
+    if metrics["split"] == "val" and facts.scores_are_own:
+        yield (
+            "The checkpoint was chosen by its score on the same photos as are scored here, so the "
+            "scores are slightly too good."
+        )
+    size = metrics["image_size"]
+    yield (
+        f"The network sees {size} × {size} pixels: what is smaller than about one pixel there "
+        "is lost, however large the photo."
+    )
+    if metrics["resize"] == "squash":
+        yield "Photos are squashed to a square, which distorts long and wide garments."
+    if facts.has_mit_encoder:
+        yield (
+            f"The encoder {facts.setting('encoder_name')} passes nothing finer than a quarter of "
+            "the input's resolution to the decoder, which costs small accessories."
+        )
+    if facts.settings.get("encoder_weights") == "none":
+        yield "The encoder started from random weights, without what ImageNet would have taught it."
+    for status, meaning in {
+        "absent": "occur neither in the truth nor in the prediction, so nothing is known of them",
+        "no target": "are predicted but do not occur in the truth, so only false alarms are known",
+    }.items():
+        names = [n for n, scores in metrics["per_class"].items() if scores["status"] == status]
+        if names:
+            yield f"On this split these classes {meaning}: {', '.join(names)}."
+
+
+def _overlays(facts: _Facts) -> list[Block]:
+    own = "05_own_photos"
+    names = [n for n in _FIGURE_TITLES if n.startswith("05_") and n != own]
+    blocks: list[Block] = [
+        Text(
+            "Photos are ranked by their mean IoU over the classes that each one holds. Colours are "
+            "those of the class table, the same in every figure."
+        ),
+        *_pictures(facts, *names),
+        Heading("Own photos"),
+    ]
+    if own in facts.figures:
+        return [*blocks, *_pictures(facts, own), *_further(facts, "05_")]
+    blocks.append(Text("Not made in this run: no own photos were given (photos_dir).", "missing"))
+    return [*blocks, *_further(facts, "05_")]
+
+
+def _failures(facts: _Facts) -> list[Block]:
+    blocks: list[Block] = [Heading("Photos scored worst")]
+    evaluation = facts.evaluation
+    if evaluation is None:
+        blocks.append(_missing("scores of single photos (evaluation/per_image.npz)"))
+    else:
+        scores = facts.image_scores
+        order = [i for i in np.argsort(scores, kind="stable") if not np.isnan(scores[i])]
+        rows = tuple(
+            (evaluation.file_names[i], str(evaluation.image_ids[i]), _score(float(scores[i])))
+            for i in order[:_WORST_PHOTOS]
+        )
+        title = f"Lowest mean IoU over the classes that a photo holds; {_source(facts)}"
+        blocks.append(Table(("photo", "image id", "mean IoU"), rows, 2, title=title))
+    blocks.append(Heading("Photos left out"))
+    excluded = {
+        (split, name): reason
+        for split, audit in facts.audits.items()
+        for name, reason in audit["excluded"].items()
+    }
+    for name, reason in facts.metrics.get("excluded", {}).items():
+        excluded.setdefault((facts.metrics["split"], name), reason)
+    if excluded:
+        rows = tuple((*key, reason) for key, reason in list(excluded.items())[:_MOST_ROWS])
+        blocks.append(
+            Table(("split", "photo", "reason"), rows, 3, title=f"{len(excluded):,} left out")
+        )
+        if len(excluded) > _MOST_ROWS:
+            rest = len(excluded) - _MOST_ROWS
+            blocks.append(Text(f"And {rest:,} more: see audit_train.json and audit_val.json."))
+    else:
+        blocks.append(Text("No photo was left out."))
+    failed = [f"{n} ({s['state']})" for n, s in facts.steps.items() if s.get("state") == "failed"]
+    if failed:
+        blocks.append(Text(f"Steps that failed: {', '.join(failed)}.", "note"))
+    return blocks
+
+
+def _reproducibility(facts: _Facts) -> list[Block]:
+    if not facts.steps:
+        return [_missing("the manifest (manifest.json)")]
+    manifest = facts.manifest
+    commit = manifest.get("git_commit") or "not recorded (no git checkout)"
+    rows = [
+        ("commit", commit.replace("-dirty", " with local changes")),
+        ("Python", manifest.get("python", "not recorded")),
+        *manifest.get("libraries", {}).items(),
+        ("seed", facts.setting("seed")),
+    ]
+    steps = tuple(
+        (
+            name,
+            # The notebook that writes the report has not ended yet.
+            "under way when this was written" if step.get("state") == "running" else step["state"],
+            step.get("finished", _MISSING),
+            _duration(step["seconds"]) if "seconds" in step else _MISSING,
+            _duration(step["notebook_seconds"]) if "notebook_seconds" in step else _MISSING,
+        )
+        for name, step in facts.steps.items()
+    )
+    inputs = {
+        (path, digest)
+        for step in facts.steps.values()
+        for path, digest in step.get("inputs", {}).items()
+    }
+    by_clock = facts.settings.get("max_minutes", 0) > 0
+    return [
+        Text(
+            "Training went by the clock (max_minutes), so another machine, or a busier one, takes "
+            "another number of steps and ends with other numbers."
+            if by_clock
+            else "The length of training is set in epochs: the same seed on the same machine gives "
+            "the same result."
+        ),
+        Text("In the repository's root, this makes the run again:"),
+        Lines(tuple(_rerun_command(facts)), "command"),
+        Table(("what", "version"), tuple(rows), 2, title="Code, libraries, seed"),
+        Table(
+            ("step", "state", "finished", "work", "notebook as a whole"),
+            steps,
+            text_columns=3,
+            title="Time of each step",
+        ),
+        Table(("file", "SHA-256"), tuple(sorted(inputs)), 2, title="Files that were read"),
+    ]
+
+
+def _rerun_command(facts: _Facts) -> list[str]:
+    """The shortest `run` command that gives the recorded settings, one option per line."""
+    sections = field_sections()
+    config = replace_fields(Config(), {n: v for n, v in facts.settings.items() if n in sections})
+    wanted = config_to_parameters(config)
+
+    def changes(profile: Profile) -> dict[str, Any]:
+        values = config_to_parameters(profile_config(profile))
+        return {name: value for name, value in wanted.items() if values[name] != value}
+
+    profile = min(get_args(Profile), key=lambda one: len(changes(one)))
+    options = [["--profile", profile]]
+    for name, value in changes(profile).items():
+        if name in ("data_root", "run_name"):
+            options.append([f"--{name.replace('_', '-')}", value])
+        else:
+            options.append(["--set", f"{sections[name]}.{name}={value}"])
+    lines = ["python -m clothseg_utils run", *(f"    {shlex.join(option)}" for option in options)]
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
+
+
+def _licences(facts: _Facts) -> list[Block]:
+    if facts.is_synthetic:
+        data = "Photos and annotations were drawn by this project; its own licence (MIT) holds."
+    else:
+        data = (
+            f"The pictures above show photos of {_dataset_name(facts)}; whoever passes this report "
+            "on needs the right to. Fashionpedia's annotations are CC BY 4.0, and its photos "
+            "belong to their authors, each under its own licence (field “license” of the JSON), "
+            "some of which exclude commercial use. Other datasets have terms of their own."
+        )
+    blocks: list[Block] = [Text(data)]
+    if facts.has_mit_encoder:
+        blocks.append(
+            Text(
+                f"The encoder {facts.setting('encoder_name')} is a Mix Transformer (MiT): its code "
+                "and its ImageNet weights are under NVIDIA's licence for research and evaluation, "
+                "not for commercial use. resnet34 is an encoder without that restriction."
+            )
+        )
+    return blocks
+
+
+_SECTIONS: Mapping[str, Callable[[_Facts], list[Block]]] = {
+    "Data": _data,
+    "Architecture": _architecture,
+    "Loss": _loss,
+    "Configuration": _configuration,
+    "Training": _training,
+    "Scores": _scores,
+    "Limits measured": _limits,
+    "Overlays": _overlays,
+    "Failures and photos left out": _failures,
+    "Reproducibility": _reproducibility,
+    "Licences": _licences,
+}
