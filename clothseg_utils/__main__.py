@@ -184,8 +184,8 @@ def evaluate(
     from clothseg_utils.network import load_network
 
     trained = load_network(checkpoint)
-    scheme = trained.info["config"]["data"]["scheme"]
-    split_data = load_split(DataConfig(data_root=_portable(data_root), scheme=scheme), split)
+    data_config = DataConfig(data_root=_portable(data_root), scheme=trained.scheme)
+    split_data = load_split(data_config, split)
     evaluation = score(trained, split_data, masks_dir=out / "masks" if write_masks else None)
     write_evaluation(out, evaluation)
     metrics = evaluation.metrics

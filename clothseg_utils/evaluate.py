@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from clothseg_utils.metrics import (
     bootstrap_intervals,
     bootstrap_ratio,
     confusion_matrix,
+    confusion_to_table,
     scores_from_confusion,
     scores_to_dict,
 )
@@ -35,6 +36,9 @@ from clothseg_utils.runs import (
     write_json,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PROTOCOL = (
     "native resolution: logits upsampled to each photo's size, then argmax; one confusion matrix "
     "over the split; ignored pixels left out; absent classes left out of means; background in"
@@ -46,6 +50,9 @@ REPORTED_PROTOCOL = (
 
 REPORTED_SCORES = {"mean_iou": 0.544, "macro_f1": 0.679}
 """What the earlier system reported on Fashionpedia val, 512 px, after 7 epochs."""
+
+_REPORTED_IMAGE_SIZE = 512
+_FASHIONPEDIA_VAL_IMAGES = 1158
 
 AREA_BANDS = ((0, 16), (16, 32), (32, 64), (64, 96), (96, None))
 """Object sizes: areas from low² to below high² pixels; None is open."""
@@ -220,6 +227,13 @@ def _metrics(
             "protocol": REPORTED_PROTOCOL.replace("image_size", str(trained.image_size)),
             **scores_to_dict(scores_from_confusion(reported_confusion), names),
         },
+        "comparable_with_reported": (
+            trained.image_size == _REPORTED_IMAGE_SIZE
+            and len(evaluation.image_ids) == _FASHIONPEDIA_VAL_IMAGES
+            and split_data.split == "val"
+            and split_data.classes.scheme == "supercategory"
+            and not split_data.coco.is_synthetic
+        ),
         "strata": {
             "people": _people_strata(evaluation, bootstrap_samples),
             "overlap": _overlap_strata(evaluation, bootstrap_samples),
@@ -366,6 +380,25 @@ def read_evaluation(out_dir: str | Path) -> Evaluation:
             instances=arrays["instances"],
             class_names=tuple(arrays["class_names"].tolist()),
         )
+
+
+def scores_table(evaluation: Evaluation) -> "pd.DataFrame":
+    """Lay out the per-class scores with their intervals, one row per class.
+
+    Returns:
+        class_name, iou, f1, precision, recall, target_share, status, iou_low, iou_high, f1_low,
+        f1_high; the intervals are those of `metrics.json`.
+    """
+    scores = scores_from_confusion(evaluation.confusions.sum(axis=0))
+    table = confusion_to_table(scores, evaluation.class_names)
+    per_class = evaluation.metrics["intervals"]["per_class"]
+    for score in ("iou", "f1"):
+        for end, column in enumerate((f"{score}_low", f"{score}_high")):
+            table[column] = [
+                np.nan if per_class[name][score][end] is None else per_class[name][score][end]
+                for name in evaluation.class_names
+            ]
+    return table
 
 
 def image_scores(evaluation: Evaluation) -> np.ndarray:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from clothseg_utils.classes import ClassTable, class_colors
+from clothseg_utils.classes import ClassTable, Scheme, class_colors
 from clothseg_utils.config import Resize
 
 CHECKPOINT_KEY = "clothseg"
@@ -81,6 +82,17 @@ def _load_encoder(encoder: nn.Module, path: Path, encoder_name: str) -> None:
     encoder.load_state_dict(state)
 
 
+def count_parameters(network: smp.Unet) -> dict[str, int]:
+    """Parameters of a network by part: encoder, decoder, segmentation head, total."""
+    parts = {
+        "encoder": network.encoder,
+        "decoder": network.decoder,
+        "head": network.segmentation_head,
+    }
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    return counts | {"total": sum(counts.values())}
+
+
 def normalize_images(images: torch.Tensor) -> torch.Tensor:
     """Scale uint8 images to what ImageNet encoders expect.
 
@@ -128,12 +140,17 @@ class TrainedNetwork:
     info: Mapping[str, Any]
 
     @property
+    def scheme(self) -> Scheme:
+        """Class scheme that it was trained on."""
+        return self.info["config"]["data"]["scheme"]
+
+    @property
     def device(self) -> torch.device:
         """Device that the network is on."""
         return next(self.network.parameters()).device
 
     @property
-    def colors(self) -> Any:
+    def colors(self) -> np.ndarray:
         """(C, 3) uint8 RGB; index = class id."""
         return class_colors(len(self.class_names))
 

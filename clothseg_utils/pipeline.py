@@ -236,6 +236,8 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
                 kernel_name="python3",
                 progress_bar=False,
                 stdout_file=sys.stdout,
+                # The kernel warns of its own transport on our stderr; its errors reach us anyway.
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
     except papermill.PapermillExecutionError as error:
         run.update_step(notebook, {"state": "failed"})

@@ -11,7 +11,7 @@ import io
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -78,6 +78,9 @@ _FIGURE_TITLES = {
 # Figures made of photos; the others are drawings, which JPEG would blur.
 _PHOTO_FIGURES = re.compile(r"01_gallery|02_layers|03_batch|05_.*")
 
+# Tables that a section shows by name; the others follow at the end of their notebook's section.
+_KNOWN_TABLES = ("03_network", "05_failed")
+
 _STRATUM_TITLES = {
     "people": "Several people in one photo",
     "object_area": "Small objects",
@@ -116,9 +119,10 @@ class Heading:
 
 @dataclass(frozen=True)
 class Items:
-    """A list of sentences."""
+    """A list of sentences; with style "formula", `_` and `^` work as in `Lines`."""
 
     items: tuple[str, ...]
+    style: Literal["plain", "formula"] = "plain"
     kind: ClassVar = "items"
 
 
@@ -219,7 +223,6 @@ class _Facts:
     tables: Mapping[str, Sequence[Sequence[str]]]
     figures: Mapping[str, Path]
     scores_are_own: bool
-    used_tables: set[str] = field(default_factory=set)
 
     @property
     def steps(self) -> Mapping[str, Mapping[str, Any]]:
@@ -245,11 +248,6 @@ class _Facts:
     def setting(self, name: str) -> str:
         """A parameter in words."""
         return _value_text(self.settings[name]) if name in self.settings else "not recorded"
-
-    def take_table(self, name: str) -> Sequence[Sequence[str]]:
-        """Rows of a table, head first; it is not shown again among the others."""
-        self.used_tables.add(name)
-        return self.tables.get(name, ())
 
 
 def _read_facts(run: RunFolder) -> _Facts:
@@ -416,8 +414,9 @@ def _pictures(facts: _Facts, *names: str) -> list[Block]:
             continue
         try:
             blocks.append(_read_picture(facts.figures[name]))
-        except ValueError as error:  # one broken picture must not cost the report
-            blocks.append(Text(f"Figure {name} is left out: {error}", "missing"))
+        except ValueError:  # one broken picture must not cost the report
+            text = f"Figure {name} cannot be decoded. Rerun notebook {name[:2]}."
+            blocks.append(Text(text, "note"))
     if lost:
         blocks.append(_missing(("figure " if len(lost) == 1 else "figures ") + "; ".join(lost)))
     return blocks
@@ -430,8 +429,8 @@ def _further(facts: _Facts, *prefixes: str) -> list[Block]:
     ]
     blocks = _pictures(facts, *names)
     for name, rows in facts.tables.items():
-        if name.startswith(prefixes) and name not in facts.used_tables and rows:
-            blocks.append(_file_table(name, facts.take_table(name)))
+        if name.startswith(prefixes) and name not in _KNOWN_TABLES and rows:
+            blocks.append(_file_table(name, rows))
     return blocks
 
 
@@ -474,7 +473,7 @@ def _figure_title(name: str) -> str:
     return _FIGURE_TITLES.get(name) or name[3:].replace("_", " ").capitalize()
 
 
-def _file_table(name: str, rows: Sequence[Sequence[str]], folded: bool = True) -> Table:
+def _file_table(name: str, rows: Sequence[Sequence[str]]) -> Table:
     """A table as a notebook wrote it, numbers shortened."""
     head, *body = rows
     numeric = [
@@ -484,10 +483,13 @@ def _file_table(name: str, rows: Sequence[Sequence[str]], folded: bool = True) -
     more = f"; the first {_MOST_ROWS} of {len(body):,} rows" if len(body) > _MOST_ROWS else ""
     return Table(
         tuple(cell.replace("_", " ") for cell in head),
-        tuple(tuple(_cell_text(cell) for cell in row) for row in body[:_MOST_ROWS]),
+        tuple(
+            tuple(_cell_text(name, cell) for name, cell in zip(head, row, strict=True))
+            for row in body[:_MOST_ROWS]
+        ),
         text_columns=text_columns,
         title=f"{name[3:].replace('_', ' ').capitalize()} (tables/{name}.csv{more})",
-        folded=folded,
+        folded=True,
     )
 
 
@@ -499,11 +501,11 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _cell_text(cell: str) -> str:
+def _cell_text(column: str, cell: str) -> str:
     if not cell or cell == "nan":
         return _MISSING
     if re.fullmatch(r"-?\d+", cell):
-        return f"{int(cell):,}"
+        return cell if column.endswith("id") else f"{int(cell):,}"
     return f"{float(cell):.4g}" if _is_number(cell) else cell
 
 
@@ -576,8 +578,8 @@ def _summary(facts: _Facts) -> list[Block]:
     encoder = f" with the encoder {name}" if name else ""
     blocks.append(
         Text(
-            f"A U-Net{encoder}, at {metrics['image_size']} × {metrics['image_size']} pixels, reaches a mean IoU of "
-            f"{_score(metrics['mean_iou'])} (95 % interval "
+            f"A U-Net{encoder}, at {metrics['image_size']} × {metrics['image_size']} pixels, "
+            f"reaches a mean IoU of {_score(metrics['mean_iou'])} (95 % interval "
             f"{_range(intervals.get('mean_iou'))}) and a macro F1 of "
             f"{_score(metrics['macro_f1'])} ({_range(intervals.get('macro_f1'))}) on "
             f"{_count(metrics['n_images'], 'photo')} of the {metrics['split']} split of "
@@ -707,12 +709,21 @@ def _architecture(facts: _Facts) -> list[Block]:
         ),
         Table(("part", "value"), tuple(rows), text_columns=2, title="Network"),
     ]
-    parameters = facts.take_table("03_network")
+    parameters = facts.tables.get("03_network")
     if parameters:
-        blocks.append(_file_table("03_network", parameters, folded=False))
+        blocks.append(_parameter_table(parameters))
     else:
         blocks.append(_missing("the number of parameters (tables/03_network.csv)"))
     return blocks
+
+
+def _parameter_table(rows: Sequence[Sequence[str]]) -> Table:
+    """Parameters of each part of the network, with their sum."""
+    head, *body = rows
+    counts = {row[head.index("part")]: int(row[head.index("parameters")]) for row in body}
+    counts.setdefault("total", sum(counts.values()))
+    cells = tuple((part, f"{count:,}") for part, count in counts.items())
+    return Table(("part", "parameters"), cells, title="Parameters", marked=len(cells) - 1)
 
 
 def _loss(facts: _Facts) -> list[Block]:
@@ -742,10 +753,11 @@ def _loss(facts: _Facts) -> list[Block]:
                 "the batch's counted pixels; p is the softmax probability, y is 1 where the pixel "
                 "belongs to the class, else 0",
                 f"{averaged.get(form, form)} (form “{form}”)",
-                "F, the focal loss, per pixel i and class c: q_ic is the sigmoid of the logit where "
-                "c is the pixel's class, one minus it elsewhere; N is the number of counted pixels",
+                "F, the focal loss, per pixel i and class c: q_ic is the sigmoid of the logit "
+                "where c is the pixel's class, one minus it elsewhere; N counts the pixels",
                 "pixels marked as ignored, such as padding, are not counted",
-            )
+            ),
+            "formula",
         ),
     ]
 
@@ -778,9 +790,10 @@ def _training(facts: _Facts) -> list[Block]:
             Text(
                 f"{_count(training['epochs'], 'epoch')}, {_count(training['steps'], 'step')}, "
                 f"{_duration(training['seconds'])} of optimisation and validation. Training ended "
-                f"because {training['reason']}. The best checkpoint is that of epoch "
-                f"{training['best_epoch']}, with a val mIoU of {_score(training['best_score'])} at "
-                "the network's input size; that number only chose the checkpoint."
+                f"because {training['reason']}. The best checkpoint is that after epoch "
+                f"{training['best_epoch'] + 1}, with a val mIoU of "
+                f"{_score(training['best_score'])} at the network's input size; that number only "
+                "chose the checkpoint."
             )
         )
     else:
@@ -794,7 +807,7 @@ def _training(facts: _Facts) -> list[Block]:
 
 
 _EPOCH_COLUMNS = {
-    "epoch": "epoch",
+    "epoch": "epochs done",
     "step": "steps",
     "train/dice_loss": "train Dice loss",
     "train/loss": "train loss",
@@ -819,7 +832,7 @@ def _epoch_table(facts: _Facts) -> Table:
     return Table(
         tuple(_EPOCH_COLUMNS[name] for name in columns),
         tuple(rows),
-        title="Epochs, counted from 0; scores at the network's input size",
+        title="After each epoch; scores at the network's input size",
         folded=len(rows) > _MOST_ROWS,
         marked=marked,
     )
@@ -827,7 +840,9 @@ def _epoch_table(facts: _Facts) -> Table:
 
 def _history_cell(name: str, cell: str) -> str:
     value = float(cell)
-    if name in ("epoch", "step"):
+    if name == "epoch":
+        return f"{value + 1:.0f}"  # counted from 0 in the file
+    if name == "step":
         return f"{value:,.0f}"
     if name == "learning_rate":
         return f"{value:.1e}"
@@ -865,7 +880,8 @@ def _scores(facts: _Facts) -> list[Block]:
             (
                 f"headline: {metrics['protocol']}",
                 f"squashed protocol: {squashed.get('protocol', 'not made in this run')}",
-                f"intervals: {intervals.get('method', 'not made in this run')}",
+                f"intervals: {intervals.get('method', 'not made in this run')}; none for fewer "
+                "than two photos",
             )
         ),
         Text(_comparison_text(facts)),
@@ -989,7 +1005,9 @@ def _limits(facts: _Facts) -> list[Block]:
             )
         else:
             blocks.append(_missing(f"the stratum {name}"))
-    blocks += _further(facts, "04_")
+    further = _further(facts, "04_")
+    if further:
+        blocks += [Heading("Further measurements"), *further]
     return [*blocks, Heading("What these scores cannot say"), Items(tuple(_general_limits(facts)))]
 
 
@@ -1110,6 +1128,10 @@ def _failures(facts: _Facts) -> list[Block]:
             blocks.append(Text(f"And {rest:,} more: see audit_train.json and audit_val.json."))
     else:
         blocks.append(Text("No photo was left out."))
+    own = facts.tables.get("05_failed", ())[1:]
+    if own:
+        title = f"{_count(len(own), 'own photo')} could not be read"
+        blocks.append(Table(("photo", "reason"), tuple(map(tuple, own)), 2, title=title))
     failed = [f"{n} ({s['state']})" for n, s in facts.steps.items() if s.get("state") == "failed"]
     if failed:
         blocks.append(Text(f"Steps that failed: {', '.join(failed)}.", "note"))

@@ -117,11 +117,24 @@ class Fabric:
     sheen: float = 0.0  # 0 is matt; 1 is satin or leather
 
     @classmethod
-    def random(cls, rng: np.random.Generator, color: Color | None = None) -> Fabric:
-        """Draw a fabric; every garment and every piece of background clutter uses this."""
+    def random(
+        cls,
+        rng: np.random.Generator,
+        color: Color | None = None,
+        typical: Sequence[Pattern] = (),
+    ) -> Fabric:
+        """Draw a fabric; every garment and every piece of background clutter uses this.
+
+        Args:
+            rng: what to draw with.
+            color: its colour; None draws one.
+            typical: patterns that two thirds of such things have; the others have any.
+        """
         base = random_color(rng) if color is None else color
         accent = contrast_color(base, 45) if rng.random() < 0.5 else random_color(rng)
         pattern = PATTERNS[rng.choice(len(PATTERNS), p=_PATTERN_WEIGHTS)]
+        if typical and rng.random() < 2 / 3:
+            pattern = typical[rng.integers(len(typical))]
         angle = float(rng.choice([0.0, np.pi / 2, np.pi / 4, 0.2]))
         period = float(rng.uniform(5, 16))
         return cls(base, pattern, accent, period, angle, float(rng.random() ** 3))
@@ -583,6 +596,24 @@ _WISHES = {
 }
 
 
+# Jeans are of denim and sweaters are knitted: cloth may hint at the garment, colour never does.
+_TYPICAL_PATTERNS: dict[int | None, tuple[Pattern, ...]] = {
+    SHIRT: ("stripes", "plain"),
+    TOP: ("plain", "stripes"),
+    SWEATER: ("knit",),
+    CARDIGAN: ("knit",),
+    JACKET: ("plain", "herringbone"),
+    VEST: ("herringbone",),
+    PANTS: ("denim", "plain"),
+    SHORTS: ("denim",),
+    SKIRT: ("check", "plain"),
+    COAT: ("herringbone", "plain"),
+    DRESS: ("floral", "dots"),
+    JUMPSUIT: ("dots", "floral"),
+    CAPE: ("check",),
+}
+
+
 @dataclass(frozen=True)
 class Outfit:
     """What a person wears: main garments, and the other categories to be seen on them."""
@@ -645,10 +676,11 @@ def plan_outfit(rng: np.random.Generator, required: int | None = None) -> Outfit
     if whole is not None:
         inner = lower = None
     color = random_color(rng)
-    cloths = [Fabric.random(rng, color)]
-    for _ in range(2):  # outer, lower: often of nearly the colour that they overlap
-        same = rng.random() < 0.35
-        cloths.append(Fabric.random(rng, near_color(rng, color) if same else None))
+    main = inner if whole is None else whole
+    cloths = [Fabric.random(rng, color, _TYPICAL_PATTERNS.get(main, ()))]
+    for garment in (outer, lower):  # often of nearly the colour that they overlap
+        near = near_color(rng, color) if rng.random() < 0.35 else None
+        cloths.append(Fabric.random(rng, near, _TYPICAL_PATTERNS.get(garment, ())))
     return Outfit(inner, outer, lower, whole, frozenset(wishes), (cloths[0], cloths[1], cloths[2]))
 
 
@@ -922,8 +954,6 @@ class Dresser:
     def _inner(self, category_id: int, tucked: bool) -> int:
         body, canvas, rng = self.body, self.canvas, self.rng
         cloth = self.outfit.cloths[0]
-        if category_id == SWEATER:
-            cloth = Fabric(cloth.color, "knit", contrast_color(cloth.color, 50), sheen=0.0)
         ease = {SHIRT: 0.012, TOP: 0.006, SWEATER: 0.02}[category_id]
         layer = canvas.add_layer(category_id)
         hem_y = float(rng.uniform(0.44, 0.5))
@@ -1005,8 +1035,6 @@ class Dresser:
     def _outer(self, category_id: int) -> int:
         canvas, rng = self.canvas, self.rng
         cloth = self.outfit.cloths[1]
-        if category_id == CARDIGAN:
-            cloth = Fabric(cloth.color, "knit", contrast_color(cloth.color, 50), sheen=0.0)
         layer = canvas.add_layer(category_id)
         hem_y = {
             CARDIGAN: rng.uniform(0.48, 0.56),
@@ -1225,9 +1253,7 @@ class Dresser:
             layer = self._part(EPAULETTE, parent, plain, shape, outline=0.55, shadow=0.4)
             self._dot(BEAD, layer, line[0] * 0.8 + line[1] * 0.2, 0.005)
 
-    def _pocket(
-        self, parent: int, cloth: Fabric, points: Sequence[tuple[float, float]], flap: bool = False
-    ) -> None:
+    def _pocket(self, parent: int, cloth: Fabric, points: Sequence[tuple[float, float]]) -> None:
         shape = self.body.many(points)
         plain = cloth if self.rng.random() < 0.6 else cloth.plain(contrast_color(cloth.color, 24))
         layer = self._part(POCKET, parent, plain, shape, outline=0.6, folds=0.05)
@@ -1248,9 +1274,9 @@ class Dresser:
         ring += [(0.088, 0.118), (0.098, 0.176), (0.05, 0.205), (0, 0.17)]
         shape = smooth(body.many(ring), closed=True)
         self._part(HOOD, parent, cloth, shape, folds=0.16, outline=0.55)
-        self._trunk_neck_again()
+        self._throat()
 
-    def _trunk_neck_again(self) -> None:
+    def _throat(self) -> None:
         """Put the throat back in front of a hood that lies on the shoulders."""
         body = self.body
         self._skin(
