@@ -13,7 +13,6 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from urllib.parse import quote
@@ -43,10 +42,6 @@ _MISSING = "–"
 _MOST_ROWS = 60  # of a table that can be as long as the dataset; the file itself is named
 _MOST_CONFUSIONS = 10
 _WORST_PHOTOS = 10
-
-# The earlier system's figures hold for these data only (evaluate.REPORTED_SCORES).
-_REPORTED_IMAGE_SIZE = 512
-_FASHIONPEDIA_VAL_PHOTOS = 1158
 
 _FIGURE_TITLES = {
     "01_category_counts": "Annotations per category",
@@ -78,8 +73,16 @@ _FIGURE_TITLES = {
 # Figures made of photos; the others are drawings, which JPEG would blur.
 _PHOTO_FIGURES = re.compile(r"01_gallery|02_layers|03_batch|05_.*")
 
-# Tables that a section shows by name; the others follow at the end of their notebook's section.
-_KNOWN_TABLES = ("03_network", "05_failed")
+# Tables whose content a section shows in its own way; all others are shown as they are.
+_KNOWN_TABLES = (
+    "01_summary",
+    "03_history",
+    "03_network",
+    "04_headline",
+    "04_per_class",
+    "04_strata",
+    "05_failed",
+)
 
 _STRATUM_TITLES = {
     "people": "Several people in one photo",
@@ -87,14 +90,11 @@ _STRATUM_TITLES = {
     "overlap": "Overlapping annotations",
 }
 
-_STRATUM_COLUMNS = {
-    "stratum": "group",
-    "mean_iou": "mean IoU",
-    "interval": "95 % interval",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_recall": "mean recall",
-    "found": "found (recall ≥ 0.5)",
-}
+# What a stratum's score is; mean IoU where nothing is said.
+_STRATUM_SCORES = {"object_area": "mean recall"}
+
+# The notebook that a section's settings are read by; training for all others.
+_OWNERS = {"evaluate": "04_metric_evaluation", "predict": "05_qualitative_overlays"}
 
 
 # --- blocks: what a report is made of ---------------------------------------------------------
@@ -230,12 +230,16 @@ class _Facts:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Parameters of the run: those of training first, then what only other steps have."""
-        merged = dict(self.steps.get("03_training", {}).get("parameters", {}))
-        for step in self.steps.values():
-            for name, value in step.get("parameters", {}).items():
-                merged.setdefault(name, value)
-        return merged
+        """Parameters of the run, each from the notebook that it steers."""
+        parameters = {name: step.get("parameters", {}) for name, step in self.steps.items()}
+        settings = {}
+        for name, section in field_sections().items():
+            owner = parameters.get(_OWNERS.get(section, "03_training"), {})
+            for recorded in (owner, *parameters.values()):
+                if name in recorded:
+                    settings[name] = recorded[name]
+                    break
+        return settings
 
     @property
     def is_synthetic(self) -> bool:
@@ -263,6 +267,7 @@ def _read_facts(run: RunFolder) -> _Facts:
     evaluation = read_evaluation(run.path) if has_arrays else None
     history = _read_rows(run.logs_dir / "history.csv")
     metrics = read_json(metrics_path)
+    audit_path = run.path / "audit.json"
     best = run.best_checkpoint
     return _Facts(
         run=run,
@@ -271,11 +276,7 @@ def _read_facts(run: RunFolder) -> _Facts:
         reported_scores=REPORTED_SCORES,
         image_scores=image_scores(evaluation) if evaluation else np.empty(0),
         manifest=run.read_manifest(),
-        audits={
-            split: read_json(path)
-            for split in ("train", "val")
-            if (path := run.path / f"audit_{split}.json").exists()
-        },
+        audits=read_json(audit_path) if audit_path.exists() else {},
         history=[dict(zip(history[0], row, strict=True)) for row in history[1:]],
         training=read_json(run.training_path) if run.training_path.exists() else {},
         tables={path.stem: _read_rows(path) for path in sorted(run.tables_dir.glob("*.csv"))},
@@ -763,20 +764,11 @@ def _loss(facts: _Facts) -> list[Block]:
 
 
 def _configuration(facts: _Facts) -> list[Block]:
-    rows = []
-    for name, section in field_sections().items():
-        if name not in facts.settings:
-            continue
-        value = facts.settings[name]
-        others = [
-            f"{_value_text(step['parameters'][name])} in {step_name}"
-            for step_name, step in facts.steps.items()
-            if step.get("parameters", {}).get(name, value) != value
-        ]
-        text = "; but ".join(
-            [_value_text(value), ", ".join(others)] if others else [_value_text(value)]
-        )
-        rows.append((section, name, text))
+    rows = [
+        (section, name, facts.setting(name))
+        for name, section in field_sections().items()
+        if name in facts.settings
+    ]
     if not rows:
         return [_missing("a record of the parameters (manifest.json)")]
     return [Table(("section", "field", "value"), tuple(rows), 3, title="All recorded parameters")]
@@ -916,27 +908,16 @@ def _checkpoint_note(facts: _Facts) -> list[Block]:
 
 def _comparison_text(facts: _Facts) -> str:
     metrics = facts.metrics
-    reasons = []
-    if facts.is_synthetic:
-        reasons.append("its data are drawn")
-    if metrics["split"] != "val":
-        reasons.append(f"it scores the {metrics['split']} split")
-    listed = metrics["n_images"] + len(metrics.get("excluded", {}))
-    if listed != _FASHIONPEDIA_VAL_PHOTOS and not facts.is_synthetic:
-        reasons.append(
-            f"it scores a split of {_count(listed, 'photo')}, and Fashionpedia val has "
-            f"{_FASHIONPEDIA_VAL_PHOTOS:,}"
-        )
-    if metrics["image_size"] != _REPORTED_IMAGE_SIZE:
-        reasons.append(f"its input is {metrics['image_size']} pixels")
+    size = metrics["image_size"]
     return (
         "The earlier system's scores were taken on Fashionpedia val, photo and mask squashed to "
-        f"{_REPORTED_IMAGE_SIZE} pixels: they compare with the column “squashed protocol” only, "
-        "and only for a run on the same data at the same size. "
+        "512 × 512 pixels: they compare with the column “squashed protocol” only, and only for a "
+        "run on the same photos at the same size. "
         + (
-            f"This run is not comparable: {'; '.join(reasons)}."
-            if reasons
-            else "As far as the run's own files can tell, this run is comparable."
+            "This run is such a run."
+            if metrics["comparable_with_reported"]
+            else f"This run is not ({metrics['source']}, {size} × {size} pixels): the columns must "
+            "not be compared."
         )
     )
 
@@ -1012,34 +993,24 @@ def _limits(facts: _Facts) -> list[Block]:
 
 
 def _stratum_blocks(facts: _Facts, name: str, strata: Sequence[Mapping[str, Any]]) -> list[Block]:
-    columns = list(dict.fromkeys(chain.from_iterable(strata)))
-    counted = "annotations" if name == "object_area" else "photos"
-    blocks: list[Block] = []
-    measure = next((c for c in ("mean_iou", "mean_recall") if c in columns), None)
-    known = [s for s in strata if measure and s.get(measure) is not None]
-    if len(known) > 1:
-        label = _STRATUM_COLUMNS[measure]
-        blocks.append(
-            Text(
-                f"The {label} is {_score(known[0][measure])} in the group “{known[0]['stratum']}” "
-                f"and {_score(known[-1][measure])} in the group “{known[-1]['stratum']}”."
-            )
-        )
-    rows = tuple(tuple(_stratum_cell(c, s.get(c)) for c in columns) for s in strata)
-    head = tuple(counted if c == "n" else _STRATUM_COLUMNS.get(c, c) for c in columns)
+    label = _STRATUM_SCORES.get(name, "mean IoU")
+    rows = tuple(
+        (s["stratum"], s["n"], _score(s["score"]), _range((s["low"], s["high"]))) for s in strata
+    )
+    head = ("group", "n", label, "95 % interval")
     title = f"{_STRATUM_TITLES.get(name, name)}; {_source(facts)}"
-    blocks.append(Table(head, rows, title=title))
-    if any(s.get(measure) is None for s in strata):
+    blocks: list[Block] = [Table(head, rows, text_columns=2, title=title)]
+    known = [s for s in strata if s["score"] is not None]
+    if len(known) > 1:
+        first, last = known[0], known[-1]
+        text = (
+            f"The {label} is {_score(first['score'])} in the group “{first['stratum']}” and "
+            f"{_score(last['score'])} in the group “{last['stratum']}”."
+        )
+        blocks.insert(0, Text(text))
+    if len(known) < len(strata):
         blocks.append(Text(f"{_MISSING}: this split holds nothing of that group."))
     return blocks
-
-
-def _stratum_cell(column: str, value: Any) -> str:
-    if column == "interval":
-        return _range(value)
-    if isinstance(value, str):
-        return value
-    return f"{value:,}" if column == "n" else _score(value)
 
 
 def _general_limits(facts: _Facts) -> Iterable[str]:
@@ -1125,7 +1096,7 @@ def _failures(facts: _Facts) -> list[Block]:
         )
         if len(excluded) > _MOST_ROWS:
             rest = len(excluded) - _MOST_ROWS
-            blocks.append(Text(f"And {rest:,} more: see audit_train.json and audit_val.json."))
+            blocks.append(Text(f"And {rest:,} more: see audit.json."))
     else:
         blocks.append(Text("No photo was left out."))
     own = facts.tables.get("05_failed", ())[1:]

@@ -24,7 +24,7 @@ from clothseg_utils.model import MONITOR, ClothingSegmenter
 from clothseg_utils.network import CHECKPOINT_KEY, default_precision, read_checkpoint
 from clothseg_utils.overlays import prediction_panel
 from clothseg_utils.progress import is_attended
-from clothseg_utils.runs import RunFolder, read_json, write_json, write_text
+from clothseg_utils.runs import RunFolder, package_hash, read_json, write_json, write_text
 
 PANEL_COUNT = 4
 """Val photos whose predictions TensorBoard shows after each check."""
@@ -235,8 +235,8 @@ def train(
     """Train a network and leave `checkpoints/best.ckpt` in the run folder.
 
     A run that was cut short goes on from `last.ckpt`, if data, network and training settings
-    equal those stored in it; a finished one returns at once. Otherwise training starts anew, says
-    so, and moves the former checkpoints and logs to `previous/`.
+    equal those stored in it; a finished one, made by the same code, returns at once. Otherwise
+    training starts anew, says so, and moves the former checkpoints and logs to `previous/`.
 
     Args:
         config: the run's settings.
@@ -259,11 +259,15 @@ def train(
     checkpoint_path: Path | None = None
     state = _read_state(run)
     if state is not None:
-        difference = _difference(config, data_info, state) if resume else "--resume was not given"
+        is_finished = run.training_path.exists() and run.best_checkpoint.exists()
+        difference = _difference(config, data_info, state) if resume else "no resume was asked for"
+        if is_finished and not difference and _trained_by(run) != package_hash():
+            difference = "the package's code changed since"
         if difference:
             _set_aside(run)
             notes.append(f"training starts anew: {difference}; the former one is in previous/")
-        elif run.training_path.exists() and run.best_checkpoint.exists():
+        elif is_finished:
+            print("already trained with these settings", flush=True)
             return _finished_result(run, ("already trained with these settings",))
         else:
             checkpoint_path = run.last_checkpoint
@@ -305,7 +309,7 @@ def train(
     }
     if trainer.is_global_zero:
         _log_hyperparameters(trainer, config, best_row)
-        write_json(run.training_path, summary)
+        write_json(run.training_path, {"result": summary, "package": package_hash()})
     return _finished_result(run, tuple(notes))
 
 
@@ -447,8 +451,13 @@ def _finished_result(run: RunFolder, notes: tuple[str, ...]) -> TrainResult:
         best_checkpoint=run.best_checkpoint,
         history=read_history(run.logs_dir / "history.csv"),
         notes=notes,
-        **read_json(run.training_path),
+        **read_json(run.training_path)["result"],
     )
+
+
+def _trained_by(run: RunFolder) -> str:
+    """Hash of the package that finished the run's training."""
+    return read_json(run.training_path)["package"]
 
 
 def _log_hyperparameters(trainer: pl.Trainer, config: Config, best_row: Mapping[str, Any]) -> None:

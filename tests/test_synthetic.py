@@ -463,6 +463,7 @@ def test_all_13_classes_occur(small_root):
     assert shown == set(SUPERCATEGORY_NAMES[1:])
 
 
+@pytest.mark.slow
 def test_drawing_takes_a_fifth_of_a_second_of_one_core():
     indices = range(100, 115)
     start = time.process_time()

@@ -1,0 +1,519 @@
+"""Tests of `clothseg_utils.report`, on a run folder made by hand."""
+
+import base64
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import mistune  # comes with nbconvert
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from clothseg_utils.config import (
+    apply_overrides,
+    config_from_parameters,
+    config_to_parameters,
+    profile_config,
+    replace_fields,
+)
+from clothseg_utils.evaluate import REPORTED_SCORES, Evaluation, write_evaluation
+from clothseg_utils.metrics import scores_from_confusion, scores_to_dict
+from clothseg_utils.report import write_report
+from clothseg_utils.runs import RunFolder, sha256_file, write_json, write_text
+
+HOSTILE = "<script>alert('1')</script>|x_*y*.jpg"
+NAMES = ("background", "closures", "upperbody", "head")
+# Counted by hand: IoU of background 9 / 12, of upperbody 8 / 10, of head 0 / 1 (no target);
+# closures are absent; 17 of 20 pixels are right.
+CONFUSIONS = np.array(
+    [
+        [[5, 0, 0, 1], [0, 0, 0, 0], [2, 0, 4, 0], [0, 0, 0, 0]],
+        [[4, 0, 0, 0], [0, 0, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]],
+    ]
+)
+SECTIONS = [
+    "Data",
+    "Architecture",
+    "Loss",
+    "Configuration",
+    "Training",
+    "Scores",
+    "Limits measured",
+    "Overlays",
+    "Failures and photos left out",
+    "Reproducibility",
+    "Licences",
+]
+
+
+class Page(HTMLParser):
+    """What a reader gets from a page: text, tables, pictures, headings, targets of links."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.images: list[dict[str, str]] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.headings: list[tuple[str, str]] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self.feed(html)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        self._open.append(tag)
+        if "id" in values:
+            self.ids.append(values["id"])
+        if tag == "img":
+            self.images.append(values)
+        elif tag == "a":
+            self.links.append(values["href"])
+        elif tag == "table":
+            self.tables.append([])
+        elif tag == "tr":
+            self.tables[-1].append([])
+        elif tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        elif tag in ("h1", "h2", "h3"):
+            self.headings.append((tag, ""))
+
+    def handle_data(self, data: str) -> None:
+        last = self._open[-1] if self._open else ""
+        if last != "style":
+            self.texts.append(data)
+        if "td" in self._open[-2:] or "th" in self._open[-2:]:  # a strong may lie between
+            self.tables[-1][-1][-1] += data
+        if last in ("h1", "h2", "h3"):
+            self.headings[-1] = (last, self.headings[-1][1] + data)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._open and self._open.pop() != tag:
+            pass
+
+    def table(self, *head: str) -> list[list[str]]:
+        """Rows of the first table whose first columns have these titles."""
+        return next(t[1:] for t in self.tables if t[0][: len(head)] == list(head))
+
+
+def _evaluation(checkpoint_sha256: str = "no checkpoint") -> Evaluation:
+    scores = scores_to_dict(scores_from_confusion(CONFUSIONS.sum(0)), NAMES)
+    interval = {"iou": [0.61, 0.94], "f1": [None, None]}
+    metrics = {
+        "protocol": "native resolution, as in the test",
+        "n_images": 2,
+        "excluded": {HOSTILE: "photo is empty"},
+        "split": "val",
+        "dataset": "drawn",
+        "synthetic": True,
+        "source": "synthetic, val, n = 2 photos",
+        "checkpoint": "elsewhere/other.ckpt",
+        "checkpoint_sha256": checkpoint_sha256,
+        "image_size": 64,
+        "resize": "squash",
+        **scores,
+        "intervals": {
+            "method": "95 % percentile bootstrap over photos, 200 resamples",
+            "mean_iou": [0.412, 0.634],
+            "macro_f1": [0.511, 0.622],
+            "per_class": dict.fromkeys(NAMES, interval),
+        },
+        "reported_protocol": {"protocol": "squashed to 64 x 64", **scores, "mean_iou": 0.4567},
+        "comparable_with_reported": False,
+        "strata": {
+            "people": [],
+            "overlap": [
+                {"stratum": "rest", "n": "2 photos", "score": 0.5, "low": 0.4, "high": 0.6},
+                {"stratum": "pile", "n": "2 photos", "score": 0.25, "low": None, "high": None},
+            ],
+            "object_area": [
+                {"stratum": "tiny", "n": "0 annotations", "score": None, "low": None, "high": None}
+            ],
+        },
+    }
+    return Evaluation(
+        metrics=metrics,
+        image_ids=np.array([11, 12]),
+        file_names=["good.jpg", HOSTILE],
+        confusions=CONFUSIONS[::-1],
+        overlap_confusions=np.zeros_like(CONFUSIONS),
+        person_counts=np.array([-1, -1]),
+        instances=np.zeros((0, 5), np.int64),
+        class_names=NAMES,
+    )
+
+
+def _write_figure(path: Path, width: int = 40, height: int = 30, caption: str = "") -> None:
+    info = PngImagePlugin.PngInfo()
+    if caption:
+        info.add_text("Description", caption)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ramp = np.linspace(0, 255, width, dtype=np.uint8)
+    Image.fromarray(np.broadcast_to(ramp[None, :, None], (height, width, 3)).copy()).save(
+        path, pnginfo=info
+    )
+
+
+@pytest.fixture
+def bare_run(tmp_path: Path) -> RunFolder:
+    """A run of which nothing but the scores is there."""
+    run = RunFolder(tmp_path, "bare")
+    write_json(run.path / "metrics.json", _evaluation().metrics)
+    return run
+
+
+@pytest.fixture
+def full_run(tmp_path: Path) -> RunFolder:
+    """A run with everything that a report can show."""
+    run = RunFolder(tmp_path, "full")
+    write_text(run.best_checkpoint, "weights")
+    write_evaluation(run.path, _evaluation(sha256_file(run.best_checkpoint)))
+    audit = {
+        "n_images": 3,
+        "n_annotations": 1234,
+        "n_polygon": 1200,
+        "n_rle": 34,
+        "n_annotations_left_out": 1,
+        "n_images_without_annotations": 1,
+        "problems": [{"kind": "photo_empty", "subject": HOSTILE, "detail": "0 bytes"}],
+        "counts": {"photo_empty": 1},
+        "excluded": {HOSTILE: "0 bytes"},
+    }
+    nothing = audit | {"problems": [], "counts": {}, "excluded": {}, "n_annotations_left_out": 0}
+    write_json(run.path / "audit.json", {"train": nothing, "val": audit})
+    for name in ("01_gallery", "02_layers", "03_curves", "04_confusion_matrix", "05_worst"):
+        _write_figure(run.figures_dir / f"{name}.png", caption=f"What {name} shows. {HOSTILE}")
+    _write_figure(run.figures_dir / "04_calibration.png")
+    write_text(run.tables_dir / "03_network.csv", "part,parameters\nencoder,13000\nhead,21\n")
+    write_text(run.tables_dir / "01_extra.csv", "name,image_id,share\na|b,7000,0.123456\n,8000,\n")
+    write_text(run.tables_dir / "05_failed.csv", "photo,reason\nown.jpg,truncated\n")
+    write_text(
+        run.logs_dir / "history.csv",
+        "epoch,step,train/loss,val/mean_iou,learning_rate,seconds\n"
+        "0,30,0.9,0.25,0.001,60.5\n1,60,0.8,0.375,0.0005,121.0\n2,90,0.7,0.3,0.0,180.0\n",
+    )
+    training = {"best_score": 0.375, "best_epoch": 1, "epochs": 3, "steps": 90, "seconds": 180.0}
+    write_json(run.training_path, training | {"reason": "3 minutes are up"})
+    config = apply_overrides(
+        profile_config("smoke"), ["train.encoder_name=mit_b1", "loss.dice_weight=0.25"]
+    )
+    run.record_step(
+        "03_training",
+        parameters=config_to_parameters(config),
+        inputs=[run.path / "audit.json"],
+        seconds=181.0,
+    )
+    write_manifest_facts(run, git_commit="a1b2c3-dirty", libraries={"torch": "9.8.7"})
+    return run
+
+
+def write_manifest_facts(run: RunFolder, **facts: object) -> None:
+    write_json(run.manifest_path, run.read_manifest() | facts)
+
+
+def _read(run: RunFolder) -> tuple[Page, Page]:
+    """Write the report; return the page, and the Markdown as a page."""
+    html_path, markdown_path = write_report(run)
+    render = mistune.create_markdown(escape=False, plugins=["table"])
+    return Page(html_path.read_text()), Page(render(markdown_path.read_text()))
+
+
+def test_report_has_its_sections_in_order_and_a_working_table_of_contents(
+    full_run: RunFolder,
+) -> None:
+    for page in _read(full_run):
+        assert page.headings[0] == ("h1", "Clothing segmentation: run full")
+        assert [text for tag, text in page.headings if tag == "h2"] == SECTIONS
+        anchors = [link[1:] for link in page.links if link.startswith("#")]
+        assert anchors == [title.lower().replace(" ", "-") for title in SECTIONS]
+    assert set(anchors) <= set(_read(full_run)[0].ids)
+
+
+def test_markdown_says_the_same_as_the_page(full_run: RunFolder) -> None:
+    page, markdown = _read(full_run)
+    assert len(page.tables) > 10
+    assert markdown.tables == page.tables
+    assert markdown.headings == page.headings
+    assert [i["alt"] for i in markdown.images] == [i["alt"] for i in page.images]
+
+
+def test_summary_takes_its_numbers_from_the_scores(full_run: RunFolder) -> None:
+    page, _ = _read(full_run)
+    assert "a mean IoU of 0.517 (95 % interval 0.412 to 0.634)" in page.text
+    # F1: background 18 / 21, upperbody 16 / 18, head 0.
+    assert "a macro F1 of 0.582 (0.511 to 0.622) on 2 photos of the val split" in page.text
+    assert "upperbody is segmented best (IoU 0.800) and background worst (0.750)" in page.text
+    assert "Protocol: native resolution, as in the test." in page.text
+
+
+def test_headline_table_puts_protocols_and_reported_scores_side_by_side(
+    full_run: RunFolder,
+) -> None:
+    rows = _read(full_run)[0].table("score", "headline")
+    assert rows[0] == ["mean IoU", "0.517", "0.412 to 0.634", "0.457", "0.544"]
+    assert rows[2] == ["mean IoU, classes with target only", "0.775", "–", "0.775", "–"]
+    assert rows[3][4] == f"{REPORTED_SCORES['macro_f1']:.3f}"
+    assert rows[5] == ["pixel accuracy", "0.850", "–", "0.850", "–"]
+
+
+def test_class_table_marks_absent_and_untargeted_classes(full_run: RunFolder) -> None:
+    rows = {row[0]: row for row in _read(full_run)[0].table("class", "status")}
+    assert rows["upperbody"][:5] == ["upperbody", "ok", "0.800", "0.610 to 0.940", "0.889"]
+    assert rows["upperbody"][5:] == ["–", "1.000", "0.800", "50.0 %"]
+    assert rows["closures"][1:3] == ["absent", "–"]
+    assert rows["head"][1:3] == ["no target", "0.000"]
+
+
+def test_largest_confusions_are_shares_of_the_truth(full_run: RunFolder) -> None:
+    assert _read(full_run)[0].table("truth", "predicted as") == [
+        ["upperbody", "background", "20.0 %", "2"],
+        ["background", "head", "10.0 %", "1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("comparable", "sentence"),
+    [
+        (True, "This run is such a run."),
+        (False, "This run is not (synthetic, val, n = 2 photos, 64 × 64 pixels)"),
+    ],
+)
+def test_comparison_with_the_earlier_system_is_qualified(
+    bare_run: RunFolder, comparable: bool, sentence: str
+) -> None:
+    metrics = _evaluation().metrics | {"comparable_with_reported": comparable}
+    write_json(bare_run.path / "metrics.json", metrics)
+    assert sentence in _read(bare_run)[0].text
+
+
+def test_best_epoch_is_marked(full_run: RunFolder) -> None:
+    page, _ = _read(full_run)
+    rows = page.table("epochs done", "steps")
+    assert [row[0] for row in rows] == ["1", "2 (best)", "3"]
+    assert rows[1] == ["2 (best)", "60", "0.800", "0.375", "5.0e-04", "121.0"]
+    assert "Training ended because 3 minutes are up." in page.text
+    assert "The best checkpoint is that after epoch 2, with a val mIoU of 0.375" in page.text
+
+
+def test_hostile_names_are_shown_as_text(full_run: RunFolder) -> None:
+    html_path, markdown_path = write_report(full_run)
+    for path in (html_path, markdown_path):
+        assert not re.search("<script", path.read_text(), re.IGNORECASE)
+    for page in _read(full_run):
+        assert "script" not in page.tags
+        assert page.table("photo", "image id")[0][:2] == [HOSTILE, "12"]
+        assert page.table("split", "photo") == [["val", HOSTILE, "0 bytes"]]
+        assert f"What 05_worst shows. {HOSTILE}" in page.text
+
+
+def test_page_is_self_contained(full_run: RunFolder) -> None:
+    page, _ = _read(full_run)
+    assert len(page.images) == 6
+    for image in page.images:
+        assert image["alt"].strip()
+        kind, data = re.fullmatch(r"data:image/(png|jpeg);base64,(.+)", image["src"]).groups()
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert picture.format == kind.upper()
+            assert picture.size == (int(image["width"]), int(image["height"])) == (40, 30)
+    kinds = {i["alt"]: i["src"][11:15] for i in page.images}
+    assert kinds["Worst photos: input, truth, prediction"] == "jpeg"  # photos
+    assert kinds["Confusion matrix, rows are the truth"] == "png;"  # a drawing
+    assert not {"script", "link", "iframe", "object"} & set(page.tags)
+    assert all(link.startswith("#") for link in page.links)
+
+
+def test_wide_figures_are_shrunk(full_run: RunFolder) -> None:
+    _write_figure(full_run.figures_dir / "04_overlap.png", width=3200, height=40)
+    _write_figure(full_run.figures_dir / "05_best.png", width=2000, height=100)
+    page, _ = _read(full_run)
+    sizes = {i["alt"]: (i["width"], i["height"]) for i in page.images}
+    assert sizes["Score of overlapping annotations"] == ("1600", "20")
+    assert sizes["Best photos: input, truth, prediction"] == ("1600", "80")
+
+
+def test_markdown_links_to_copies_of_the_figures(full_run: RunFolder) -> None:
+    name = "05_own_<b> (1)"  # an unknown figure with a name that is no URL
+    _write_figure(full_run.figures_dir / f"{name}.png")
+    _, markdown = _read(full_run)
+    linked = {full_run.report_dir / unquote(image["src"]) for image in markdown.images}
+    assert full_run.report_dir / "figures" / f"{name}.jpg" in linked
+    assert linked == set((full_run.report_dir / "figures").iterdir())
+
+
+def test_pictures_of_an_earlier_report_are_removed(full_run: RunFolder) -> None:
+    write_report(full_run)
+    (full_run.figures_dir / "05_worst.png").unlink()
+    write_report(full_run)
+    names = {path.name for path in (full_run.report_dir / "figures").iterdir()}
+    assert "05_worst.jpg" not in names
+    assert "03_curves.png" in names
+
+
+def test_equal_runs_give_equal_reports(full_run: RunFolder) -> None:
+    before = [path.read_bytes() for path in write_report(full_run)]
+    assert [path.read_bytes() for path in write_report(full_run)] == before
+
+
+def test_what_the_run_did_not_make_is_named(bare_run: RunFolder) -> None:
+    page, markdown = _read(bare_run)
+    assert page.images == []
+    for what in (
+        "the audit of train and val (notebook 01)",
+        "Photos with their annotations drawn (01_gallery)",
+        "the number of parameters (tables/03_network.csv)",
+        "a record of the loss (parameters of 03_training)",
+        "a record of the parameters (manifest.json)",
+        "the summary of training (checkpoints/training.json)",
+        "Training curves (03_curves)",
+        "the table of epochs (logs/history.csv)",
+        "Confusion matrix, rows are the truth (04_confusion_matrix)",
+        "no own photos were given (photos_dir)",
+        "scores of single photos (evaluation/per_image.npz)",
+        "the manifest (manifest.json)",
+    ):
+        assert what in page.text
+        assert what in markdown.text
+    assert "date not recorded" in page.text
+
+
+def test_full_run_lacks_only_what_it_does_not_hold(full_run: RunFolder) -> None:
+    page, _ = _read(full_run)
+    assert "the audit of" not in page.text
+    assert "(01_gallery)" not in page.text
+    assert "(01_image_sizes)" in page.text
+
+
+def test_missing_scores_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"metrics\.json; expected .* notebook 04"):
+        write_report(RunFolder(tmp_path, "empty"))
+    assert not (tmp_path / "empty" / "report").exists()
+
+
+def test_broken_json_is_an_error(bare_run: RunFolder) -> None:
+    write_text(bare_run.path / "audit.json", "{")
+    with pytest.raises(ValueError, match=r"audit\.json is not JSON"):
+        write_report(bare_run)
+
+
+def test_undecodable_figure_is_named(full_run: RunFolder) -> None:
+    (full_run.figures_dir / "03_curves.png").write_bytes(b"\x89PNG")
+    page, _ = _read(full_run)
+    assert "Figure 03_curves cannot be decoded. Rerun notebook 03." in page.text
+
+
+def test_unknown_figures_and_tables_are_shown(full_run: RunFolder) -> None:
+    page, _ = _read(full_run)
+    assert "Calibration" in [image["alt"] for image in page.images]
+    assert page.table("name", "image id") == [["a|b", "7000", "0.1235"], ["–", "8000", "–"]]
+
+
+def test_limits_say_why_a_stratum_is_empty(full_run: RunFolder) -> None:
+    page, _ = _read(full_run)
+    assert "the annotations of this dataset carry no person counts" in page.text
+    assert page.table("group", "n", "mean recall") == [["tiny", "0 annotations", "–", "–"]]
+    assert "this split holds nothing of that group" in page.text
+    assert "0.500 in the group “rest” and 0.250 in the group “pile”" in page.text
+    assert "nothing is known of them: closures" in page.text
+
+
+def test_loss_section_holds_the_weights_of_the_run(full_run: RunFolder) -> None:
+    page, _ = _read(full_run)
+    assert "L = 0.25 · D + 0.5 · F" in page.text
+    assert "s = 1, γ = 2, C = 4" in page.text
+
+
+def test_network_parameters_are_added_up(full_run: RunFolder) -> None:
+    rows = _read(full_run)[0].table("part", "parameters")
+    assert rows == [["encoder", "13,000"], ["head", "21"], ["total", "13,021"]]
+
+
+def test_own_photos_that_failed_are_listed(full_run: RunFolder) -> None:
+    assert _read(full_run)[0].table("photo", "reason") == [["own.jpg", "truncated"]]
+
+
+def test_scores_of_another_checkpoint_say_so(full_run: RunFolder) -> None:
+    note = "These are the scores of elsewhere/other.ckpt, which is not this run's best.ckpt"
+    assert note not in _read(full_run)[0].text
+    write_text(full_run.best_checkpoint, "trained again")
+    assert note in _read(full_run)[0].text
+
+
+def test_reproducibility_names_commit_versions_and_inputs(full_run: RunFolder) -> None:
+    page, _ = _read(full_run)
+    versions = dict(page.table("what", "version"))
+    assert versions["commit"] == "a1b2c3 with local changes"
+    assert versions["torch"] == "9.8.7"
+    assert versions["seed"] == "0"
+    [[path, digest]] = page.table("file", "SHA-256")
+    assert path.endswith("audit.json")
+    assert digest == sha256_file(full_run.path / "audit.json")
+    assert page.table("step", "state")[0][3] == "3 min 1 s"
+
+
+@pytest.mark.parametrize("profile", ["demo", "fashionpedia", "smoke"])
+def test_printed_command_makes_the_same_run(bare_run: RunFolder, profile: str) -> None:
+    wanted = apply_overrides(
+        replace_fields(profile_config(profile), {"data_root": "my data", "run_name": "mine"}),
+        ["train.freeze_encoder=true", "train.learning_rate=3e-5", "predict.photos_dir=a b"],
+    )
+    parameters = config_to_parameters(wanted)
+    # A notebook without a setting records the default; the one that has it decides.
+    other = parameters | {"photos_dir": "", "bootstrap_samples": 123}
+    bare_run.record_step("03_training", parameters=other, seconds=1)
+    bare_run.record_step("04_metric_evaluation", parameters=parameters, seconds=1)
+    bare_run.record_step("05_qualitative_overlays", parameters=parameters, seconds=1)
+    html = write_report(bare_run)[0].read_text()
+    command = Page(re.search("<pre>(.*?)</pre>", html, re.DOTALL)[0]).text
+
+    words = shlex.split(command.replace("\\ ", ""))
+    assert words[:6] == ["python", "-m", "clothseg_utils", "run", "--profile", profile]
+    options = list(zip(words[6::2], words[7::2], strict=True))
+    named = {k[2:].replace("-", "_"): v for k, v in options if k != "--set"}
+    again = replace_fields(profile_config(profile), named)
+    assert apply_overrides(again, [v for k, v in options if k == "--set"]) == wanted
+    assert config_from_parameters(parameters) == wanted
+
+
+def test_synthetic_data_are_announced(bare_run: RunFolder) -> None:
+    assert "Synthetic data: every photo" in _read(bare_run)[0].text
+    write_json(bare_run.path / "metrics.json", _evaluation().metrics | {"synthetic": False})
+    text = _read(bare_run)[0].text
+    assert "Synthetic data" not in text
+    assert "Fashionpedia's annotations are CC BY 4.0" in text
+
+
+@pytest.mark.parametrize(("encoder", "mentioned"), [("mit_b1", True), ("resnet34", False)])
+def test_mit_licence_is_mentioned_for_mit_only(
+    bare_run: RunFolder, encoder: str, mentioned: bool
+) -> None:
+    bare_run.record_step("03_training", parameters={"encoder_name": encoder}, seconds=1)
+    assert ("NVIDIA" in _read(bare_run)[0].text) is mentioned
+
+
+def test_real_metrics_keys_are_enough(bare_run: RunFolder) -> None:
+    # The report must not need a key that only this file's fake metrics have.
+    metrics = json.loads((bare_run.path / "metrics.json").read_text())
+    del metrics["intervals"], metrics["reported_protocol"], metrics["strata"]
+    write_json(bare_run.path / "metrics.json", metrics)
+    assert "intervals: not made in this run" in _read(bare_run)[0].text
+
+
+def test_importing_the_report_loads_no_torch() -> None:
+    code = (
+        "import sys, clothseg_utils.report; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
