@@ -134,7 +134,7 @@ def class_colors(num_classes: int) -> np.ndarray:
     """Colours by class id: the one table that every figure, mask and overlay uses.
 
     The 13 classes of scheme "supercategory" have hand-picked colours that colour-blind readers can
-    tell apart. Longer tables spread hue by the golden angle over three lightness levels.
+    tell apart. Longer tables step hue by the golden angle and lightness through five levels.
 
     Returns:
         (num_classes, 3) uint8 RGB, 0..255, read-only; row 0 is background.
@@ -146,7 +146,8 @@ def class_colors(num_classes: int) -> np.ndarray:
     if num_classes <= len(_SUPERCATEGORY_COLORS) + 1:
         rows = (_BACKGROUND_COLOR, *_SUPERCATEGORY_COLORS)[:num_classes]
     else:
-        lightness = (0.38, 0.55, 0.72)
+        # Chosen by maximising the smallest CIELAB distance between any two of 47 colours.
+        lightness = (0.4, 0.7, 0.5, 0.8, 0.6)
         rows = [_BACKGROUND_COLOR]
         for index in range(num_classes - 1):
             hue = (index * 0.6180339887) % 1.0

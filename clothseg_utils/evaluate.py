@@ -274,13 +274,17 @@ def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def _stratum(name: str, confusions: np.ndarray, samples: int) -> dict[str, Any]:
     """Mean IoU of one group of photos, or of one group of pixels of every photo."""
     scores = scores_from_confusion(confusions.sum(axis=0))
     intervals = _bootstrap(confusions, samples)
     return {
         "stratum": name,
-        "n": f"{len(confusions)} photos",
+        "n": _count(len(confusions), "photo"),
         "score": _or_none(scores.mean_iou),
         "low": _or_none(intervals.mean_iou_low),
         "high": _or_none(intervals.mean_iou_high),
@@ -328,7 +332,7 @@ def _area_strata(evaluation: Evaluation, samples: int) -> list[dict[str, Any]]:
         strata.append(
             {
                 "stratum": f"{low}² to {high}² px" if high else f"over {low}² px",
-                "n": f"{int(inside.sum())} annotations",
+                "n": _count(int(inside.sum()), "annotation"),
                 "score": float(recalls.mean()) if inside.any() else None,
                 "low": _or_none(interval[0]),
                 "high": _or_none(interval[1]),

@@ -137,6 +137,8 @@ class ClothingSegmenter(pl.LightningModule):
         self.epoch_images = self._totals["train"].images
         for name, value in row.items():
             self.log(name, value, prog_bar=name == MONITOR)
+        # TensorBoard's x axis; by itself Lightning is one step behind the history here.
+        self.log("step", float(self.global_step))
         self.history.append({"epoch": self.current_epoch, "step": self.global_step, **row})
 
     def _figures(self, group: str, totals: _EpochTotals) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """The network: built from settings or read from a checkpoint; no Lightning."""
 
-from collections.abc import Mapping
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from torch import nn
 
 from clothseg_utils.classes import ClassTable, Scheme, class_colors
 from clothseg_utils.config import Resize
+from clothseg_utils.runs import resolve_path
 
 CHECKPOINT_KEY = "clothseg"
 """Where our checkpoints keep what is needed to use them: plain str, int, list and dict."""
@@ -26,7 +29,8 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
     Args:
         encoder_name: such as "mit_b1" or "resnet34".
         encoder_weights: "imagenet" (fetched from a model hub by the library), "none" (random
-            weights), or the path of a file with the encoder's state dict.
+            weights), or a file with the encoder's state dict; a relative path means the
+            repository root.
         num_classes: channels of the logits, background counted.
 
     Returns:
@@ -44,7 +48,8 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
         )
     hub_weights = "imagenet" if encoder_weights == "imagenet" else None
     try:
-        network = smp.Unet(encoder_name, encoder_weights=hub_weights, classes=num_classes)
+        with _quiet_hub():
+            network = smp.Unet(encoder_name, encoder_weights=hub_weights, classes=num_classes)
     except Exception as error:
         if hub_weights is None:
             raise
@@ -55,18 +60,32 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
             "expected a reachable model hub. Set train.encoder_weights to a local file or to none."
         ) from error
     if encoder_weights not in ("imagenet", "none"):
-        _load_encoder(network.encoder, Path(encoder_weights), encoder_name)
+        _load_encoder(network.encoder, resolve_path(encoder_weights), encoder_name)
     return network
+
+
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Hold back the hub client's two warnings a retry: they bury the one line that helps."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _load_encoder(encoder: nn.Module, path: Path, encoder_name: str) -> None:
     state = _read_torch_file(path)
-    if not isinstance(state, Mapping):
+    if isinstance(state, Mapping):
+        state = state.get("state_dict", state)
+    if not _is_state_dict(state):
         raise ValueError(
-            f"{path} holds a {type(state).__name__}; expected the state dict of encoder "
-            f"{encoder_name}. Save it with torch.save(network.encoder.state_dict(), ...)."
+            f"weights file {path} holds a {type(state).__name__} that is no state dict; expected "
+            f"that of encoder {encoder_name}. Save it with "
+            "torch.save(network.encoder.state_dict(), ...)."
         )
-    state = dict(state.get("state_dict", state))
     # Classification heads come with published ImageNet files and have no place in an encoder.
     state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc."))}
     own = encoder.state_dict()
@@ -80,6 +99,12 @@ def _load_encoder(encoder: nn.Module, path: Path, encoder_name: str) -> None:
                 f"state dict of encoder {encoder_name}."
             )
     encoder.load_state_dict(state)
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(key, str) and isinstance(tensor, torch.Tensor) for key, tensor in value.items()
+    )
 
 
 def count_parameters(network: smp.Unet) -> dict[str, int]:
@@ -198,20 +223,26 @@ def load_network(path: str | Path, device: str | torch.device = "auto") -> Train
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a checkpoint of this project.
+        ValueError: not a checkpoint of this project, or weights that do not fit its settings.
     """
     checkpoint = read_checkpoint(path)
     info = checkpoint[CHECKPOINT_KEY]
     config = info["config"]
     network = build_network(config["train"]["encoder_name"], "none", len(info["class_names"]))
     prefix = "network."
-    network.load_state_dict(
-        {
-            key.removeprefix(prefix): value
-            for key, value in checkpoint["state_dict"].items()
-            if key.startswith(prefix)
-        }
-    )
+    state = {
+        key.removeprefix(prefix): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith(prefix)
+    }
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds weights that do not fit its own settings "
+            f"({config['train']['encoder_name']}, {len(info['class_names'])} classes); expected a "
+            "checkpoint as training left it. Train again."
+        ) from error
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.eval().to(device, memory_format=torch.channels_last)

@@ -147,7 +147,7 @@ class PhotoTask:
     photo: Path
     result_stem: Path
 
-    def results(self, *, as_json: bool, probabilities: bool) -> list[Path]:
+    def results(self, *, as_json: bool = False, probabilities: bool = False) -> list[Path]:
         """Every file that this photo's prediction writes."""
         endings = [".png", "_color.png", "_overlay.jpg"]
         endings += [".json"] * as_json + [".npz"] * probabilities

@@ -177,9 +177,14 @@ class Picture:
     kind: ClassVar = "picture"
 
     @property
+    def is_photo(self) -> bool:
+        """Whether it is made of photos, whose details need room."""
+        return self.file_name.endswith(".jpg")
+
+    @property
     def data_uri(self) -> str:
         """The picture inside a URI."""
-        subtype = "png" if self.file_name.endswith(".png") else "jpeg"
+        subtype = "jpeg" if self.is_photo else "png"
         return f"data:image/{subtype};base64,{base64.b64encode(self.data).decode()}"
 
     @property
@@ -1125,7 +1130,7 @@ def _reproducibility(facts: _Facts) -> list[Block]:
             name,
             # The notebook that writes the report has not ended yet.
             "under way when this was written" if step.get("state") == "running" else step["state"],
-            step.get("finished", _MISSING),
+            step.get("finished", _MISSING).replace("T", " "),
             _duration(step["seconds"]) if "seconds" in step else _MISSING,
             _duration(step["notebook_seconds"]) if "notebook_seconds" in step else _MISSING,
         )

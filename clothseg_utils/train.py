@@ -6,6 +6,7 @@ import io
 import logging
 import math
 import shutil
+import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -286,9 +287,10 @@ def train(
     clock = TrainingClock(config.train)
     with _quiet_lightning():
         trainer = _build_trainer(config, run, clock)
-        trainer.fit(module, datamodule=data_module, ckpt_path=checkpoint_path, weights_only=True)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
+        with _plain_interrupts(trainer):
+            trainer.fit(
+                module, datamodule=data_module, ckpt_path=checkpoint_path, weights_only=True
+            )
     last_row = module.history[-1]
     best_row = max(module.history, key=lambda row: row[MONITOR])
     by_clock = config.train.max_minutes > 0
@@ -407,10 +409,29 @@ def _quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*exists and is not empty")
             # Checkpoints are written at the end of an epoch, never inside one.
             warnings.filterwarnings("ignore", ".*mid-epoch")
+            # Lightning 2.6.6 asks torch for a tree class that torch 2.15 no longer likes.
+            warnings.filterwarnings("ignore", ".*LeafSpec")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _plain_interrupts(trainer: pl.Trainer) -> Iterator[None]:
+    """Let Ctrl-C arrive as KeyboardInterrupt, so that the next Ctrl-C works too.
+
+    Lightning answers it with `sys.exit(1)` and leaves the signal switched off, in a notebook for
+    good.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 def _read_state(run: RunFolder) -> dict[str, Any] | None:

@@ -1,13 +1,25 @@
 """Fixtures that several test modules share."""
 
 import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import matplotlib as mpl
 import pytest
 
-from clothseg_utils.runs import repo_root
+from clothseg_utils import runs
+from clothseg_utils.__main__ import main
+from clothseg_utils.config import Config, profile_config, replace_fields
+from clothseg_utils.runs import RunFolder, repo_root
 from clothseg_utils.synthetic import synthesize
+
+if TYPE_CHECKING:
+    from clothseg_utils.dataset import SplitData
+    from clothseg_utils.network import TrainedNetwork
+    from clothseg_utils.train import TrainResult
 
 mpl.use("Agg")
 
@@ -26,3 +38,82 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small drawn dataset: 16 train and 8 val photos, seed 0. Read only."""
     root = tmp_path_factory.mktemp("data") / "synthetic"
     return synthesize(root, train=16, val=8, seed=0, workers=1, progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_config(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Profile smoke on the drawn dataset, smaller still, with outputs and masks in a tmp folder."""
+    root = tmp_path_factory.mktemp("tiny")
+    return replace_fields(
+        profile_config("smoke"),
+        {
+            "run_name": "tiny",
+            "outputs_root": str(root / "outputs"),
+            "data_root": str(synthetic_root),
+            "derived_root": str(root / "derived"),
+            "image_size": 32,
+            "image_limit": 8,
+            "mask_workers": 1,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class TinyTraining:
+    """A finished training of two epochs. Read only."""
+
+    config: Config
+    train_split: "SplitData"
+    val_split: "SplitData"
+    run: RunFolder
+    result: "TrainResult"
+
+
+@pytest.fixture(scope="session")
+def tiny_training(tiny_config: Config) -> TinyTraining:
+    """Train mit_b0 on 8 photos at 32 px; the scores mean nothing."""
+    # Imported here: most test modules need neither torch nor Lightning.
+    import torch
+
+    from clothseg_utils.dataset import load_split
+    from clothseg_utils.train import train
+
+    torch.set_num_threads(1)
+    train_split = load_split(tiny_config.data, "train", progress=False)
+    val_split = load_split(tiny_config.data, "val", progress=False)
+    run = RunFolder(tiny_config.run.outputs_root, tiny_config.run.run_name)
+    result = train(tiny_config, train_split, val_split, run)
+    return TinyTraining(tiny_config, train_split, val_split, run, result)
+
+
+@pytest.fixture(scope="session")
+def tiny_network(tiny_training: TinyTraining) -> "TrainedNetwork":
+    """The network of `tiny_training`, as `predict` and `evaluate` load it."""
+    from clothseg_utils.network import load_network
+
+    return load_network(tiny_training.run.best_checkpoint)
+
+
+class CliResult(NamedTuple):
+    """What a command left: exit code, and the text on stdout and stderr."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., CliResult]:
+    """Run a command line in this process, in a scratch folder that stands for the repository."""
+    (tmp_path / "repo").mkdir()
+    monkeypatch.setattr(runs, "repo_root", lambda: tmp_path / "repo")
+
+    def call(*arguments: str | Path) -> CliResult:
+        monkeypatch.setattr(sys, "argv", ["clothseg_utils", *map(str, arguments)])
+        capsys.readouterr()  # what came before is not this command's
+        code = main()
+        return CliResult(code, *capsys.readouterr())
+
+    return call

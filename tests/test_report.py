@@ -175,10 +175,9 @@ def bare_run(tmp_path: Path) -> RunFolder:
     return run
 
 
-@pytest.fixture
-def full_run(tmp_path: Path) -> RunFolder:
+def _make_full_run(folder: Path) -> RunFolder:
     """A run with everything that a report can show."""
-    run = RunFolder(tmp_path, "full")
+    run = RunFolder(folder, "full")
     write_text(run.best_checkpoint, "weights")
     write_evaluation(run.path, _evaluation(sha256_file(run.best_checkpoint)))
     audit = {
@@ -216,12 +215,27 @@ def full_run(tmp_path: Path) -> RunFolder:
         inputs=[run.path / "audit.json"],
         seconds=181.0,
     )
-    write_manifest_facts(run, git_commit="a1b2c3-dirty", libraries={"torch": "9.8.7"})
+    facts = {"git_commit": "a1b2c3-dirty", "libraries": {"torch": "9.8.7"}}
+    write_json(run.manifest_path, run.read_manifest() | facts)
     return run
 
 
-def write_manifest_facts(run: RunFolder, **facts: object) -> None:
-    write_json(run.manifest_path, run.read_manifest() | facts)
+@pytest.fixture
+def full_run(tmp_path: Path) -> RunFolder:
+    """A full run for tests that change it or look at its files."""
+    return _make_full_run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Page, Page]:
+    """The report of a full run: the page, and the Markdown as a page."""
+    return _read(_make_full_run(tmp_path_factory.mktemp("report")))
+
+
+@pytest.fixture
+def page(pages: tuple[Page, Page]) -> Page:
+    """The page of a full run's report."""
+    return pages[0]
 
 
 def _read(run: RunFolder) -> tuple[Page, Page]:
@@ -232,26 +246,25 @@ def _read(run: RunFolder) -> tuple[Page, Page]:
 
 
 def test_report_has_its_sections_in_order_and_a_working_table_of_contents(
-    full_run: RunFolder,
+    pages: tuple[Page, Page],
 ) -> None:
-    for page in _read(full_run):
+    for page in pages:
         assert page.headings[0] == ("h1", "Clothing segmentation: run full")
         assert [text for tag, text in page.headings if tag == "h2"] == SECTIONS
         anchors = [link[1:] for link in page.links if link.startswith("#")]
         assert anchors == [title.lower().replace(" ", "-") for title in SECTIONS]
-    assert set(anchors) <= set(_read(full_run)[0].ids)
+    assert set(anchors) <= set(pages[0].ids)
 
 
-def test_markdown_says_the_same_as_the_page(full_run: RunFolder) -> None:
-    page, markdown = _read(full_run)
+def test_markdown_says_the_same_as_the_page(pages: tuple[Page, Page]) -> None:
+    page, markdown = pages
     assert len(page.tables) > 10
     assert markdown.tables == page.tables
     assert markdown.headings == page.headings
     assert [i["alt"] for i in markdown.images] == [i["alt"] for i in page.images]
 
 
-def test_summary_takes_its_numbers_from_the_scores(full_run: RunFolder) -> None:
-    page, _ = _read(full_run)
+def test_summary_takes_its_numbers_from_the_scores(page: Page) -> None:
     assert "a mean IoU of 0.517 (95 % interval 0.412 to 0.634)" in page.text
     # F1: background 18 / 21, upperbody 16 / 18, head 0.
     assert "a macro F1 of 0.582 (0.511 to 0.622) on 2 photos of the val split" in page.text
@@ -260,25 +273,25 @@ def test_summary_takes_its_numbers_from_the_scores(full_run: RunFolder) -> None:
 
 
 def test_headline_table_puts_protocols_and_reported_scores_side_by_side(
-    full_run: RunFolder,
+    page: Page,
 ) -> None:
-    rows = _read(full_run)[0].table("score", "headline")
+    rows = page.table("score", "headline")
     assert rows[0] == ["mean IoU", "0.517", "0.412 to 0.634", "0.457", "0.544"]
     assert rows[2] == ["mean IoU, classes with target only", "0.775", "–", "0.775", "–"]
     assert rows[3][4] == f"{REPORTED_SCORES['macro_f1']:.3f}"
     assert rows[5] == ["pixel accuracy", "0.850", "–", "0.850", "–"]
 
 
-def test_class_table_marks_absent_and_untargeted_classes(full_run: RunFolder) -> None:
-    rows = {row[0]: row for row in _read(full_run)[0].table("class", "status")}
+def test_class_table_marks_absent_and_untargeted_classes(page: Page) -> None:
+    rows = {row[0]: row for row in page.table("class", "status")}
     assert rows["upperbody"][:5] == ["upperbody", "ok", "0.800", "0.610 to 0.940", "0.889"]
     assert rows["upperbody"][5:] == ["–", "1.000", "0.800", "50.0 %"]
     assert rows["closures"][1:3] == ["absent", "–"]
     assert rows["head"][1:3] == ["no target", "0.000"]
 
 
-def test_largest_confusions_are_shares_of_the_truth(full_run: RunFolder) -> None:
-    assert _read(full_run)[0].table("truth", "predicted as") == [
+def test_largest_confusions_are_shares_of_the_truth(page: Page) -> None:
+    assert page.table("truth", "predicted as") == [
         ["upperbody", "background", "20.0 %", "2"],
         ["background", "head", "10.0 %", "1"],
     ]
@@ -299,8 +312,7 @@ def test_comparison_with_the_earlier_system_is_qualified(
     assert sentence in _read(bare_run)[0].text
 
 
-def test_best_epoch_is_marked(full_run: RunFolder) -> None:
-    page, _ = _read(full_run)
+def test_best_epoch_is_marked(page: Page) -> None:
     rows = page.table("epochs done", "steps")
     assert [row[0] for row in rows] == ["1", "2 (best)", "3"]
     assert rows[1] == ["2 (best)", "60", "0.800", "0.375", "5.0e-04", "121.0"]
@@ -319,8 +331,7 @@ def test_hostile_names_are_shown_as_text(full_run: RunFolder) -> None:
         assert f"What 05_worst shows. {HOSTILE}" in page.text
 
 
-def test_page_is_self_contained(full_run: RunFolder) -> None:
-    page, _ = _read(full_run)
+def test_page_is_self_contained(page: Page) -> None:
     assert len(page.images) == 6
     for image in page.images:
         assert image["alt"].strip()
@@ -389,8 +400,7 @@ def test_what_the_run_did_not_make_is_named(bare_run: RunFolder) -> None:
     assert "date not recorded" in page.text
 
 
-def test_full_run_lacks_only_what_it_does_not_hold(full_run: RunFolder) -> None:
-    page, _ = _read(full_run)
+def test_full_run_lacks_only_what_it_does_not_hold(page: Page) -> None:
     assert "the audit of" not in page.text
     assert "(01_gallery)" not in page.text
     assert "(01_image_sizes)" in page.text
@@ -414,14 +424,12 @@ def test_undecodable_figure_is_named(full_run: RunFolder) -> None:
     assert "Figure 03_curves cannot be decoded. Rerun notebook 03." in page.text
 
 
-def test_unknown_figures_and_tables_are_shown(full_run: RunFolder) -> None:
-    page, _ = _read(full_run)
+def test_unknown_figures_and_tables_are_shown(page: Page) -> None:
     assert "Calibration" in [image["alt"] for image in page.images]
     assert page.table("name", "image id") == [["a|b", "7000", "0.1235"], ["–", "8000", "–"]]
 
 
-def test_limits_say_why_a_stratum_is_empty(full_run: RunFolder) -> None:
-    page, _ = _read(full_run)
+def test_limits_say_why_a_stratum_is_empty(page: Page) -> None:
     assert "the annotations of this dataset carry no person counts" in page.text
     assert page.table("group", "n", "mean recall") == [["tiny", "0 annotations", "–", "–"]]
     assert "this split holds nothing of that group" in page.text
@@ -429,19 +437,18 @@ def test_limits_say_why_a_stratum_is_empty(full_run: RunFolder) -> None:
     assert "nothing is known of them: closures" in page.text
 
 
-def test_loss_section_holds_the_weights_of_the_run(full_run: RunFolder) -> None:
-    page, _ = _read(full_run)
+def test_loss_section_holds_the_weights_of_the_run(page: Page) -> None:
     assert "L = 0.25 · D + 0.5 · F" in page.text
     assert "s = 1, γ = 2, C = 4" in page.text
 
 
-def test_network_parameters_are_added_up(full_run: RunFolder) -> None:
-    rows = _read(full_run)[0].table("part", "parameters")
+def test_network_parameters_are_added_up(page: Page) -> None:
+    rows = page.table("part", "parameters")
     assert rows == [["encoder", "13,000"], ["head", "21"], ["total", "13,021"]]
 
 
-def test_own_photos_that_failed_are_listed(full_run: RunFolder) -> None:
-    assert _read(full_run)[0].table("photo", "reason") == [["own.jpg", "truncated"]]
+def test_own_photos_that_failed_are_listed(page: Page) -> None:
+    assert page.table("photo", "reason") == [["own.jpg", "truncated"]]
 
 
 def test_scores_of_another_checkpoint_say_so(full_run: RunFolder) -> None:

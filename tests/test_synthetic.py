@@ -17,9 +17,6 @@ from clothseg_utils.classes import SUPERCATEGORY_NAMES
 from clothseg_utils.synthetic import annotate, draw, mask_to_segmentation, synthesize
 from clothseg_utils.wardrobe import BEAD, COAT, DRESS, POCKET, SLEEVE, Canvas, Fabric
 
-# pycocotools 2.0.11 has no `copy` in its __array__, which numpy 2 deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 TRAIN_JSON = "instances_attributes_train2020.json"
 VAL_JSON = "instances_attributes_val2020.json"
 

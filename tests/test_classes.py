@@ -1,0 +1,162 @@
+"""Class ids never move, and colours stay apart for every reader."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from clothseg_utils.classes import IGNORE_INDEX, SUPERCATEGORY_NAMES, class_colors, class_table
+
+SHIRT = SimpleNamespace(id=0, name="shirt, blouse", supercategory="upperbody")
+SHOE = SimpleNamespace(id=23, name="shoe", supercategory="legs and feet")
+ZIPPER = SimpleNamespace(id=36, name="zipper", supercategory="closures")
+
+# Machado, Oliveira and Fernandes 2009, severity 1.0; they act on linear RGB.
+VISION = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+LINEAR_RGB_TO_XYZ = np.array(  # IEC 61966-2-1; white is D65
+    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+)
+
+
+def srgb_to_lab(colors, vision="normal"):
+    """(n, 3) uint8 sRGB -> (n, 3) CIELAB under D65, as an eye with that vision sees them."""
+    encoded = np.asarray(colors) / 255
+    linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
+    seen = (linear @ np.transpose(VISION[vision])).clip(0, 1)
+    ratios = seen @ LINEAR_RGB_TO_XYZ.T / LINEAR_RGB_TO_XYZ.sum(axis=1)
+    f = np.where(ratios > (6 / 29) ** 3, np.cbrt(ratios), ratios * (29 / 6) ** 2 / 3 + 4 / 29)
+    x, y, z = f.T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+def smallest_distance(colors, vision="normal"):
+    lab = srgb_to_lab(colors, vision)
+    distances = np.linalg.norm(lab[:, None] - lab[None], axis=2)
+    return distances[np.triu_indices(len(lab), k=1)].min()
+
+
+def test_order_of_the_13_classes_is_pinned():
+    assert SUPERCATEGORY_NAMES == (
+        "background",
+        "closures",
+        "upperbody",
+        "head",
+        "legs and feet",
+        "garment parts",
+        "arms and hands",
+        "decorations",
+        "neck",
+        "others",
+        "lowerbody",
+        "waist",
+        "wholebody",
+    )
+    assert IGNORE_INDEX == 255
+
+
+def test_supercategory_scheme_reads_each_categorys_own_field():
+    table = class_table("supercategory", [ZIPPER, SHIRT, SHOE])
+    assert table.names == SUPERCATEGORY_NAMES
+    assert table.num_classes == 13
+    assert dict(table.class_of_category) == {0: 2, 23: 4, 36: 1}
+
+
+def test_category_scheme_numbers_categories_by_id():
+    table = class_table("category", [ZIPPER, SHIRT, SHOE])
+    assert table.names == ("background", "shirt, blouse", "shoe", "zipper")
+    assert table.num_classes == 4
+    assert dict(table.class_of_category) == {0: 1, 23: 2, 36: 3}
+
+
+def test_category_scheme_needs_no_known_supercategory():
+    hat = SimpleNamespace(id=7, name="hat", supercategory="millinery")
+    assert class_table("category", [hat]).names == ("background", "hat")
+
+
+@pytest.mark.parametrize("supercategory", ["millinery", "Upperbody", "", "background"])
+def test_unknown_supercategory_is_named(supercategory):
+    hat = SimpleNamespace(id=7, name="hat", supercategory=supercategory)
+    with pytest.raises(
+        ValueError,
+        match=f'category 7 "hat" has the unknown supercategory "{supercategory}"; expected one of '
+        "closures, upperbody, .*wholebody",
+    ):
+        class_table("supercategory", [SHIRT, hat])
+
+
+def test_unknown_scheme_is_refused():
+    with pytest.raises(
+        ValueError, match='unknown scheme "person"; expected supercategory or category'
+    ):
+        class_table("person", [SHIRT])
+
+
+@pytest.mark.parametrize(("n_categories", "fits"), [(254, True), (255, False)])
+def test_255_is_never_a_class(n_categories, fits):
+    categories = [
+        SimpleNamespace(id=i, name=f"c{i}", supercategory="") for i in range(n_categories)
+    ]
+    if fits:
+        assert class_table("category", categories).num_classes == 255
+    else:
+        with pytest.raises(ValueError, match=r"256 classes do not fit a uint8 mask.*at most 255"):
+            class_table("category", categories)
+
+
+def test_a_table_cannot_be_changed():
+    table = class_table("supercategory", [SHIRT])
+    with pytest.raises(ValueError, match="read-only"):
+        table.colors[0] = 255
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        table.class_of_category[0] = 5
+
+
+def test_table_carries_the_one_colour_table():
+    table = class_table("supercategory", [SHIRT])
+    np.testing.assert_array_equal(table.colors, class_colors(13))
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 13, 14, 47, 255])
+def test_colours_are_uint8_rows_that_start_with_background(num_classes):
+    colors = class_colors(num_classes)
+    assert colors.dtype == np.uint8
+    assert colors.shape == (num_classes, 3)
+    assert colors[0].tolist() == [32, 32, 32]
+
+
+def test_lab_of_known_colours():
+    """Reference values, D65: the distances below stand on them."""
+    lab = srgb_to_lab([[255, 255, 255], [255, 0, 0], [0, 0, 255], [0, 0, 0]])
+    expected = [[100, 0, 0], [53.24, 80.09, 67.20], [32.30, 79.19, -107.86], [0, 0, 0]]
+    np.testing.assert_allclose(lab, expected, atol=0.05)
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_13_colours_stay_apart_for_colour_blind_readers(vision):
+    assert smallest_distance(class_colors(13), vision) >= 20
+
+
+def test_47_colours_stay_apart():
+    assert smallest_distance(class_colors(47)) >= 8
+
+
+def test_every_long_table_starts_alike():
+    """A taxonomy that grows keeps the colours of its first classes."""
+    np.testing.assert_array_equal(class_colors(60)[:47], class_colors(47))

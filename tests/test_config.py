@@ -1,0 +1,243 @@
+"""Settings: profiles, overrides, errors that help, and the way to a notebook and back."""
+
+from typing import get_args
+
+import pytest
+from pydantic import ValidationError
+
+from clothseg_utils.config import (
+    PATH_FIELDS,
+    Config,
+    Profile,
+    apply_overrides,
+    config_from_parameters,
+    config_to_parameters,
+    field_sections,
+    profile_config,
+    replace_fields,
+)
+
+PROFILES = get_args(Profile)
+
+
+def test_there_are_three_profiles():
+    assert PROFILES == ("demo", "fashionpedia", "smoke")
+
+
+def test_unknown_profile_is_refused():
+    with pytest.raises(
+        ValueError, match='unknown profile "fast"; expected one of demo, fashionpedia, smoke'
+    ):
+        profile_config("fast")
+
+
+def test_default_settings_are_profile_demo():
+    """The parameters cells of the notebooks hold these literals."""
+    assert profile_config("demo") == Config()
+
+
+def test_profiles_write_to_folders_of_their_own():
+    assert [profile_config(profile).run.run_name for profile in PROFILES] == list(PROFILES)
+
+
+FASHIONPEDIA = {  # the system as it was reported
+    "data_root": "data/fashionpedia",
+    "scheme": "supercategory",
+    "image_size": 512,
+    "resize": "squash",
+    "image_limit": 0,
+    "crop_scale_min": 0.8,
+    "crop_scale_max": 1.0,
+    "crop_ratio_min": 0.75,
+    "crop_ratio_max": 1.33,
+    "flip_probability": 0.5,
+    "rotation_degrees": 10.0,
+    "translate_fraction": 0.1,
+    "shear_degrees": 10.0,
+    "jitter_strength": 0.2,
+    "jitter_hue": 0.1,
+    "grayscale_probability": 0.1,
+    "dice_weight": 0.5,
+    "focal_weight": 0.5,
+    "dice_form": "smp",
+    "dice_smooth": 1.0,
+    "focal_gamma": 2.0,  # the default of smp's FocalLoss
+    "encoder_name": "mit_b1",
+    "encoder_weights": "imagenet",
+    "freeze_encoder": False,
+    "batch_size": 32,
+    "max_epochs": 15,
+    "max_minutes": 0.0,  # epochs count, not the clock
+    "epoch_images": 0,  # every photo once
+    "learning_rate": 1e-4,
+    "weight_decay": 0.0,  # Adam, not AdamW
+    "schedule": "constant",
+    "warmup_fraction": 0.0,
+    "patience": 6,
+    "precision": "auto",  # is 16-mixed on a GPU
+}
+
+
+@pytest.mark.parametrize(("field", "value"), FASHIONPEDIA.items())
+def test_profile_fashionpedia_is_the_system_as_reported(field, value):
+    assert config_to_parameters(profile_config("fashionpedia"))[field] == value
+
+
+def test_profile_demo_trains_by_the_clock_from_scratch():
+    """It is as long on any data, and needs neither network nor GPU."""
+    config = profile_config("demo")
+    assert config.train.max_minutes > 0
+    assert config.train.encoder_weights == "none"
+    assert config.train.encoder_name == "mit_b1"
+    assert config.data.data_root == "data/synthetic"
+
+
+def test_field_names_are_unique_over_all_sections():
+    """They are the parameter names of the notebooks, where there are no sections."""
+    names = [name for info in Config.model_fields.values() for name in info.annotation.model_fields]
+    assert len(names) == len(set(names))
+    assert list(field_sections()) == names
+
+
+def test_field_sections_name_the_section():
+    sections = field_sections()
+    assert sections["image_size"] == "data"
+    assert sections["seed"] == "train"
+    assert list(sections)[:3] == ["run_name", "outputs_root", "data_root"]
+
+
+def test_path_fields_are_fields():
+    assert PATH_FIELDS.issubset(field_sections())
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        Config().train.batch_size = 1
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [
+        ("train.batch_size=4", "batch_size", 4),
+        ("train.learning_rate=3e-4", "learning_rate", 3e-4),
+        ("train.freeze_encoder=true", "freeze_encoder", True),
+        ("data.resize=squash", "resize", "squash"),
+        (" data.image_size = 256 ", "image_size", 256),
+        ("predict.photos_dir=my photos/a=b", "photos_dir", "my photos/a=b"),  # "=" in a value
+        ("evaluate.checkpoint=", "checkpoint", ""),
+    ],
+)
+def test_override_changes_one_field(override, field, value):
+    before = config_to_parameters(Config())
+    after = config_to_parameters(apply_overrides(Config(), [override]))
+    assert after == before | {field: value}
+    assert type(after[field]) is type(before[field])
+
+
+def test_last_override_of_a_field_wins():
+    config = apply_overrides(Config(), ["train.seed=1", "train.seed=2", "train.patience=9"])
+    assert (config.train.seed, config.train.patience) == (2, 9)
+
+
+def test_overrides_leave_the_config_as_it_was():
+    config = Config()
+    apply_overrides(config, ["train.batch_size=4"])
+    assert config == Config()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.batch_size", r'"train.batch_size" has no "="; expected section.field=value'),
+        ("train.batchsize=4", r'unknown field "train.batchsize".* mean train.batch_size\?'),
+        ("batch_size=4", r'unknown field "batch_size".* mean train.batch_size\?'),
+        ("data.batch_size=4", r'unknown field "data.batch_size".* mean train.batch_size\?'),
+        ("=4", r'unknown field ""; expected one of run.run_name'),
+        ("train.batch_size=four", r"train.batch_size: got 'four'; .*valid integer"),
+        ("train.batch_size=0", r"train.batch_size: got '0'; .*greater than or equal to 1"),
+        ("train.batch_size=2.5", r"train.batch_size: got '2.5'; .*valid integer"),
+        ("data.image_size=100", r"data.image_size: got '100'; .*multiple of 32"),
+        ("data.image_size=0", r"data.image_size: got '0'; .*greater than or equal to 32"),
+        ("data.resize=crop", r"data.resize: got 'crop'; .*'letterbox' or 'squash'"),
+        ("data.scheme=person", r"data.scheme: got 'person'; .*'supercategory' or 'category'"),
+        ("train.max_minutes=nan", r"train.max_minutes: got 'nan'"),
+        ("train.learning_rate=inf", r"train.learning_rate: got 'inf'; .*finite"),
+        ("train.learning_rate=0", r"train.learning_rate: got '0'; .*greater than 0"),
+        ("train.freeze_encoder=perhaps", r"train.freeze_encoder: got 'perhaps'; .*boolean"),
+        ("augment.crop_scale_min=0", r"augment.crop_scale_min: got '0'; .*greater than 0"),
+        ("augment.jitter_hue=0.6", r"augment.jitter_hue: got '0.6'; .*less than or equal to 0.5"),
+        ("predict.overlay_opacity=2", r"overlay_opacity: got '2'; .*less than or equal to 1"),
+    ],
+)
+def test_bad_override_is_one_clear_line(override, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        apply_overrides(Config(), [override])
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_field_lists_every_valid_one():
+    with pytest.raises(ValueError, match="unknown field") as caught:
+        apply_overrides(Config(), ["train.nonsense=1"])
+    for field, section in field_sections().items():
+        assert f"{section}.{field}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["augment.crop_scale_min=0.9", "augment.crop_scale_max=0.5"], "0.9 is above .* 0.5"),
+        (["augment.crop_ratio_min=2"], "crop_ratio_min 2.0 is above crop_ratio_max 1.33"),
+        (["loss.dice_weight=0", "loss.focal_weight=0"], "are both 0; nothing would be learned"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(overrides, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        apply_overrides(Config(), overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_several_faults_are_told_at_once():
+    with pytest.raises(ValueError, match=r"train.batch_size: .*; train.seed: "):
+        apply_overrides(Config(), ["train.batch_size=0", "train.seed=-1"])
+
+
+def test_replace_fields_knows_its_fields():
+    assert replace_fields(Config(), {"run_name": "mine"}).run.run_name == "mine"
+    with pytest.raises(ValueError, match=r'unknown field "run"; expected one of run_name, '):
+        replace_fields(Config(), {"run": "mine"})
+
+
+def test_a_misspelt_field_in_json_is_refused():
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        Config.model_validate_json('{"train": {"batchsize": 4}}')
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_json_round_trip(profile):
+    config = profile_config(profile)
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_parameters_round_trip(profile):
+    """A notebook rebuilds from its variables the config that the pipeline flattened."""
+    config = profile_config(profile)
+    assert config_from_parameters(config_to_parameters(config)) == config
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_parameters_are_literals(profile):
+    """Papermill turns tuples into strings and cannot pass a path."""
+    types = {type(value) for value in config_to_parameters(profile_config(profile)).values()}
+    assert types <= {str, int, float, bool}
+
+
+def test_parameters_are_picked_out_of_a_notebooks_variables():
+    namespace = {"image_size": 64, "__name__": "__main__", "plt": pytest, "image": None}
+    config = config_from_parameters(namespace)
+    assert config == replace_fields(Config(), {"image_size": 64})
+
+
+def test_bad_parameter_is_named_with_its_field():
+    with pytest.raises(ValueError, match=r"data.image_size: got 65; .*multiple of 32"):
+        config_from_parameters({"image_size": 65})

@@ -1,0 +1,210 @@
+"""Tests of `clothseg_utils.model`: what an epoch counts, and what a checkpoint keeps."""
+
+import copy
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from clothseg_utils.classes import class_table
+from clothseg_utils.coco import Category
+from clothseg_utils.config import Config, profile_config, replace_fields
+from clothseg_utils.model import ClothingSegmenter
+from clothseg_utils.network import CHECKPOINT_KEY, normalize_images
+
+pytestmark = [
+    # The loaders here are lists of a few samples in the main process.
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*number of training batches"),
+    # Lightning 2.6.6 asks torch 2.15 for a class that torch deprecates.
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+]
+
+SMALL_ENCODER = "resnet18"  # has batch norm, which a Mix Transformer has not
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def classes():
+    return class_table("supercategory", [Category(id=23, name="shoe", supercategory="head")])
+
+
+def config_with(**fields) -> Config:
+    return replace_fields(profile_config("smoke"), {"encoder_name": SMALL_ENCODER, **fields})
+
+
+class PaintedNetwork(nn.Module):
+    """Predicts the class that the photo's red channel names; "learns" one unused number."""
+
+    def __init__(self, scale: float = 4.0) -> None:
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(1))
+        self.scale = scale
+
+    def forward(self, images):
+        red = images[:, 0] * 0.229 + 0.485  # back from ImageNet's mean and deviation
+        class_ids = (red * 255).round().long()  # (N, H, W)
+        one_hot = nn.functional.one_hot(class_ids, 13).permute(0, 3, 1, 2)
+        return one_hot * self.scale + 0 * self.unused
+
+
+def painted_sample(pred_mask, target):
+    red = np.array(pred_mask, np.uint8)
+    return {
+        "image": torch.from_numpy(np.stack([red, red, red])),
+        "mask": torch.from_numpy(np.array(target, np.uint8)),
+    }
+
+
+# Two batches, [A, B] and [C]; B is ignored throughout. Summed over both:
+#   class 0: 4 target, 4 predicted, 3 hit -> IoU 3 / 5, F1 6 / 8
+#   class 1: 1 target, 2 predicted, 1 hit -> IoU 1 / 2, F1 2 / 3
+#   class 2: 2 target, 1 predicted, 1 hit -> IoU 1 / 2, F1 2 / 3
+# Batch by batch the mean IoU would be (1/2 + 7/12) / 2 = 0.5417 instead.
+SAMPLES = [
+    painted_sample([[0, 1], [1, 1]], [[0, 0], [1, 255]]),
+    painted_sample([[5, 5], [5, 5]], [[255, 255], [255, 255]]),
+    painted_sample([[0, 2], [0, 0]], [[2, 2], [0, 0]]),
+]
+
+
+def fit(module, samples, *, epochs=1, batch_size=2):
+    loader = DataLoader(samples, batch_size=batch_size)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, loader, loader)
+    return module
+
+
+def painted_module(classes, scale=4.0):
+    module = ClothingSegmenter(config_with(), classes, {})
+    module.network = PaintedNetwork(scale)
+    return module
+
+
+def random_samples(count=4, side=32):
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "image": torch.from_numpy(rng.integers(0, 256, (3, side, side), dtype=np.uint8)),
+            "mask": torch.from_numpy(rng.integers(0, 13, (side, side), dtype=np.uint8)),
+        }
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("group", ["train", "val"])
+def test_epoch_scores_come_from_one_summed_confusion_matrix(classes, group):
+    (row,) = fit(painted_module(classes), SAMPLES).history
+    assert row[f"{group}/mean_iou"] == pytest.approx((3 / 5 + 1 / 2 + 1 / 2) / 3)
+    assert row[f"{group}/macro_f1"] == pytest.approx((6 / 8 + 2 / 3 + 2 / 3) / 3)
+    assert row[f"{group}/pixel_accuracy"] == pytest.approx(5 / 7)
+
+
+def test_epoch_loss_is_the_mean_over_photos_not_over_batches(classes):
+    module = painted_module(classes)
+    (row,) = fit(module, SAMPLES).history
+    batches = [SAMPLES[:2], SAMPLES[2:]]
+    expected = np.zeros(3)
+    for batch in batches:
+        images = torch.stack([sample["image"] for sample in batch])
+        masks = torch.stack([sample["mask"] for sample in batch])
+        with torch.no_grad():
+            parts = module.loss(module(images), masks)
+        expected += np.array([float(part) for part in parts]) * len(batch) / 3
+    got = [row[f"val/{name}"] for name in ("loss", "dice_loss", "focal_loss")]
+    assert got == pytest.approx(expected.tolist())
+
+
+def test_each_epoch_counts_anew(classes):
+    first, second = fit(painted_module(classes), SAMPLES, epochs=2).history
+    assert (first["epoch"], second["epoch"]) == (0, 1)
+    assert (first["step"], second["step"]) == (2, 4)
+    assert first["val/mean_iou"] == second["val/mean_iou"]
+    assert first["train/loss"] == pytest.approx(second["train/loss"])
+
+
+def test_epoch_images_counts_the_photos_of_the_latest_epoch(classes):
+    assert fit(painted_module(classes), SAMPLES, epochs=2).epoch_images == 3
+
+
+def test_loss_that_is_not_a_number_stops_with_one_line(classes):
+    with pytest.raises(ValueError, match=r"loss became nan by step 2; .*learning_rate") as caught:
+        fit(painted_module(classes, scale=float("nan")), SAMPLES)
+    assert "\n" not in str(caught.value)
+
+
+def test_frozen_encoder_stays_as_it_is(classes):
+    module = ClothingSegmenter(config_with(freeze_encoder=True), classes, {})
+    encoder_before = copy.deepcopy(module.network.encoder.state_dict())
+    decoder_before = copy.deepcopy(module.network.decoder.state_dict())
+    fit(module, random_samples(), epochs=2)  # two: validation in between switches modes
+    encoder = module.network.encoder.state_dict()
+    assert "bn1.running_mean" in encoder
+    changed = [name for name in encoder if not torch.equal(encoder[name], encoder_before[name])]
+    assert changed == []
+    decoder = module.network.decoder.state_dict()
+    assert any(not torch.equal(decoder[name], decoder_before[name]) for name in decoder)
+
+
+def test_encoder_learns_unless_frozen(classes):
+    module = ClothingSegmenter(config_with(), classes, {})
+    before = copy.deepcopy(module.network.encoder.state_dict())
+    fit(module, random_samples())
+    after = module.network.encoder.state_dict()
+    assert not torch.equal(after["conv1.weight"], before["conv1.weight"])
+    assert not torch.equal(after["bn1.running_mean"], before["bn1.running_mean"])
+
+
+def test_optimizer_holds_what_is_trained_and_nothing_else(classes):
+    config = config_with(freeze_encoder=True, weight_decay=0.25, learning_rate=0.125)
+    module = ClothingSegmenter(config, classes, {})
+    (group,) = module.configure_optimizers().param_groups
+    assert (group["lr"], group["weight_decay"]) == (0.125, 0.25)
+    trained = [*module.network.decoder.parameters(), *module.network.segmentation_head.parameters()]
+    assert {id(parameter) for parameter in group["params"]} == {id(p) for p in trained}
+
+
+def test_forward_normalizes_uint8_photos(classes):
+    module = ClothingSegmenter(config_with(), classes, {}).eval()
+    images = torch.stack([sample["image"] for sample in random_samples(2)])
+    with torch.no_grad():
+        logits = module(images)
+        expected = module.network(normalize_images(images))
+    assert logits.shape == (2, 13, 32, 32)
+    assert torch.allclose(logits, expected, atol=1e-5)
+
+
+def plain_types(value) -> set[type]:
+    if isinstance(value, dict):
+        return set().union(*(plain_types(v) | plain_types(k) for k, v in value.items()))
+    if isinstance(value, list):
+        return set().union(*map(plain_types, value))
+    return {type(value)}
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt"])
+def test_checkpoint_loads_weights_only_and_keeps_plain_values(tiny_training, name):
+    checkpoint = torch.load(tiny_training.run.checkpoints_dir / name, weights_only=True)
+    info = checkpoint[CHECKPOINT_KEY]
+    assert plain_types(info) <= {str, int, float, bool}
+    assert Config.model_validate(info["config"]) == tiny_training.config
+    assert tuple(info["class_names"]) == tiny_training.train_split.classes.names
+    assert info["class_of_category"]["23"] == 4  # shoe -> legs and feet
+    assert info["data"]["train_sha256"] == tiny_training.train_split.coco.sha256
+    assert info["data"]["train_images"] == 8
+    assert info["history"][0]["val/mean_iou"] == tiny_training.result.history[0]["val/mean_iou"]

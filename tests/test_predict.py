@@ -1,0 +1,426 @@
+"""Tests of `clothseg_utils.predict`: any photo to a mask of its own size, and where files go."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from clothseg_utils.classes import SUPERCATEGORY_NAMES
+from clothseg_utils.photos import read_photo
+from clothseg_utils.predict import (
+    PhotoTask,
+    logits_to_mask,
+    logits_to_probabilities,
+    mask_to_coco,
+    plan_predictions,
+    predict_logits,
+    predict_mask,
+    predict_photos,
+    read_ahead,
+    write_image,
+)
+
+# The referee's decode(), pycocotools 2.0.11 under NumPy 2.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def photos(synthetic_root) -> list[Path]:
+    return sorted((synthetic_root / "test").iterdir())
+
+
+@pytest.fixture(scope="module")
+def drawn(photos) -> Image.Image:
+    """Part of a drawn photo, 96 wide and 64 high, on which the tiny network finds classes."""
+    return Image.fromarray(read_photo(photos[0])[100:164, 60:156])
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def read_png(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+# --- logits to mask ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("height_width", [(32, 48), (9, 200), (1, 1), (10, 7)])
+@pytest.mark.parametrize("levels", ["continuous", "with ties"])
+def test_mask_equals_interpolation_then_argmax(height_width, levels):
+    logits = torch.randn((1, 13, 16, 24), generator=torch.Generator().manual_seed(0))
+    if levels == "with ties":
+        logits = logits.round()
+    upsampled = torch.nn.functional.interpolate(
+        logits, height_width, mode="bilinear", align_corners=False
+    )
+    expected = upsampled.argmax(dim=1)[0].numpy()
+    mask = logits_to_mask(logits, *height_width)
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, expected)
+
+
+def test_mask_of_cropped_channels_last_logits():
+    # What a network gives: channels_last, and a letterbox crop that is not contiguous.
+    logits = torch.randn((1, 13, 20, 20), generator=torch.Generator().manual_seed(1))
+    cropped = logits.contiguous(memory_format=torch.channels_last)[:, :, 3:17, 0:20]
+    upsampled = torch.nn.functional.interpolate(
+        logits[:, :, 3:17].contiguous(), (70, 100), mode="bilinear", align_corners=False
+    )
+    top_two = upsampled.topk(2, dim=1).values[0]
+    clear = (top_two[0] - top_two[1] > 1e-5).numpy()  # another memory format rounds otherwise
+    expected = upsampled.argmax(dim=1)[0].numpy()
+    assert clear.mean() > 0.999
+    assert np.array_equal(logits_to_mask(cropped, 70, 100)[clear], expected[clear])
+
+
+def test_probabilities_add_up_and_agree_with_the_mask(tiny_network, drawn):
+    image = np.asarray(drawn)
+    logits = predict_logits(tiny_network, image)
+    mask = logits_to_mask(logits, *image.shape[:2])
+    probabilities = logits_to_probabilities(logits, *image.shape[:2])
+    assert probabilities.shape == (13, 64, 96)
+    assert probabilities.dtype == np.float16
+    assert (probabilities >= 0).all()
+    assert np.abs(probabilities.astype(np.float64).sum(axis=0) - 1).max() < 13 * 2**-11
+    # Where float16 rounds two classes to one value, either of them is right.
+    of_mask = np.take_along_axis(probabilities, mask[None].astype(np.int64), axis=0)[0]
+    assert np.array_equal(of_mask, probabilities.max(axis=0))
+    assert len(np.unique(mask)) >= 3, "one class only would prove nothing"
+
+
+# --- one photo -----------------------------------------------------------------------------------
+
+
+def test_letterbox_logits_cover_the_photo_only(tiny_network):
+    tall = np.zeros((60, 20, 3), np.uint8)
+    assert predict_logits(tiny_network, tall).shape == (1, 13, 32, 11)  # 20 / 60 of 32
+    assert predict_logits(tiny_network, tall, squash=True).shape == (1, 13, 32, 32)
+    squashing = dataclasses.replace(tiny_network, resize="squash")
+    assert predict_logits(squashing, tall).shape == (1, 13, 32, 32)
+
+
+def save_rotated(photo: Image.Image, path: Path) -> None:
+    """Store a photo lying on its side, with the note that it is to be turned."""
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to see it upright
+    photo.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif, quality=95)
+
+
+PHOTO_KINDS = {
+    "a.jpg": lambda photo, path: photo.save(path, quality=95),
+    "a.jpeg": lambda photo, path: photo.save(path, quality=95),
+    "a.png": lambda photo, path: photo.save(path),
+    "a.webp": lambda photo, path: photo.save(path, lossless=True),
+    "grey.jpg": lambda photo, path: photo.convert("L").save(path),
+    "grey16.png": lambda photo, path: Image.fromarray(
+        np.asarray(photo.convert("L")).astype(np.uint16) * 257
+    ).save(path),
+    "rgba.png": lambda photo, path: photo.convert("RGBA").save(path),
+    "palette.png": lambda photo, path: photo.convert("P").save(path),
+    "cmyk.jpg": lambda photo, path: photo.convert("CMYK").save(path),
+    "rotated.jpg": save_rotated,
+}
+
+
+@pytest.mark.parametrize("name", PHOTO_KINDS)
+def test_every_kind_of_photo_gets_a_mask_of_its_displayed_size(tiny_network, drawn, tmp_path, name):
+    photo = tmp_path / name
+    PHOTO_KINDS[name](drawn, photo)
+    tasks = plan_predictions([photo], tmp_path / "out")
+    assert predict_photos(tiny_network, tasks).done == [photo]
+    mask = read_png(tmp_path / "out" / f"{photo.stem}.png")
+    assert mask.shape == (64, 96)
+    assert mask.dtype == np.uint8
+    assert np.array_equal(mask, predict_mask(tiny_network, read_photo(photo)))
+
+
+def test_lossless_formats_of_one_picture_get_one_mask(tiny_network, drawn, tmp_path):
+    masks = []
+    for name in ("a.png", "a.webp", "rgba.png"):
+        PHOTO_KINDS[name](drawn, tmp_path / name)
+        masks.append(predict_mask(tiny_network, read_photo(tmp_path / name)))
+    assert np.array_equal(masks[0], masks[1])
+    assert np.array_equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (57, 1), (1, 57), (3000, 2), (3000, 700)])
+def test_extreme_sizes(tiny_network, photos, tmp_path, size):
+    photo = tmp_path / "photo.png"
+    Image.open(photos[0]).resize(size).save(photo)
+    summary = predict_photos(tiny_network, plan_predictions([photo], tmp_path / "out"))
+    assert summary.failed == {}
+    for name in ("photo.png", "photo_color.png"):
+        assert Image.open(tmp_path / "out" / name).size == size
+
+
+def test_results_of_one_photo(tiny_network, photos, tmp_path):
+    options = {"as_json": True, "probabilities": True}
+    (task,) = plan_predictions([photos[0]], tmp_path, **options)
+    predict_photos(tiny_network, [task], **options)
+    stem = photos[0].stem
+    endings = [".png", "_color.png", "_overlay.jpg", ".json", ".npz"]
+    assert files_below(tmp_path) == sorted(stem + ending for ending in endings)
+    assert [path.name for path in task.results(**options)] == [stem + e for e in endings]
+
+    image = read_photo(photos[0])
+    mask = read_png(tmp_path / f"{stem}.png")
+    assert len(np.unique(mask)) >= 4, "fewer classes would prove little"
+    color_mask = read_png(tmp_path / f"{stem}_color.png")
+    assert np.array_equal(color_mask, tiny_network.colors[mask])
+    overlay = read_photo(tmp_path / f"{stem}_overlay.jpg")
+    assert overlay.shape[0] >= image.shape[0]
+    assert overlay.shape[1] > image.shape[1]  # the legend stands beside it
+    with np.load(tmp_path / f"{stem}.npz") as arrays:
+        assert arrays["probabilities"].shape == (13, *mask.shape)
+        assert arrays["class_names"].tolist() == list(SUPERCATEGORY_NAMES)
+
+
+def test_json_decodes_to_the_written_mask(tiny_network, photos, tmp_path):
+    predict_photos(tiny_network, plan_predictions(photos[:2], tmp_path, as_json=True), as_json=True)
+    for photo in photos[:2]:
+        mask = read_png(tmp_path / f"{photo.stem}.png")
+        record = json.loads((tmp_path / f"{photo.stem}.json").read_text())
+        assert record["file_name"] == photo.name
+        assert (record["height"], record["width"]) == mask.shape
+        decoded = np.zeros_like(mask)
+        for annotation in record["annotations"]:
+            instance_mask = coco_mask.decode(annotation["segmentation"])
+            assert instance_mask.sum() == annotation["area"]
+            assert annotation["class_name"] == SUPERCATEGORY_NAMES[annotation["class_id"]]
+            decoded[instance_mask == 1] = annotation["class_id"]
+        assert np.array_equal(decoded, mask)
+
+
+def test_mask_to_coco_by_hand():
+    mask = np.array([[0, 2, 2], [0, 0, 2]], np.uint8)
+    record = mask_to_coco(mask, ["background", "closures", "upperbody"])
+    (annotation,) = record["annotations"]
+    assert (record["height"], record["width"]) == (2, 3)
+    assert annotation["area"] == 3
+    assert annotation["bbox"] == [1.0, 0.0, 2.0, 2.0]
+    assert annotation["segmentation"]["size"] == [2, 3]
+    assert mask_to_coco(np.zeros((2, 3), np.uint8), ["background"])["annotations"] == []
+
+
+def test_mask_does_not_depend_on_what_else_is_in_the_call(tiny_network, photos, tmp_path):
+    wide = tmp_path / "wide.png"
+    Image.open(photos[1]).resize((300, 40)).save(wide)
+    predict_photos(tiny_network, plan_predictions([photos[0]], tmp_path / "alone"))
+    together = plan_predictions([wide, *photos[1:3], photos[0]], tmp_path / "together")
+    predict_photos(tiny_network, together)
+    name = f"{photos[0].stem}.png"
+    assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes()
+
+
+def test_predict_and_evaluate_write_equal_masks(cli, tiny_training, synthetic_root, tmp_path):
+    checkpoint = ("--checkpoint", tiny_training.run.best_checkpoint)
+    predicted = cli("predict", *checkpoint, "--out", tmp_path / "p", synthetic_root / "test")
+    scored = ("--data-root", synthetic_root, "--out", tmp_path / "e", "--write-masks")
+    evaluated = cli("evaluate", *checkpoint, *scored)
+    assert (predicted.code, evaluated.code) == (0, 0)
+    names = files_below(tmp_path / "e" / "masks")
+    assert len(names) == 8
+    for name in names:
+        assert (tmp_path / "e" / "masks" / name).read_bytes() == (
+            tmp_path / "p" / name
+        ).read_bytes()
+
+
+# --- what is read, and where results go ----------------------------------------------------------
+
+
+def make_photos(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6), "navy").save(folder / name)
+
+
+def planned(tasks: list[PhotoTask], root: Path) -> dict[str, str]:
+    return {
+        task.photo.relative_to(root).as_posix(): task.result_stem.relative_to(root).as_posix()
+        for task in tasks
+    }
+
+
+def test_subfolders_are_kept_below_out(tmp_path):
+    make_photos(tmp_path / "in", "b.jpg", "deep/er/a.PNG", "deep/a.webp", ".hidden/x.jpg")
+    (tmp_path / "in" / "notes.txt").write_text("no photo")
+    (tmp_path / "in" / "folder.jpg").mkdir()
+    assert planned(plan_predictions([tmp_path / "in"], tmp_path / "out"), tmp_path) == {
+        "in/b.jpg": "out/b",
+        "in/deep/a.webp": "out/deep/a",
+        "in/deep/er/a.PNG": "out/deep/er/a",
+    }
+
+
+def test_single_photos_go_directly_into_out(tmp_path):
+    make_photos(tmp_path, "x/a.jpg", "y/b.c.jpg")
+    tasks = plan_predictions([tmp_path / "x/a.jpg", tmp_path / "y/b.c.jpg"], tmp_path / "out")
+    assert planned(tasks, tmp_path) == {"x/a.jpg": "out/a", "y/b.c.jpg": "out/b.c"}
+    assert tasks[1].results()[0] == tmp_path / "out" / "b.c.png"
+
+
+def test_out_inside_the_input_folder_is_not_read(tiny_network, tmp_path):
+    make_photos(tmp_path, "a.jpg", "sub/b.jpg")
+    first = plan_predictions([tmp_path], tmp_path / "out")
+    predict_photos(tiny_network, first)
+    assert (tmp_path / "out" / "sub" / "b_color.png").exists()
+    assert plan_predictions([tmp_path], tmp_path / "out") == first
+
+
+def test_results_beside_the_photos(tiny_network, tmp_path):
+    make_photos(tmp_path, "a.jpg")
+    predict_photos(tiny_network, plan_predictions([tmp_path], tmp_path))
+    assert files_below(tmp_path) == ["a.jpg", "a.png", "a_color.png", "a_overlay.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("files", "inputs", "out", "message"),
+    [
+        # `a.png` is a photo here, and would become its own mask
+        (["a.png"], ["."], ".", r"a\.png would overwrite an input photo"),
+        (["in/a.png"], ["in/a.png"], "in", r"a\.png would overwrite an input photo"),
+        # the mask of a.jpg is a.png, which is the other photo
+        (["a.jpg", "b/a.png"], ["a.jpg", "b/a.png"], "b", r"would overwrite an input photo"),
+        # the colour mask of `a` is the photo `a_color.png`
+        (["a.jpg", "a_color.png"], ["."], ".", r"a_color\.png would overwrite an input photo"),
+        (["a.jpg", "a.png"], ["."], "out", r"a\.jpg and .*a\.png would both write .*a\.png"),
+        (["x/a.jpg", "y/a.jpg"], ["x/a.jpg", "y/a.jpg"], "out", "would both write .*a.png"),
+        (["x/a.jpg", "y/a.jpg"], ["x", "y"], "out", "would both write .*a.png"),
+        # the colour mask of `a` and the mask of `a_color`
+        (["a.png", "a_color.jpg"], ["."], "out", r"would both write .*a_color\.png"),
+        # the overlay of `a` is the photo `a_overlay.jpg`
+        (["a.jpg", "a_overlay.jpg"], ["."], ".", r"a_overlay\.jpg would overwrite"),
+    ],
+)
+def test_results_never_meet_a_photo_or_each_other(tmp_path, files, inputs, out, message):
+    make_photos(tmp_path, *files)
+    with pytest.raises(ValueError, match=message) as caught:
+        plan_predictions([tmp_path / name for name in inputs], tmp_path / out)
+    assert "nothing was written" in str(caught.value)
+    assert files_below(tmp_path) == sorted(files)
+
+
+def test_overwriting_through_a_link_is_seen(tmp_path):
+    make_photos(tmp_path, "in/a.png")
+    (tmp_path / "out").symlink_to(tmp_path / "in")
+    with pytest.raises(ValueError, match="would overwrite an input photo"):
+        plan_predictions([tmp_path / "in"], tmp_path / "out")
+
+
+def test_former_results_are_replaced(tiny_network, tmp_path):
+    make_photos(tmp_path, "in/a.jpg")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").write_bytes(b"old")
+    predict_photos(tiny_network, plan_predictions([tmp_path / "in"], tmp_path / "out"))
+    assert read_png(tmp_path / "out" / "a.png").shape == (6, 8)
+
+
+def test_missing_input_is_named(tmp_path):
+    make_photos(tmp_path, "a.jpg")
+    with pytest.raises(FileNotFoundError, match=r"no such photo or folder: .*b\.jpg"):
+        plan_predictions([tmp_path / "a.jpg", tmp_path / "b.jpg"], tmp_path / "out")
+
+
+def test_folder_without_photos_is_refused(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"no photo found; expected .*\.webp"):
+        plan_predictions([tmp_path / "in"], tmp_path / "out")
+
+
+# --- photos that cannot be read ------------------------------------------------------------------
+
+
+def spoil(path: Path, photo: Path, how: str) -> None:
+    whole = photo.read_bytes()
+    path.write_bytes({"empty": b"", "text": b"no photo", "cut": whole[: len(whole) // 2]}[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "text", "cut"])
+def test_unreadable_photo_is_named_and_others_are_done(cli, tiny_training, photos, tmp_path, how):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    spoil(folder / "bad.jpg", photos[0], how)
+    for photo in photos[:2]:
+        (folder / photo.name).write_bytes(photo.read_bytes())
+    checkpoint = tiny_training.run.best_checkpoint
+    result = cli("predict", "--checkpoint", checkpoint, "--out", tmp_path / "out", folder)
+    assert result.code == 1
+    (line,) = result.err.splitlines()
+    assert "bad.jpg" in line
+    assert result.out == f"2 of 3 photos are done: {tmp_path / 'out'}\n"
+    written = {Path(name).stem.split("_")[0] for name in files_below(tmp_path / "out")}
+    assert "bad" not in written
+    assert (tmp_path / "out" / f"{photos[0].stem}.png").exists()
+    assert (tmp_path / "out" / f"{photos[1].stem}_overlay.jpg").exists()
+
+
+def test_nothing_readable_is_an_error(cli, tiny_training, photos, tmp_path):
+    spoil(tmp_path / "a.jpg", photos[0], "empty")
+    spoil(tmp_path / "b.png", photos[0], "text")
+    checkpoint = tiny_training.run.best_checkpoint
+    result = cli(
+        *("predict", "--checkpoint", checkpoint, "--out", tmp_path / "out"),
+        *(tmp_path / "a.jpg", tmp_path / "b.png"),
+    )
+    assert result.code == 2
+    assert [name in line for name, line in zip(("a.jpg", "b.png"), result.err.splitlines())] == [
+        True,
+        True,
+    ]
+    assert result.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+# --- small parts ---------------------------------------------------------------------------------
+
+
+def test_read_ahead_hands_over_results_and_errors_in_order():
+    def read(item):
+        if item == "bad":
+            raise ValueError("cannot be read")
+        return item.upper()
+
+    results = list(read_ahead(read, ["a", "bad", "c"]))
+    assert results[0] == ("a", "A")
+    assert results[1][0] == "bad"
+    assert isinstance(results[1][1], ValueError)
+    assert results[2] == ("c", "C")
+    assert list(read_ahead(read, [])) == []
+
+
+def test_read_ahead_does_not_hide_a_programming_error():
+    with pytest.raises(KeyError):
+        list(read_ahead({}.__getitem__, ["a"]))
+
+
+@pytest.mark.parametrize("name", ["a.png", "deep/a.jpg"])
+def test_write_image_keeps_rgb(tmp_path, name):
+    image = np.zeros((16, 24, 3), np.uint8)
+    image[..., 0] = 200  # red
+    write_image(tmp_path / name, image)
+    written = read_png(tmp_path / name)
+    assert np.abs(written.astype(int) - image).max() <= 3  # JPEG rounds
+
+
+def test_write_image_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
+    with pytest.raises(OSError, match=r"a\.png could not be written"):
+        write_image(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8))
+    assert files_below(tmp_path) == []

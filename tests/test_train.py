@@ -1,0 +1,500 @@
+"""Tests of `clothseg_utils.train`: what a training leaves behind, and how it goes on."""
+
+import csv
+import dataclasses
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from clothseg_utils import model as model_module
+from clothseg_utils import train as train_module
+from clothseg_utils.config import Config, TrainConfig, replace_fields
+from clothseg_utils.metrics import scores_from_confusion
+from clothseg_utils.model import ClothingSegmenter
+from clothseg_utils.runs import RunFolder, repo_root, write_json
+from clothseg_utils.train import (
+    learning_rate_factor,
+    read_history,
+    train,
+    write_history,
+)
+
+SCORES = ("loss", "dice_loss", "focal_loss", "mean_iou", "macro_f1", "pixel_accuracy")
+FIGURES = {f"{group}/{score}" for group in ("train", "val") for score in SCORES}
+
+
+@pytest.fixture(autouse=True)
+def light_training(monkeypatch):
+    """One thread and one panel: what is tested here is neither speed nor pictures."""
+    torch.set_num_threads(1)
+    monkeypatch.setattr(train_module, "PANEL_COUNT", 1)
+
+
+@pytest.fixture
+def splits(tiny_training):
+    return tiny_training.train_split, tiny_training.val_split
+
+
+@pytest.fixture
+def small_config(tiny_config, tmp_path) -> Config:
+    """Two steps an epoch, outputs of its own."""
+    return replace_fields(tiny_config, {"outputs_root": str(tmp_path), "run_name": "small"})
+
+
+def folder_of(config: Config) -> RunFolder:
+    return RunFolder(config.run.outputs_root, config.run.run_name)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def plan_scores(monkeypatch, planned):
+    """Let epoch i report the val mean IoU `planned[i]`; everything else stays as counted."""
+    calls = Counter()
+
+    def counted_scores(confusion):
+        calls["all"] += 1
+        scores = scores_from_confusion(confusion)
+        if calls["all"] % 2:  # each epoch counts train first, then val
+            return scores
+        return dataclasses.replace(scores, mean_iou=planned[calls["all"] // 2 - 1])
+
+    monkeypatch.setattr(model_module, "scores_from_confusion", counted_scores)
+
+
+class Crash(Exception):
+    """What a run dies of in these tests."""
+
+
+def train_until_crash(monkeypatch, config, splits, epoch):
+    with monkeypatch.context() as patch:
+        original = ClothingSegmenter.on_train_epoch_start
+
+        def crash(module):
+            if module.current_epoch == epoch:
+                raise Crash
+            original(module)
+
+        patch.setattr(ClothingSegmenter, "on_train_epoch_start", crash)
+        with pytest.raises(Crash):
+            train(config, *splits, folder_of(config))
+
+
+# --- learning rate -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("progress", "schedule", "warmup", "expected"),
+    [
+        (0.0, "constant", 0.0, 1.0),  # no warm-up: all of it at once
+        (1.0, "constant", 0.0, 1.0),
+        (0.0, "constant", 0.1, 0.0),  # warm-up starts at nothing
+        (0.05, "constant", 0.1, 0.5),
+        (0.1, "constant", 0.1, 1.0),
+        (0.0, "cosine", 0.0, 1.0),
+        (0.5, "cosine", 0.0, 0.5),
+        (0.25, "cosine", 0.0, 0.5 + 0.25 * math.sqrt(2)),
+        (1.0, "cosine", 0.0, 0.0),
+        (0.1, "cosine", 0.2, 0.5),  # in the warm-up
+        (0.2, "cosine", 0.2, 1.0),  # at its end
+        (0.6, "cosine", 0.2, 0.5),  # halfway through the rest
+        (1.0, "cosine", 0.2, 0.0),
+        (1.2, "cosine", 0.2, 0.0),  # a last step past the end does not rise again
+    ],
+)
+def test_learning_rate_factor(progress, schedule, warmup, expected):
+    config = TrainConfig(schedule=schedule, warmup_fraction=warmup)
+    assert learning_rate_factor(progress, config) == pytest.approx(expected)
+
+
+# --- what a training leaves behind ---------------------------------------------------------------
+
+
+def test_result_matches_its_history(tiny_training):
+    result = tiny_training.result
+    scores = [row["val/mean_iou"] for row in result.history]
+    assert result.epochs == 2
+    assert result.steps == 4
+    assert result.best_score == max(scores)
+    assert result.best_epoch == scores.index(max(scores))
+    assert result.reason == "all 2 epochs are done"
+    assert result.notes == ()
+    assert result.seconds == pytest.approx(result.history[-1]["seconds"], abs=10)
+
+
+def test_history_file_holds_the_history(tiny_training):
+    with (tiny_training.run.logs_dir / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert [row["step"] for row in rows] == ["2", "4"]
+    others = {"epoch", "step", "seconds", "learning_rate", "images_per_second"}
+    assert set(rows[0]) == FIGURES | others
+    assert float(rows[1]["val/loss"]) == tiny_training.result.history[1]["val/loss"]
+    assert 0 < float(rows[0]["seconds"]) < float(rows[1]["seconds"])
+
+
+def test_history_round_trip(tmp_path):
+    history = [{"epoch": 0, "step": 2, "x": 0.1 + 0.2}, {"epoch": 1, "step": 4, "x": math.inf}]
+    write_history(tmp_path / "history.csv", history)
+    assert read_history(tmp_path / "history.csv") == history
+
+
+def test_tensorboard_shows_figures_and_panels(tiny_training):
+    events = EventAccumulator(str(tiny_training.run.logs_dir), size_guidance={"images": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert set(tags["scalars"]) >= FIGURES | {"learning_rate", "images_per_second"}
+    assert sorted(tags["images"]) == [f"val_panels/{number}" for number in range(4)]
+    assert [event.step for event in events.Scalars("val/mean_iou")] == [2, 4]
+    assert [event.step for event in events.Images("val_panels/0")] == [2, 4]
+    logged = [event.value for event in events.Scalars("val/loss")]
+    expected = [row["val/loss"] for row in tiny_training.result.history]
+    assert logged == pytest.approx(expected)
+
+
+def test_only_last_checkpoint_holds_optimizer_states(tiny_training):
+    for path in tiny_training.run.checkpoints_dir.glob("*.ckpt"):
+        checkpoint = torch.load(path, weights_only=True)
+        assert ("optimizer_states" in checkpoint) == (path.name == "last.ckpt"), path.name
+
+
+def test_best_top_three_last_and_early_stopping(monkeypatch, small_config, splits):
+    plan_scores(monkeypatch, [0.1, 0.4, 0.2, 0.3, 0.9])
+    config = replace_fields(small_config, {"max_epochs": 5, "patience": 2})
+    run = folder_of(config)
+    result = train(config, *splits, run)
+    assert result.reason == "val mIoU did not improve in 2 checks"
+    assert (result.epochs, result.best_epoch, result.best_score) == (4, 1, 0.4)
+    # One "best", one "last", the top three of four epochs, no "-v1" copies.
+    assert names_in(run.checkpoints_dir) == [
+        "best.ckpt",
+        "epoch=001-miou=0.4000.ckpt",
+        "epoch=002-miou=0.2000.ckpt",
+        "epoch=003-miou=0.3000.ckpt",
+        "last.ckpt",
+        "training.json",
+    ]
+    best = torch.load(run.best_checkpoint, weights_only=True)
+    same_epoch = torch.load(run.checkpoints_dir / "epoch=001-miou=0.4000.ckpt", weights_only=True)
+    assert best["epoch"] == 1
+    for name, value in best["state_dict"].items():
+        assert torch.equal(value, same_epoch["state_dict"][name]), name
+    assert torch.load(run.last_checkpoint, weights_only=True)["epoch"] == 3
+
+
+def test_unattended_training_prints_a_line_an_epoch(capsys, monkeypatch, small_config, splits):
+    monkeypatch.setattr(train_module, "is_attended", lambda: False)
+    train(replace_fields(small_config, {"max_epochs": 1}), *splits, folder_of(small_config))
+    printed = capsys.readouterr()
+    assert re.fullmatch(r"epoch   0  step      2 .* val mIoU 0\.\d{4}  val F1 .*\n", printed.out)
+    assert printed.err == ""
+
+
+# --- going on, and starting anew -----------------------------------------------------------------
+
+
+def test_crashed_training_goes_on_where_it_stopped(monkeypatch, small_config, splits):
+    config = replace_fields(small_config, {"max_epochs": 3})
+    run = folder_of(config)
+    train_until_crash(monkeypatch, config, splits, epoch=1)
+    (crashed_row,) = read_history(run.logs_dir / "history.csv")
+    moved = replace_fields(config, {"num_workers": 0, "mask_workers": 2})  # changes no result
+    result = train(moved, *splits, run)
+    assert result.notes == ("training goes on from last.ckpt, after 1 epochs",)
+    assert [row["epoch"] for row in result.history] == [0, 1, 2]
+    assert [row["step"] for row in result.history] == [2, 4, 6]
+    assert result.history[0] == crashed_row
+    assert crashed_row["seconds"] < result.history[1]["seconds"] < result.history[2]["seconds"]
+    assert read_history(run.logs_dir / "history.csv") == result.history
+    assert not (run.path / "previous").exists()
+
+
+@pytest.mark.slow
+def test_killed_training_goes_on_where_it_stopped(small_config, splits):
+    config = replace_fields(small_config, {"max_epochs": 3})
+    run = folder_of(config)
+    config_path = run.path / "config.json"
+    write_json(config_path, config.model_dump())
+    # The child kills itself in the second step of epoch 1: nothing can clean up after it.
+    script = """
+        import json, os, signal, sys
+        from pathlib import Path
+        import torch
+        from clothseg_utils.config import Config
+        from clothseg_utils.dataset import load_split
+        from clothseg_utils.model import ClothingSegmenter
+        from clothseg_utils.runs import RunFolder
+        from clothseg_utils.train import train
+
+        torch.set_num_threads(1)
+        config = Config.model_validate(json.loads(Path(sys.argv[1]).read_text()))
+        run = RunFolder(config.run.outputs_root, config.run.run_name)
+        step = ClothingSegmenter.training_step
+
+        def dying_step(module, batch, batch_idx):
+            if module.current_epoch == 1 and batch_idx == 1:
+                assert run.last_checkpoint.exists()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(module, batch, batch_idx)
+
+        ClothingSegmenter.training_step = dying_step
+        with run.lock():
+            splits = [load_split(config.data, split, progress=False) for split in ("train", "val")]
+            train(config, *splits, run)
+    """
+    script = "\n".join(line.removeprefix(" " * 8) for line in script.splitlines())
+    child = subprocess.run(
+        [sys.executable, "-c", script, str(config_path)],
+        cwd=repo_root(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert not run.training_path.exists()
+    with run.lock():  # the dead process holds it no more
+        result = train(config, *splits, run)
+    assert result.notes == ("training goes on from last.ckpt, after 1 epochs",)
+    assert [row["epoch"] for row in result.history] == [0, 1, 2]
+    assert [row["step"] for row in result.history] == [2, 4, 6]
+    assert result.reason == "all 3 epochs are done"
+    names = [name for name in names_in(run.checkpoints_dir) if name.endswith(".ckpt")]
+    assert sum("best" in name for name in names) == 1
+    assert sum("last" in name for name in names) == 1
+    assert len(names) == 5
+
+
+def test_keyboard_interrupt_arrives_and_leaves_the_signal_on(monkeypatch, small_config, splits):
+    # Lightning alone turns it into sys.exit(1) and switches Ctrl-C off for the whole process.
+    handler = signal.getsignal(signal.SIGINT)
+    original = ClothingSegmenter.on_train_epoch_start
+
+    def interrupt(module):
+        if module.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        original(module)
+
+    monkeypatch.setattr(ClothingSegmenter, "on_train_epoch_start", interrupt)
+    config = replace_fields(small_config, {"max_epochs": 3})
+    with pytest.raises(KeyboardInterrupt):
+        train(config, *splits, folder_of(config))
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert folder_of(config).last_checkpoint.exists()
+
+
+@pytest.fixture
+def finished(tiny_training, tmp_path):
+    """A copy of the finished training, to be changed."""
+    config = replace_fields(tiny_training.config, {"outputs_root": str(tmp_path)})
+    shutil.copytree(tiny_training.run.path, folder_of(config).path)
+    return config
+
+
+def forbid_training(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("training started")
+
+    monkeypatch.setattr(pl.Trainer, "fit", refuse)
+
+
+def stop_at_fit(monkeypatch):
+    """Let training end where it would begin: what comes before is what is tested."""
+
+    def stop(*args, **kwargs):
+        raise Crash
+
+    monkeypatch.setattr(pl.Trainer, "fit", stop)
+
+
+def test_finished_training_returns_at_once(monkeypatch, capsys, tiny_training, finished, splits):
+    forbid_training(monkeypatch)
+    result = train(finished, *splits, folder_of(finished))
+    assert result.notes == ("already trained with these settings",)
+    assert result.history == tiny_training.result.history
+    assert result.best_checkpoint == folder_of(finished).best_checkpoint
+    for field in ("best_score", "best_epoch", "epochs", "steps", "seconds", "reason"):
+        assert getattr(result, field) == getattr(tiny_training.result, field), field
+    assert capsys.readouterr().out == "already trained with these settings\n"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"learning_rate": 0.5}, "train.learning_rate was 0.001 and is 0.5"),
+        ({"dice_weight": 0.25}, "loss.dice_weight was 0.5 and is 0.25"),
+        ({"flip_probability": 0.0}, "augment.flip_probability was 0.5 and is 0.0"),
+        ({"resize": "squash"}, "data.resize was 'letterbox' and is 'squash'"),
+        ({"max_epochs": 3}, "train.max_epochs was 2 and is 3"),  # the schedule hangs on it
+    ],
+)
+def test_changed_setting_starts_anew(monkeypatch, capsys, finished, splits, changes, reason):
+    stop_at_fit(monkeypatch)
+    run = folder_of(finished)
+    with pytest.raises(Crash):
+        train(replace_fields(finished, changes), *splits, run)
+    note = f"training starts anew: {reason}; the former one is in previous/\n"
+    assert capsys.readouterr().out == note
+    assert "best.ckpt" in names_in(run.path / "previous" / "checkpoints")
+    assert "history.csv" in names_in(run.path / "previous" / "logs")
+    assert not run.checkpoints_dir.exists() or names_in(run.checkpoints_dir) == []
+
+
+def test_other_photos_start_anew(monkeypatch, capsys, finished, splits):
+    stop_at_fit(monkeypatch)
+    train_split, val_split = splits
+    fewer = dataclasses.replace(train_split, images=train_split.images[:4])
+    with pytest.raises(Crash):
+        train(finished, fewer, val_split, folder_of(finished))
+    assert "starts anew: the data differ (train_images)" in capsys.readouterr().out
+
+
+def test_training_anew_replaces_the_former_one(monkeypatch, finished, splits):
+    run = folder_of(finished)
+    (run.path / "previous").mkdir()
+    (run.path / "previous" / "older.txt").touch()
+    config = replace_fields(finished, {"max_epochs": 1})
+    result = train(config, *splits, run)
+    assert result.epochs == 1
+    assert len(result.notes) == 1
+    assert sorted(names_in(run.path / "previous")) == ["checkpoints", "logs"]
+    assert len([name for name in names_in(run.checkpoints_dir) if "epoch=" in name]) == 1
+    again = train(config, *splits, run)
+    assert again.notes == ("already trained with these settings",)
+
+
+def test_without_resume_training_starts_anew(monkeypatch, capsys, finished, splits):
+    stop_at_fit(monkeypatch)
+    with pytest.raises(Crash):
+        train(finished, *splits, folder_of(finished), resume=False)
+    assert "starts anew: no resume was asked for" in capsys.readouterr().out
+
+
+def test_finished_training_of_changed_code_starts_anew(monkeypatch, capsys, finished, splits):
+    stop_at_fit(monkeypatch)
+    monkeypatch.setattr(train_module, "package_hash", lambda: "other code")
+    with pytest.raises(Crash):
+        train(finished, *splits, folder_of(finished))
+    assert "starts anew: the package's code changed" in capsys.readouterr().out
+    assert (folder_of(finished).path / "previous" / "checkpoints" / "best.ckpt").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated"])
+def test_unreadable_last_checkpoint_starts_anew(monkeypatch, capsys, finished, splits, damage):
+    stop_at_fit(monkeypatch)
+    last = folder_of(finished).last_checkpoint
+    if damage == "missing":
+        last.unlink()
+    else:
+        last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(Crash):
+        train(finished, *splits, folder_of(finished))
+    assert "starts anew: no readable last.ckpt" in capsys.readouterr().out
+    assert (folder_of(finished).path / "previous" / "checkpoints" / "best.ckpt").exists()
+
+
+# --- by the clock --------------------------------------------------------------------------------
+
+
+class StepClock:
+    """A clock that only optimisation moves: 12 seconds a step."""
+
+    def __init__(self, monkeypatch, start):
+        self.now = start
+        step = ClothingSegmenter.training_step
+
+        def timed_step(module, batch, batch_idx):
+            self.now += 12.0
+            return step(module, batch, batch_idx)
+
+        monkeypatch.setattr(ClothingSegmenter, "training_step", timed_step)
+        fake_time = SimpleNamespace(monotonic=lambda: self.now)
+        monkeypatch.setattr(train_module, "time", fake_time)
+
+
+@pytest.fixture
+def clock_config(small_config):
+    """One minute is five steps of 12 seconds: two epochs of two, and one step of the third."""
+    fields = {"max_minutes": 1.0, "patience": 1, "warmup_fraction": 0.0, "schedule": "cosine"}
+    return replace_fields(small_config, fields)
+
+
+def test_clock_ends_training_inside_an_epoch(monkeypatch, clock_config, splits):
+    plan_scores(monkeypatch, [0.5, 0.4, 0.3])  # early stopping with patience 1 would end it
+    StepClock(monkeypatch, start=500.0)
+    result = train(clock_config, *splits, folder_of(clock_config))
+    assert result.reason == "1 minutes are up"
+    assert [row["step"] for row in result.history] == [2, 4, 5]  # the last one is validated too
+    assert [row["seconds"] for row in result.history] == [24.0, 48.0, 60.0]
+    assert (result.steps, result.seconds, result.epochs) == (5, 60.0, 3)
+    assert result.history[-1]["val/mean_iou"] == 0.3
+    # The rate of a step follows the time before it: 12, 36 and 48 of 60 seconds.
+    rates = [row["learning_rate"] / 1e-3 for row in result.history]
+    expected = [0.5 * (1 + math.cos(math.pi * share)) for share in (0.2, 0.6, 0.8)]
+    assert rates == pytest.approx(expected)
+
+
+def test_clock_is_kept_across_a_resume(monkeypatch, clock_config, splits):
+    StepClock(monkeypatch, start=500.0)
+    train_until_crash(monkeypatch, clock_config, splits, epoch=1)  # after 24 seconds
+    StepClock(monkeypatch, start=9000.0)  # the time in between does not count
+    result = train(clock_config, *splits, folder_of(clock_config))
+    assert [row["step"] for row in result.history] == [2, 4, 5]
+    assert [row["seconds"] for row in result.history] == [24.0, 48.0, 60.0]
+
+
+# --- seeds and precision -------------------------------------------------------------------------
+
+
+def without_times(history):
+    return [
+        {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
+        for row in history
+    ]
+
+
+def test_same_seed_same_result(small_config, splits):
+    results, weights = [], []
+    for run_name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        config = replace_fields(small_config, {"run_name": run_name, "seed": seed, "max_epochs": 1})
+        run = folder_of(config)
+        results.append(without_times(train(config, *splits, run).history))
+        weights.append(torch.load(run.last_checkpoint, weights_only=True)["state_dict"])
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert any(not torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_cuda", "has_bf16", "expected"),
+    [
+        ("auto", True, True, "16-mixed"),
+        ("auto", False, True, "bf16-mixed"),
+        ("auto", False, False, "32-true"),
+        ("32-true", True, True, "32-true"),  # what the user says wins
+        ("bf16-mixed", False, False, "bf16-mixed"),
+        ("16-mixed", True, False, "16-mixed"),
+    ],
+)
+def test_precision(monkeypatch, small_config, asked, has_cuda, has_bf16, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
+    chosen = {}
+    monkeypatch.setattr(pl, "Trainer", lambda **options: chosen.update(options))
+    config = replace_fields(small_config, {"precision": asked})
+    clock = train_module.TrainingClock(config.train)
+    train_module._build_trainer(config, folder_of(config), clock)
+    assert chosen["precision"] == expected
