@@ -189,9 +189,10 @@ def evaluate(
     evaluation = score(trained, split_data, masks_dir=out / "masks" if write_masks else None)
     write_evaluation(out, evaluation)
     metrics = evaluation.metrics
-    low, high = metrics["intervals"]["mean_iou"]
+    n_images, (low, high) = metrics["n_images"], metrics["intervals"]["mean_iou"]
+    interval = "" if low is None else f" ({low:.4f} to {high:.4f})"  # one photo has none
     _say(
-        f"{metrics['n_images']} photos: mIoU {metrics['mean_iou']:.4f} ({low:.4f} to {high:.4f}), "
+        f"{n_images} photo{'' if n_images == 1 else 's'}: mIoU {metrics['mean_iou']:.4f}{interval}, "
         f"macro F1 {metrics['macro_f1']:.4f}; {metrics['protocol'].split(':')[0]}"
     )
     _say(f"scores: {out / 'metrics.json'}")

@@ -179,6 +179,7 @@ def plan_predictions(
                 path
                 for path in entry.rglob("*")
                 if path.suffix.lower() in PHOTO_SUFFIXES
+                and path.is_file()
                 and not any(part.startswith(".") for part in path.relative_to(entry).parts)
                 and not (_is_inside(out_dir, entry) and _is_inside(path, out_dir))
             )

@@ -1,0 +1,463 @@
+"""Tests of `clothseg_utils.evaluate`: what is counted, and what `metrics.json` says about it."""
+
+import dataclasses
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from clothseg_utils import evaluate as evaluate_module
+from clothseg_utils.classes import SUPERCATEGORY_NAMES
+from clothseg_utils.config import DataConfig, replace_fields
+from clothseg_utils.dataset import SplitData, load_split
+from clothseg_utils.evaluate import (
+    Evaluation,
+    evaluate,
+    image_scores,
+    read_evaluation,
+    scores_table,
+    write_evaluation,
+)
+from clothseg_utils.geometry import fit_mask
+from clothseg_utils.runs import sha256_file
+
+# The referee's decode(), pycocotools 2.0.11 under NumPy 2.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+VAL_JSON = "instances_attributes_val2020.json"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def one_hot(mask: np.ndarray) -> torch.Tensor:
+    """Logits, (1, 13, H, W), that are sure of a mask."""
+    class_ids = torch.from_numpy(mask.astype(np.int64))[None]
+    return torch.nn.functional.one_hot(class_ids, 13).permute(0, 3, 1, 2).float()
+
+
+def stub_predictions(monkeypatch, masks_of):
+    """Let the network say `masks_of(image)`: its mask at native size, and when squashed."""
+
+    def predict_logits(trained, image, *, squash=False):
+        return one_hot(masks_of(image)[squash])
+
+    monkeypatch.setattr(evaluate_module, "predict_logits", predict_logits)
+
+
+# --- a case counted by hand ----------------------------------------------------------------------
+
+
+def rectangle(left, top, right, bottom):
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+@pytest.fixture
+def hand_split(tmp_path) -> SplitData:
+    """One photo of 8 x 8: upperbody on its left half, a closure of 2 x 2 on top of that."""
+    root = tmp_path / "hand"
+    (root / "test").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(root / "test" / "a.png")
+    record = {
+        "categories": [
+            {"id": 0, "name": "shirt", "supercategory": "upperbody"},
+            {"id": 1, "name": "buckle", "supercategory": "closures"},
+        ],
+        "images": [{"id": 7, "file_name": "a.png", "width": 8, "height": 8, "person_count": 2}],
+        "annotations": [
+            {"id": 10, "category_id": 0, "segmentation": rectangle(0, 0, 4, 8), "area": 32},
+            {"id": 11, "category_id": 1, "segmentation": rectangle(2, 0, 4, 2), "area": 4},
+        ],
+    }
+    for annotation, bbox in zip(record["annotations"], ([0, 0, 4, 8], [2, 0, 2, 2]), strict=True):
+        annotation |= {"image_id": 7, "bbox": bbox, "iscrowd": 0}
+    (root / VAL_JSON).write_text(json.dumps(record))
+    config = DataConfig(data_root=str(root), derived_root=str(tmp_path / "derived"), mask_workers=1)
+    return load_split(config, "val", progress=False)
+
+
+@pytest.fixture
+def hand_evaluation(monkeypatch, hand_split, tiny_network) -> Evaluation:
+    """Predicted: upperbody in the upper half; on the squashed photo nothing at all."""
+    native = np.zeros((8, 8), np.uint8)
+    native[:4] = 2
+    stub_predictions(monkeypatch, lambda image: (native, np.zeros((32, 32), np.uint8)))
+    return evaluate(tiny_network, hand_split, bootstrap_samples=100, progress=False)
+
+
+# Of 32 pixels of background 16 are right; of 28 of upperbody 12; of 4 of closures none.
+# Background was predicted 32 times, upperbody 32 times.
+HAND_IOU = {"background": 16 / 48, "closures": 0.0, "upperbody": 12 / 48}
+
+
+def test_hand_counted_scores(hand_evaluation):
+    metrics = hand_evaluation.metrics
+    assert {
+        n: c["iou"] for n, c in metrics["per_class"].items() if c["iou"] is not None
+    } == HAND_IOU
+    assert metrics["mean_iou"] == pytest.approx(sum(HAND_IOU.values()) / 3)
+    assert metrics["mean_iou_no_background"] == pytest.approx((0 + 12 / 48) / 2)
+    assert metrics["macro_f1"] == pytest.approx((32 / 64 + 0 + 24 / 60) / 3)
+    assert metrics["pixel_accuracy"] == pytest.approx(28 / 64)
+    confusion = np.array(metrics["confusion"])
+    assert confusion[:3, :3].tolist() == [[16, 0, 16], [0, 0, 4], [16, 0, 12]]
+    assert confusion.sum() == 64
+    assert metrics["per_class"]["head"]["status"] == "absent"
+
+
+def test_hand_counted_reported_protocol(hand_evaluation):
+    reported = hand_evaluation.metrics["reported_protocol"]
+    # At 32 x 32 every pixel of the photo counts 16 times; all of it was called background.
+    assert np.array(reported["confusion"])[:3, 0].tolist() == [512, 64, 448]
+    assert reported["mean_iou"] == pytest.approx((512 / 1024 + 0 + 0) / 3)
+    assert reported["pixel_accuracy"] == pytest.approx(0.5)
+    assert "32 x 32" in reported["protocol"]
+
+
+def test_hand_counted_strata(hand_evaluation):
+    (overlap,) = hand_evaluation.overlap_confusions
+    assert overlap[1, 2] == overlap.sum() == 4  # the closure lies on the shirt
+    strata = hand_evaluation.metrics["strata"]
+    assert [row["score"] for row in strata["overlap"]] == pytest.approx(
+        [(16 / 48 + 12 / 44) / 2, 0]
+    )
+    (people,) = strata["people"]
+    assert (people["stratum"], people["n"]) == ("2 people", "1 photo")
+    assert people["score"] == pytest.approx(sum(HAND_IOU.values()) / 3)
+
+
+def test_hand_counted_annotations(hand_evaluation):
+    # image, annotation, class, visible pixels, and those found
+    assert hand_evaluation.instances.tolist() == [[7, 10, 2, 28, 12], [7, 11, 1, 4, 0]]
+    first, *others = hand_evaluation.metrics["strata"]["object_area"]
+    assert first["n"] == "2 annotations"
+    assert first["score"] == pytest.approx((12 / 28 + 0) / 2)
+    assert [row["n"] for row in others] == ["0 annotations"] * 4
+    assert [row["score"] for row in others] == [None] * 4
+
+
+def test_hand_counted_photo_score(hand_evaluation):
+    assert image_scores(hand_evaluation).tolist() == pytest.approx([sum(HAND_IOU.values()) / 3])
+
+
+def test_one_photo_has_scores_but_no_intervals(hand_evaluation):
+    assert hand_evaluation.metrics["intervals"]["mean_iou"] == [None, None]
+    table = scores_table(hand_evaluation).set_index("class_name")
+    assert table.loc["upperbody", "iou"] == 0.25
+    assert math.isnan(table.loc["upperbody", "iou_low"])
+
+
+def test_null_stands_for_undefined(hand_evaluation, tmp_path):
+    write_evaluation(tmp_path, hand_evaluation)
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=refuse)
+    absent = metrics["per_class"]["wholebody"]
+    assert [absent[name] for name in ("iou", "f1", "precision", "recall")] == [None] * 4
+    assert absent["target_pixels"] == 0
+    assert metrics["intervals"]["per_class"]["wholebody"] == {
+        "iou": [None, None],
+        "f1": [None, None],
+    }
+
+
+@pytest.mark.parametrize(
+    ("size", "images", "expected"),
+    [(32, 1, True), (512, 1, False), (32, 1158, False)],  # both must be those of the report
+)
+def test_comparable_with_reported(monkeypatch, hand_split, tiny_network, size, images, expected):
+    monkeypatch.setattr(evaluate_module, "_REPORTED_IMAGE_SIZE", size)
+    monkeypatch.setattr(evaluate_module, "_FASHIONPEDIA_VAL_IMAGES", images)
+    evaluation = evaluate(tiny_network, hand_split, bootstrap_samples=100, progress=False)
+    assert evaluation.metrics["comparable_with_reported"] is expected
+
+
+def test_broken_mask_stops_evaluation(hand_split, tiny_network):
+    mask_path = hand_split.masks.mask_path(7)
+    Image.new("L", (8, 8), 99).save(mask_path)
+    with pytest.raises(ValueError, match=r"class ids \[99\]"):
+        evaluate(tiny_network, hand_split, bootstrap_samples=100, progress=False)
+
+
+# --- on drawn photos -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_training, tiny_network, tmp_path_factory) -> tuple[Evaluation, Path]:
+    """The tiny network's scores on the drawn val photos, and where they were written."""
+    out = tmp_path_factory.mktemp("scored")
+    evaluation = evaluate(
+        tiny_network,
+        tiny_training.val_split,
+        bootstrap_samples=200,
+        masks_dir=out / "masks",
+        progress=False,
+    )
+    write_evaluation(out, evaluation)
+    return evaluation, out
+
+
+def test_perfect_predictions_score_one(monkeypatch, tiny_training, tiny_network):
+    split = tiny_training.val_split
+    truth = {}
+    for record in split.images:
+        image, target = split.read_pair(record)
+        truth[image.tobytes()] = (target, fit_mask(target, tiny_network.image_size, "squash"))
+    stub_predictions(monkeypatch, lambda image: truth[image.tobytes()])
+    evaluation = evaluate(tiny_network, split, bootstrap_samples=100, progress=False)
+    metrics = evaluation.metrics
+    for scores in (metrics, metrics["reported_protocol"]):
+        for name in ("mean_iou", "mean_iou_no_background", "macro_f1", "pixel_accuracy"):
+            assert scores[name] == 1.0, name
+        for name, of_class in scores["per_class"].items():
+            assert of_class["iou"] in (1.0, None), name
+            assert (of_class["iou"] is None) == (of_class["target_pixels"] == 0), name
+    assert metrics["intervals"]["mean_iou"] == [1.0, 1.0]
+    assert metrics["intervals"]["macro_f1"] == [1.0, 1.0]
+    for rows in metrics["strata"].values():
+        assert {row["score"] for row in rows} <= {1.0, None}
+        assert 1.0 in {row["score"] for row in rows}
+    assert set(image_scores(evaluation)) == {1.0}
+
+
+def paint(annotations, class_of_category, height, width):
+    """The plain loop: decode each annotation whole, paint largest first."""
+    target = np.zeros((height, width), np.int64)
+    for annotation in sorted(annotations, key=lambda a: (-a["area"], a["id"])):
+        rle = annotation["segmentation"]
+        if isinstance(rle, list):
+            rle = coco_mask.merge(coco_mask.frPyObjects(rle, height, width))
+        elif isinstance(rle["counts"], list):
+            rle = coco_mask.frPyObjects(rle, height, width)
+        decoded = coco_mask.decode(rle)
+        target[decoded == 1] = class_of_category[annotation["category_id"]]
+    return target
+
+
+def test_scores_equal_a_recount_from_the_written_masks(scored, synthetic_root):
+    _, out = scored
+    record = json.loads((synthetic_root / VAL_JSON).read_text())
+    class_of_category = {
+        c["id"]: SUPERCATEGORY_NAMES.index(c["supercategory"]) for c in record["categories"]
+    }
+    confusion = np.zeros((13, 13))
+    for image in record["images"]:
+        own = [a for a in record["annotations"] if a["image_id"] == image["id"]]
+        target = paint(own, class_of_category, image["height"], image["width"])
+        with Image.open(out / "masks" / f"{Path(image['file_name']).stem}.png") as mask:
+            np.add.at(confusion, (target, np.asarray(mask)), 1)
+
+    hits, of_target, of_pred = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    occurs = of_target + of_pred > 0
+    with np.errstate(invalid="ignore"):
+        iou = hits / (of_target + of_pred - hits)
+        f1 = 2 * hits / (of_target + of_pred)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert len(np.flatnonzero(of_pred)) >= 4, "a network of one class would prove little"
+    assert metrics["mean_iou"] == pytest.approx(iou[occurs].mean(), abs=1e-9)
+    assert metrics["mean_iou_no_background"] == pytest.approx(iou[1:][occurs[1:]].mean(), abs=1e-9)
+    assert metrics["mean_iou_target_classes"] == pytest.approx(iou[of_target > 0].mean(), abs=1e-9)
+    assert metrics["macro_f1"] == pytest.approx(f1[occurs].mean(), abs=1e-9)
+    assert metrics["pixel_accuracy"] == pytest.approx(hits.sum() / confusion.sum(), abs=1e-9)
+    assert metrics["confusion"] == confusion.tolist()
+    for class_id, name in enumerate(SUPERCATEGORY_NAMES):
+        of_class = metrics["per_class"][name]
+        assert of_class["target_pixels"] == of_target[class_id]
+        if occurs[class_id]:
+            assert of_class["iou"] == pytest.approx(iou[class_id], abs=1e-9)
+            assert of_class["f1"] == pytest.approx(f1[class_id], abs=1e-9)
+        if of_target[class_id]:
+            recall = hits[class_id] / of_target[class_id]
+            assert of_class["recall"] == pytest.approx(recall, abs=1e-9)
+        if of_pred[class_id]:
+            precision = hits[class_id] / of_pred[class_id]
+            assert of_class["precision"] == pytest.approx(precision, abs=1e-9)
+
+
+def test_written_files_hold_what_others_rely_on(scored, tiny_training):
+    _, out = scored
+    metrics = json.loads((out / "metrics.json").read_text())
+    promised = {
+        "protocol",
+        "n_images",
+        "mean_iou",
+        "mean_iou_no_background",
+        "mean_iou_target_classes",
+        "macro_f1",
+        "pixel_accuracy",
+        "per_class",
+        "confusion",
+        "reported_protocol",
+    }
+    assert promised <= set(metrics)
+    per_class = {"iou", "f1", "precision", "recall", "target_pixels"}
+    assert list(metrics["per_class"]) == list(SUPERCATEGORY_NAMES)
+    assert all(per_class <= set(entry) for entry in metrics["per_class"].values())
+    assert metrics["n_images"] == 8
+    assert metrics["synthetic"] is True
+    assert metrics["checkpoint_sha256"] == sha256_file(tiny_training.run.best_checkpoint)
+    with np.load(out / "evaluation" / "per_image.npz") as arrays:
+        assert arrays["image_ids"].shape == (8,)
+        assert arrays["confusions"].shape == (8, 13, 13)
+        assert arrays["class_names"].tolist() == list(SUPERCATEGORY_NAMES)
+        assert arrays["confusions"].sum(axis=0).tolist() == metrics["confusion"]
+
+
+def test_scores_table_holds_scores_and_intervals(scored):
+    evaluation, _ = scored
+    table = scores_table(evaluation).set_index("class_name")
+    assert table.index.tolist() == list(SUPERCATEGORY_NAMES)
+    for name, intervals in evaluation.metrics["intervals"]["per_class"].items():
+        row = table.loc[name]
+        assert row["iou"] == evaluation.metrics["per_class"][name]["iou"], name
+        assert [row["iou_low"], row["iou_high"]] == intervals["iou"], name
+        assert [row["f1_low"], row["f1_high"]] == intervals["f1"], name
+
+
+def test_people_strata_add_up(scored, tiny_training):
+    evaluation, _ = scored
+    rows = evaluation.metrics["strata"]["people"]
+    counts = [record.person_count for record in tiny_training.val_split.images]
+    expected = {f"{n} {'person' if n == 1 else 'people'}": counts.count(n) for n in set(counts)}
+    assert {row["stratum"]: int(row["n"].split()[0]) for row in rows} == expected
+    assert sum(expected.values()) == len(evaluation.image_ids)
+
+
+def test_overlap_and_rest_make_the_whole(scored, tiny_training):
+    evaluation, _ = scored
+    split = tiny_training.val_split
+    rest = evaluation.confusions - evaluation.overlap_confusions
+    assert (rest >= 0).all()
+    for record, overlap in zip(split.images, evaluation.overlap_confusions, strict=True):
+        layers = np.zeros((record.height, record.width), int)
+        for annotation in split.coco.annotations_of(record.id):
+            layers += evaluate_module.annotation_to_instance_mask(
+                annotation, record.height, record.width
+            )
+        assert overlap.sum() == (layers >= 2).sum() > 0
+    scores = [row["score"] for row in evaluation.metrics["strata"]["overlap"]]
+    assert all(0 <= score <= 1 for score in scores)
+
+
+def test_area_bands_hold_every_visible_annotation_once(scored):
+    evaluation, _ = scored
+    rows = evaluation.metrics["strata"]["object_area"]
+    visible = int((evaluation.instances[:, 3] > 0).sum())
+    assert sum(int(row["n"].split()[0].replace(",", "")) for row in rows) == visible
+    assert (evaluation.instances[:, 4] <= evaluation.instances[:, 3]).all()
+
+
+def test_evaluation_round_trip(scored):
+    evaluation, out = scored
+    again = read_evaluation(out)
+    for field in dataclasses.fields(Evaluation):
+        written, read = getattr(evaluation, field.name), getattr(again, field.name)
+        if isinstance(written, np.ndarray):
+            assert written.dtype == read.dtype, field.name
+            assert np.array_equal(written, read), field.name
+        else:
+            assert written == read, field.name
+
+
+def test_reading_a_folder_without_scores(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"metrics\.json; expected the scores of notebook 04"
+    ):
+        read_evaluation(tmp_path)
+
+
+def test_same_checkpoint_same_intervals(scored, tiny_training, tiny_network):
+    evaluation, _ = scored
+    split = tiny_training.val_split
+    again = evaluate(tiny_network, split, bootstrap_samples=200, progress=False)
+    assert again.metrics["intervals"] == evaluation.metrics["intervals"]
+    low, high = evaluation.metrics["intervals"]["mean_iou"]
+    assert low < evaluation.metrics["mean_iou"] < high
+
+
+def test_classes_of_another_scheme_are_refused(tiny_config, tiny_network):
+    config = replace_fields(tiny_config, {"scheme": "category", "image_limit": 1})
+    split = load_split(config.data, "val", progress=False)
+    with pytest.raises(ValueError, match=r"knows 13 classes .* the data have 47; .*data\.scheme"):
+        evaluate(tiny_network, split, progress=False)
+
+
+# --- on the command line -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def val_root(synthetic_root, tmp_path) -> Path:
+    """A data root with the files of the val split only."""
+    root = tmp_path / "val_only"
+    root.mkdir()
+    shutil.copytree(synthetic_root / "test", root / "test")
+    shutil.copy(synthetic_root / VAL_JSON, root)
+    return root
+
+
+def test_val_files_are_enough(cli, tiny_training, val_root, scored, tmp_path):
+    checkpoint = tiny_training.run.best_checkpoint
+    out = tmp_path / "out"
+    result = cli("evaluate", "--checkpoint", checkpoint, "--data-root", val_root, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    evaluation, _ = scored
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["confusion"] == evaluation.metrics["confusion"]
+    assert f"8 photos: mIoU {metrics['mean_iou']:.4f}" in result.out
+    assert not (out / "masks").exists()
+    assert sorted(path.name for path in val_root.iterdir()) == [VAL_JSON, "test"]
+
+
+def test_photo_without_annotations_is_background(cli, tiny_training, val_root, tmp_path):
+    record = json.loads((val_root / VAL_JSON).read_text())
+    bare = record["images"][2]
+    record["annotations"] = [a for a in record["annotations"] if a["image_id"] != bare["id"]]
+    (val_root / VAL_JSON).write_text(json.dumps(record))
+    checkpoint = tiny_training.run.best_checkpoint
+    out = tmp_path / "out"
+    result = cli("evaluate", "--checkpoint", checkpoint, "--data-root", val_root, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    evaluation = read_evaluation(out)
+    assert evaluation.metrics["n_images"] == 8
+    assert evaluation.image_ids[2] == bare["id"]
+    of_target = evaluation.confusions[2].sum(axis=1)
+    assert of_target.tolist() == [bare["width"] * bare["height"]] + [0] * 12
+
+
+def test_photo_left_out_is_counted_and_named(cli, tiny_training, val_root, tmp_path):
+    record = json.loads((val_root / VAL_JSON).read_text())
+    name = record["images"][0]["file_name"]
+    (val_root / "test" / name).write_bytes(b"no photo")
+    checkpoint = tiny_training.run.best_checkpoint
+    out = tmp_path / "out"
+    result = cli("evaluate", "--checkpoint", checkpoint, "--data-root", val_root, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    assert name in result.out.splitlines()[-1]
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["n_images"] == 7
+    assert list(metrics["excluded"]) == [name]
+
+
+def test_single_photo_has_no_interval_to_print(cli, tiny_training, val_root, tmp_path):
+    record = json.loads((val_root / VAL_JSON).read_text())
+    record["images"] = record["images"][:1]
+    only = record["images"][0]["id"]
+    record["annotations"] = [a for a in record["annotations"] if a["image_id"] == only]
+    (val_root / VAL_JSON).write_text(json.dumps(record))
+    checkpoint = tiny_training.run.best_checkpoint
+    out = tmp_path / "out"
+    result = cli("evaluate", "--checkpoint", checkpoint, "--data-root", val_root, "--out", out)
+    assert (result.code, result.err) == (0, "")
+    assert "1 photo: mIoU" in result.out

@@ -1,0 +1,317 @@
+"""Building and loading networks: three sources of weights, checkpoints, no surprise downloads."""
+
+import pickle
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clothseg_utils.classes import class_colors, class_table
+from clothseg_utils.config import Config, replace_fields
+from clothseg_utils.network import (
+    CHECKPOINT_KEY,
+    build_network,
+    checkpoint_info,
+    count_parameters,
+    default_precision,
+    load_network,
+    normalize_images,
+    read_checkpoint,
+)
+from clothseg_utils.runs import repo_root
+
+ENCODER = "resnet18"  # the quickest to build
+CONFIG = replace_fields(
+    Config(),
+    {
+        "encoder_name": ENCODER,
+        "encoder_weights": "imagenet",
+        "image_size": 64,
+        "resize": "squash",
+    },
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """For small tensors threads cost more than they save, most of all on busy cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Refuse every connection; the list collects the attempts."""
+    attempts = []
+
+    def refuse(*address, **_):
+        attempts.append(address)
+        raise OSError("this test has no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return attempts
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A U-Net with random weights for 13 classes."""
+    return build_network(ENCODER, "none", 13).eval()
+
+
+@pytest.fixture(scope="module")
+def encoder_state(network):
+    return network.encoder.state_dict()
+
+
+@pytest.fixture
+def weights_path(tmp_path):
+    return tmp_path / "encoder.pt"
+
+
+@pytest.fixture(scope="module")
+def checkpoint_path(network, tmp_path_factory):
+    """A checkpoint as training writes it."""
+    path = tmp_path_factory.mktemp("checkpoints") / "best.ckpt"
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    info = checkpoint_info(CONFIG.model_dump(), class_table("supercategory", []), {"train": "abc"})
+    torch.save({"state_dict": state, "epoch": 3, CHECKPOINT_KEY: info}, path)
+    return path
+
+
+def equal_states(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+# Building
+
+
+def test_logits_have_one_channel_a_class_at_input_size(network):
+    with torch.inference_mode():
+        logits = network(torch.zeros(1, 3, 64, 96))
+    assert logits.shape == (1, 13, 64, 96)
+
+
+def test_mix_transformer_is_built():
+    network = build_network("mit_b0", "none", 5).eval()
+    with torch.inference_mode():
+        assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5, 64, 64)
+
+
+def test_unknown_encoder_lists_the_known_ones():
+    with pytest.raises(
+        ValueError, match=r'unknown encoder_name "mit_b9"; expected one of .*mit_b1'
+    ):
+        build_network("mit_b9", "none", 13)
+
+
+def test_parameters_are_counted_by_part(network):
+    counts = count_parameters(network)
+    # torchvision's resnet18 has 11,689,512, of which the last layer, 1000 x 512 + 1000, is left out
+    assert counts["encoder"] == 11_689_512 - 513_000
+    assert counts["head"] == 13 * (16 * 3 * 3) + 13  # a 3 x 3 convolution of 16 channels, with bias
+    assert counts["total"] == counts["encoder"] + counts["decoder"] + counts["head"]
+    assert counts["total"] == sum(p.numel() for p in network.parameters())
+
+
+# Encoder weights
+
+
+def test_encoder_weights_come_from_a_local_file(network, encoder_state, weights_path, no_network):
+    torch.save(encoder_state, weights_path)
+    random = build_network(ENCODER, "none", 13)
+    loaded = build_network(ENCODER, str(weights_path), 13)
+    assert not torch.equal(random.encoder.conv1.weight, network.encoder.conv1.weight)
+    assert equal_states(loaded.encoder.state_dict(), encoder_state)
+    assert no_network == []
+
+
+def test_published_files_bring_a_head_and_a_wrapper(encoder_state, weights_path):
+    head = {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
+    torch.save({"state_dict": encoder_state | head}, weights_path)
+    loaded = build_network(ENCODER, str(weights_path), 13)
+    assert equal_states(loaded.encoder.state_dict(), encoder_state)
+
+
+def test_relative_weights_file_means_the_repository(monkeypatch, tmp_path):
+    """Notebooks and the command line run in different folders."""
+    monkeypatch.chdir(tmp_path)
+    torch.save({}, "encoder.pt")
+    with pytest.raises(FileNotFoundError, match=f"no such file: {repo_root() / 'encoder.pt'}"):
+        build_network(ENCODER, "encoder.pt", 13)
+
+
+def without(state, key):
+    return {name: value for name, value in state.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: without(state, "conv1.weight"), r"lacks conv1\.weight \(1 such entries\)"),
+        (lambda state: state | {"extra": torch.zeros(1)}, r"has the unknown extra"),
+        (lambda state: state | {"conv1.weight": torch.zeros(1)}, r"misshapes conv1\.weight"),
+        (lambda state: {f"encoder.{k}": v for k, v in state.items()}, r"lacks conv1\.weight"),
+        (lambda state: torch.zeros(3), "holds a Tensor that is no state dict"),
+        (lambda state: [1, 2], "holds a list that is no state dict"),
+        (lambda state: {1: 2}, "holds a dict that is no state dict"),
+        (lambda state: dict.fromkeys(state, 0), "holds a dict that is no state dict"),
+        (lambda state: {"state_dict": torch.zeros(3)}, "holds a Tensor that is no state dict"),
+    ],
+)  # fmt: skip
+def test_file_that_is_not_this_encoder_is_refused(encoder_state, weights_path, change, message):
+    torch.save(change(encoder_state), weights_path)
+    with pytest.raises(ValueError, match=message) as caught:
+        build_network(ENCODER, str(weights_path), 13)
+    assert str(weights_path) in str(caught.value)
+    assert ENCODER in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_weights_file_is_named(weights_path):
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*encoder\.pt; expected a file"):
+        build_network(ENCODER, str(weights_path), 13)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 half a zip file"])
+def test_file_that_torch_did_not_write_is_refused(weights_path, content):
+    weights_path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"encoder\.pt cannot be read as a torch file") as caught:
+        build_network(ENCODER, str(weights_path), 13)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_weights_file_is_refused(encoder_state, weights_path):
+    torch.save(encoder_state, weights_path)
+    weights_path.write_bytes(weights_path.read_bytes()[:100_000])
+    with pytest.raises(ValueError, match=r"encoder\.pt cannot be read as a torch file"):
+        build_network(ENCODER, str(weights_path), 13)
+
+
+@pytest.mark.parametrize("encoder_name", ["mit_b0", "resnet18"])
+def test_imagenet_weights_without_network_end_in_one_line(
+    encoder_name, no_network, monkeypatch, tmp_path, caplog
+):
+    """The hub client retries with growing pauses; here they are counted, not waited for."""
+    pauses = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))  # nothing cached
+    with pytest.raises(
+        ValueError,
+        match=f"encoder weights imagenet of {encoder_name} cannot be fetched .*"
+        "Set train.encoder_weights to a local file or to none",
+    ) as caught:
+        build_network(encoder_name, "imagenet", 13)
+    assert "\n" not in str(caught.value)
+    assert caplog.records == []  # no lines of the client's own around ours
+    assert no_network, "the hub was not asked at all"
+    assert sum(pauses) < 60
+
+
+# Checkpoints
+
+
+def test_checkpoint_gives_back_the_network(network, checkpoint_path, no_network):
+    """Its settings say imagenet; weights are in the file, so nothing is fetched."""
+    trained = load_network(checkpoint_path, device="cpu")
+    assert equal_states(trained.network.state_dict(), network.state_dict())
+    assert no_network == []
+    assert not trained.network.training
+    assert trained.device == torch.device("cpu")
+    assert trained.path == checkpoint_path
+    assert (trained.image_size, trained.resize) == (64, "squash")
+    assert trained.scheme == "supercategory"
+    assert trained.class_names[:2] == ("background", "closures")
+    assert trained.info["data"] == {"train": "abc"}
+    np.testing.assert_array_equal(trained.colors, class_colors(13))
+
+
+def test_loaded_network_predicts_the_same(network, checkpoint_path):
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    trained = load_network(checkpoint_path, device="cpu")
+    with torch.inference_mode():
+        torch.testing.assert_close(trained.network(images), network(images))
+
+
+def test_config_comes_back_from_a_checkpoint(checkpoint_path):
+    stored = read_checkpoint(checkpoint_path)[CHECKPOINT_KEY]["config"]
+    assert Config.model_validate(stored) == CONFIG
+
+
+class _Trap:
+    """An object whose unpickling runs code."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_no_code_of_a_checkpoint_is_run(tmp_path):
+    path, sign = tmp_path / "best.ckpt", tmp_path / "code was run"
+    torch.save({CHECKPOINT_KEY: _Trap(sign)}, path)
+    with pytest.raises(ValueError, match="cannot be read as a torch file of plain weights"):
+        load_network(path)
+    assert not sign.exists()
+    pickle.loads(pickle.dumps(_Trap(sign)))
+    assert sign.exists(), "the trap does not work"
+
+
+@pytest.mark.parametrize("content", [[], {}, {"state_dict": {}}])
+def test_checkpoint_of_another_project_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match=r"other\.ckpt is not a checkpoint of this project"):
+        load_network(tmp_path / "other.ckpt")
+
+
+def test_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*best\.ckpt; .*notebook 03"):
+        load_network(tmp_path / "best.ckpt")
+
+
+def test_checkpoint_with_weights_of_another_network_is_refused(checkpoint_path, tmp_path):
+    checkpoint = read_checkpoint(checkpoint_path)
+    checkpoint[CHECKPOINT_KEY]["class_names"].append("one more")
+    torch.save(checkpoint, tmp_path / "best.ckpt")
+    with pytest.raises(
+        ValueError, match=r"weights that do not fit .*resnet18, 14 classes"
+    ) as caught:
+        load_network(tmp_path / "best.ckpt")
+    assert "\n" not in str(caught.value)
+
+
+# Images
+
+
+def test_images_are_normalised_as_imagenet_encoders_expect():
+    images = torch.tensor([[0, 0, 0], [255, 255, 255], [124, 116, 104]], dtype=torch.uint8)
+    normalised = normalize_images(images.view(3, 3, 1, 1))
+    expected = [  # (value / 255 - mean) / std by hand
+        [-2.117904, -2.035714, -1.804444],
+        [2.248908, 2.428571, 2.640000],
+        [0.005566, -0.004902, 0.008192],
+    ]
+    assert normalised.dtype == torch.float32
+    torch.testing.assert_close(normalised.view(3, 3), torch.tensor(expected), atol=2e-6, rtol=0)
+
+
+def test_normalising_keeps_the_memory_format():
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8).to(memory_format=torch.channels_last)
+    assert normalize_images(images).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, torch.bfloat16), (False, None)])
+def test_cpu_precision_is_what_it_computes_in(monkeypatch, has_bf16, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
+    assert default_precision(torch.device("cpu")) == expected
+
+
+def test_gpu_precision():
+    assert default_precision(torch.device("cuda")) == torch.float16
+    assert default_precision(torch.device("mps")) is None
