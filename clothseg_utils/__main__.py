@@ -20,6 +20,9 @@ app = typer.Typer(
 # Typer carries its own copy of click and names only the leaves of its errors; this is their root.
 _ClickError = typer.BadParameter.__mro__[2]
 
+# What shells report for a program that Ctrl-C ended; typer answers Ctrl-C with it too.
+_INTERRUPTED = 130
+
 _Profile = Annotated[str, typer.Option(help="demo, fashionpedia or smoke.")]
 _Set = Annotated[
     list[str] | None,
@@ -192,8 +195,9 @@ def evaluate(
     n_images, (low, high) = metrics["n_images"], metrics["intervals"]["mean_iou"]
     interval = "" if low is None else f" ({low:.4f} to {high:.4f})"  # one photo has none
     _say(
-        f"{n_images} photo{'' if n_images == 1 else 's'}: mIoU {metrics['mean_iou']:.4f}{interval}, "
-        f"macro F1 {metrics['macro_f1']:.4f}; {metrics['protocol'].split(':')[0]}"
+        f"{n_images} photo{'' if n_images == 1 else 's'}: "
+        f"mIoU {metrics['mean_iou']:.4f}{interval}, macro F1 {metrics['macro_f1']:.4f}; "
+        f"{metrics['protocol'].split(':')[0]}"
     )
     _say(f"scores: {out / 'metrics.json'}")
     _say_excluded(split_data.excluded)
@@ -296,17 +300,20 @@ def main() -> int:
     """Run the command line; return the exit code (0 done, 1 partly done, 2 nothing done)."""
     program = "python -m clothseg_utils"
     try:
-        return app(sys.argv[1:] or ["--help"], standalone_mode=False, prog_name=program) or 0
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False, prog_name=program) or 0
     except _ClickError as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else program
         _complain(f"{error.format_message().rstrip('.?')}; see {command} --help.")
+        return 2
     except (ValueError, OSError) as error:
         _complain(error)
+        return 2
     except (KeyboardInterrupt, typer.Abort):
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
         _complain("interrupted; the same command goes on where it stopped.")
-        return 130
-    return 2
+    return code
 
 
 if __name__ == "__main__":

@@ -253,7 +253,9 @@ def seed_worker(worker_id: int) -> None:
         worker_id: number of the worker; torch's seed already holds it.
     """
     del worker_id
-    cv2.setNumThreads(1)  # the workers share the cores; threads inside each only compete
+    # The workers share the cores; threads inside each only compete. 0 means none, as 1 does, but 1
+    # also joins the threads of the parent's pool, which a fork does not copy: it waits for ever.
+    cv2.setNumThreads(0)
     info = torch.utils.data.get_worker_info()
     info.dataset.set_random_seed(torch.initial_seed() % 2**31)
 

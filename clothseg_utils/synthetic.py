@@ -46,7 +46,7 @@ _SPLITS = (  # name, photo folder, annotation file, first image id, first annota
 _JPEG_QUALITY = 90
 _MIN_VISIBLE_PX = 6  # what shows less than this is too little to annotate
 _MAX_REDRAWS = 12  # attempts to show the category that an image is meant to show
-_CLOSE_UP_SHARE = 0.25  # of the scenes of one person
+_CLOSE_UP_SHARE = 0.08  # of the scenes of one person
 _EMPTY_EVERY = 50  # one scene in so many shows nobody
 
 # (name, supercategory, taxonomy id) of the official file; the position is the category id.
@@ -418,17 +418,15 @@ def _background(
     """Draw a place, (height, width, 3) float32 RGB; its colours mimic the clothes."""
     scene = _Backdrop(rng, height, width, colors)
     kinds = (scene.street, scene.room, scene.foliage, scene.boxes, scene.studio)
-    kinds[rng.choice(5, p=[0.26, 0.28, 0.14, 0.16, 0.16])]()
+    kinds[rng.choice(5, p=[0.26, 0.28, 0.14, 0.1, 0.22])]()
     return _out_of_focus(rng, scene.image)
 
 
 def _out_of_focus(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Blur and haze: the camera is focused on the people."""
-    blur = rng.uniform(-0.2, 2.8)
-    if blur > 0.4:
-        image = cv2.GaussianBlur(image, (0, 0), blur)
+    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(1.0, 4.0))
     air = image.mean(axis=(0, 1), dtype=np.float32)
-    return air + (image - air) * np.float32(rng.uniform(0.35, 0.85))
+    return air + (image - air) * np.float32(rng.uniform(0.3, 0.65))
 
 
 class _Backdrop:

@@ -6,7 +6,6 @@ import io
 import logging
 import math
 import shutil
-import signal
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -311,7 +310,7 @@ def train(
     }
     if trainer.is_global_zero:
         _log_hyperparameters(trainer, config, best_row)
-        write_json(run.training_path, {"result": summary, "package": package_hash()})
+        write_json(run.training_path, summary | {"package": package_hash()})
     return _finished_result(run, tuple(notes))
 
 
@@ -419,18 +418,12 @@ def _quiet_lightning() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plain_interrupts(trainer: pl.Trainer) -> Iterator[None]:
-    """Let Ctrl-C arrive as KeyboardInterrupt, so that the next Ctrl-C works too.
-
-    Lightning answers it with `sys.exit(1)` and leaves the signal switched off, in a notebook for
-    good.
-    """
-    handler = signal.getsignal(signal.SIGINT)
+    """Let Ctrl-C arrive as KeyboardInterrupt; Lightning answers it with `sys.exit(1)`."""
     try:
         yield
     except SystemExit:
         if not trainer.interrupted:
             raise
-        signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
 
 
@@ -468,11 +461,13 @@ def _set_aside(run: RunFolder) -> None:
 
 
 def _finished_result(run: RunFolder, notes: tuple[str, ...]) -> TrainResult:
+    summary = read_json(run.training_path)
+    del summary["package"]
     return TrainResult(
         best_checkpoint=run.best_checkpoint,
         history=read_history(run.logs_dir / "history.csv"),
         notes=notes,
-        **read_json(run.training_path)["result"],
+        **summary,
     )
 
 

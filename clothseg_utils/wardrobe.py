@@ -128,15 +128,15 @@ class Fabric:
         Args:
             rng: what to draw with.
             color: its colour; None draws one.
-            typical: patterns that two thirds of such things have; the others have any.
+            typical: patterns that nine in ten of such things have; the others have any.
         """
         base = random_color(rng) if color is None else color
         accent = contrast_color(base, 45) if rng.random() < 0.5 else random_color(rng)
         pattern = PATTERNS[rng.choice(len(PATTERNS), p=_PATTERN_WEIGHTS)]
-        if typical and rng.random() < 2 / 3:
+        if typical and rng.random() < 0.9:
             pattern = typical[rng.integers(len(typical))]
         angle = float(rng.choice([0.0, np.pi / 2, np.pi / 4, 0.2]))
-        period = float(rng.uniform(5, 16))
+        period = float(rng.uniform(8, 18))  # seen even when a photo is shrunk to 128 px
         return cls(base, pattern, accent, period, angle, float(rng.random() ** 3))
 
     def plain(self, color: Color | None = None) -> Fabric:
@@ -189,9 +189,9 @@ _PATTERN_WEIGHT: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]
     ),
     "dots": lambda u, v, p: _soft_step(_wave(u, p * 1.3) * _wave(v, p * 1.3) - 0.45),
     "floral": _floral,
-    "denim": lambda u, v, p: 0.22 + 0.22 * _wave(u + v, 2.6),
-    "knit": lambda u, v, p: 0.3 + 0.3 * _wave(u, 5.0) * np.abs(_wave(v + 2 * _wave(u, 5.0), 7.0)),
-    "herringbone": lambda u, v, p: 0.25 + 0.25 * np.sign(_wave(u + np.abs(v % 12 - 6), 4.0)),
+    "denim": lambda u, v, p: 0.25 + 0.25 * _wave(u + v, 9.0),
+    "knit": lambda u, v, p: 0.3 + 0.3 * _wave(u, 9.0) * np.abs(_wave(v + 3 * _wave(u, 9.0), 14.0)),
+    "herringbone": lambda u, v, p: 0.25 + 0.25 * np.sign(_wave(u + np.abs(v % 22 - 11), 9.0)),
     "blotch": lambda u, v, p: _soft_step(_wave(u + 6 * _wave(v, p * 3), p * 2.3) + _wave(v, p * 2)),
 }
 
@@ -566,8 +566,8 @@ _WISHES = {
     GLASSES: 0.28,
     HAT: 0.32,
     HEADBAND: 0.3,
-    TIE: 0.42,
-    GLOVE: 0.4,
+    TIE: 0.6,
+    GLOVE: 0.55,
     WATCH: 0.35,
     BELT: 0.65,
     LEG_WARMER: 0.12,
@@ -582,7 +582,7 @@ _WISHES = {
     EPAULETTE: 0.2,
     POCKET: 0.65,
     BUCKLE: 0.8,
-    ZIPPER: 0.5,
+    ZIPPER: 0.65,
     APPLIQUE: 0.22,
     BEAD: 0.4,
     BOW: 0.28,
@@ -630,9 +630,9 @@ def plan_outfit(rng: np.random.Generator, required: int | None = None) -> Outfit
     """Choose an outfit, with the required category in it."""
     inner: int | None = int(rng.choice([SHIRT, TOP, SWEATER], p=[0.36, 0.38, 0.26]))
     outers = [None, CARDIGAN, JACKET, VEST, COAT, CAPE]
-    outer = outers[rng.choice(6, p=[0.4, 0.11, 0.2, 0.1, 0.14, 0.05])]
+    outer = outers[rng.choice(6, p=[0.38, 0.11, 0.2, 0.08, 0.17, 0.06])]
     lower: int | None = int(rng.choice([PANTS, SHORTS, SKIRT], p=[0.5, 0.22, 0.28]))
-    whole = int(rng.choice([DRESS, JUMPSUIT], p=[0.75, 0.25])) if rng.random() < 0.3 else None
+    whole = int(rng.choice([DRESS, JUMPSUIT], p=[0.75, 0.25])) if rng.random() < 0.42 else None
     wishes = {wish for wish, chance in _WISHES.items() if rng.random() < chance}
     if required is not None:
         wishes.add(required)
@@ -937,7 +937,7 @@ class Dresser:
                 layer, np.stack([body.at(0, waist_y + 0.008), body.at(0.002, 0.475)]), 0.012
             )
         if self.wants(BUCKLE) and not self.wants(BELT):
-            self._buckle(body.at(0, waist_y + 0.01), 0.016 * body.s, 0.013 * body.s, layer)
+            self._buckle(body.at(0, waist_y + 0.01), 0.022 * body.s, 0.018 * body.s, layer)
 
     def _waist_band(self, top_y: float, end_y: float, ease: float) -> np.ndarray:
         body = self.body
@@ -1025,7 +1025,7 @@ class Dresser:
             self._neck_trim(layer, cloth, half, depth, v_neck)
         if self.wants(ZIPPER):
             top = body.at(0, 0.16 + depth)
-            self._zipper(layer, np.stack([top, body.at(0, 0.37), body.at(0, 0.47)]), 0.016)
+            self._zipper(layer, np.stack([top, body.at(0, 0.37), body.at(0, 0.47)]), 0.024)
         if self.wants(POCKET):
             self._hip_pockets(layer, cloth)
         self.sleeve_t = float(rng.choice([0.0, 0.28, 0.45, 0.82], p=[0.4, 0.3, 0.15, 0.15]))
@@ -1060,7 +1060,7 @@ class Dresser:
         if category_id in (JACKET, COAT) and self.wants(ZIPPER) and not lapels:
             for sign in (-1, 1) if gap > 0.02 else (1,):
                 edge = self._opening(sign, gap, float(hem_y))
-                self._zipper(layer, edge[4:], 0.015)
+                self._zipper(layer, edge[4:], 0.022)
         elif self.wants(BEAD) or category_id == CARDIGAN:
             self._buttons(layer, cloth, gap + 0.012, 0.3, float(hem_y) - 0.04)
         if self.wants(POCKET):
@@ -1126,8 +1126,8 @@ class Dresser:
         body, canvas, rng = self.body, self.canvas, self.rng
         sleeved = outer if outer and self.outfit.outer != VEST else garment
         gloves, watch = self.wants(GLOVE), self.wants(WATCH)
-        glove_cloth = Fabric.random(rng)
-        glove_t = float(rng.choice([0.78, 0.66, 0.5]))
+        glove_cloth = Fabric.random(rng, typical=("stripes",))
+        glove_t = float(rng.choice([0.75, 0.6, 0.45]))
         bell = float(rng.choice([0.056, 0.064, 0.09]))
         puff = float(rng.choice([0.066, 0.074, 0.098], p=[0.45, 0.35, 0.2]))
         ruffled = self.wants(RUFFLE) and self.sleeve_t > 0.2
@@ -1138,7 +1138,7 @@ class Dresser:
             self._hand(arm, side, body.skin, 0)
             if gloves:
                 layer = canvas.add_layer(GLOVE)
-                widths = [body.px(w) for w in (0.052, 0.044)]
+                widths = [body.px(w) for w in (0.064, 0.054)]
                 shape = canvas.cover(arm.outline(glove_t, _WRIST_T + 0.02, widths))
                 canvas.paint(shape, glove_cloth, layer, edge=0.45, angle=arm.angle(glove_t, 1))
                 self._hand(arm, side, glove_cloth, layer)
@@ -1149,7 +1149,7 @@ class Dresser:
 
     def _hand(self, arm: Limb, side: int, cloth: Fabric, layer: int) -> None:
         body, canvas = self.body, self.canvas
-        scale = 1.15 if layer else 1.0
+        scale = 1.35 if layer else 1.0
         palm = arm.outline(
             _WRIST_T - 0.02, 1.01, [body.px(w * scale) for w in (0.034, 0.046, 0.026)]
         )
@@ -1325,7 +1325,7 @@ class Dresser:
 
     def _zipper(self, parent: int, line: np.ndarray, width: float) -> None:
         canvas, body = self.canvas, self.body
-        width_px = max(3.5, body.px(width))
+        width_px = max(5.0, body.px(width))
         t = np.linspace(0, 1, 60)
         path = np.stack([np.interp(t, np.linspace(0, 1, len(line)), line[:, k]) for k in (0, 1)], 1)
         layer = canvas.add_layer(ZIPPER, parent)
@@ -1351,7 +1351,7 @@ class Dresser:
 
     def _belt(self) -> None:
         body, canvas, rng = self.body, self.canvas, self.rng
-        width = float(rng.uniform(0.026, 0.06))
+        width = float(rng.uniform(0.05, 0.1))
         y = _WAIST_Y - 0.012
         layer = canvas.add_layer(BELT)
         cloth = Fabric.random(rng, self.outfit.cloths[0].color if rng.random() < 0.2 else None)
@@ -1368,17 +1368,17 @@ class Dresser:
             self._bow(body.at(0, y + width / 2), 0.05, layer, Fabric.random(rng))
         elif self.wants(BUCKLE):
             centre = body.at(0, y + width / 2 + 0.006)
-            self._buckle(centre, body.px(width * 0.75), body.px(width * 0.62), layer)
+            self._buckle(centre, body.px(width * 0.62), body.px(width * 0.5), layer)
         if self.wants(RIVET):
             for x in (-0.055, -0.04, 0.04, 0.055):
                 self._dot(RIVET, layer, body.at(x, y + width / 2 + 0.003), 0.006)
 
     def _tie(self) -> None:
         body, canvas = self.body, self.canvas
-        cloth = Fabric.random(self.rng)
+        cloth = Fabric.random(self.rng, typical=("stripes",))
         layer = canvas.add_layer(TIE)
         end_y = float(self.rng.uniform(0.36, 0.42))
-        width = float(self.rng.uniform(0.024, 0.042))
+        width = float(self.rng.uniform(0.04, 0.065))
         if self.rng.random() < 0.2:  # a bow tie
             centre = body.at(0, 0.188)
             self._bow_shape(centre, body.px(0.045), layer, cloth)
@@ -1820,7 +1820,7 @@ class Dresser:
         ]
         canvas.paint(canvas.cover(flap), cloth.plain(), layer, outline=0.5, edge=0.25, shadow=0.3)
         if self.wants(BUCKLE):
-            self._buckle(centre + xy(0, h * 0.08), body.px(0.016), body.px(0.014), layer)
+            self._buckle(centre + xy(0, h * 0.08), body.px(0.022), body.px(0.018), layer)
         elif self.wants(ZIPPER):
             line = np.stack([centre + xy(-w * 0.8, h * 0.25), centre + xy(w * 0.8, h * 0.25)])
             self._zipper(layer, line, 0.012)

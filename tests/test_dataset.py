@@ -1,0 +1,503 @@
+"""Splits without broken photos, augmentation that moves photo and mask alike, honest loaders."""
+
+import dataclasses
+import json
+import multiprocessing
+import shutil
+import time
+from collections import Counter
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from clothseg_utils.classes import IGNORE_INDEX, class_colors, class_table
+from clothseg_utils.coco import annotation_path
+from clothseg_utils.config import AugmentConfig, Config, DataConfig, replace_fields
+from clothseg_utils.dataset import (
+    ClothingDataModule,
+    SegmentationDataset,
+    check_disjoint,
+    load_split,
+    seed_worker,
+    train_transform,
+)
+from clothseg_utils.geometry import PAD_COLOR, fit_image, fit_mask
+
+# On a machine with one core; two workers are the point here.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
+
+NO_AUGMENTATION = {
+    "crop_scale_min": 1.0,
+    "crop_scale_max": 1.0,
+    "crop_ratio_min": 1.0,
+    "crop_ratio_max": 1.0,
+    "flip_probability": 0.0,
+    "rotation_degrees": 0.0,
+    "translate_fraction": 0.0,
+    "shear_degrees": 0.0,
+    "jitter_strength": 0.0,
+    "jitter_hue": 0.0,
+    "grayscale_probability": 0.0,
+}
+
+
+def only(**changes):
+    """Augmentation that does nothing but `changes`."""
+    return AugmentConfig(**NO_AUGMENTATION | changes)
+
+
+def data_config(data_root, derived_root, **fields):
+    return DataConfig(
+        data_root=str(data_root),
+        derived_root=str(derived_root),
+        image_size=64,
+        mask_workers=1,
+        **fields,
+    )
+
+
+@pytest.fixture(scope="module")
+def derived_root(tmp_path_factory):
+    return tmp_path_factory.mktemp("derived")
+
+
+@pytest.fixture(scope="module")
+def config(synthetic_root, derived_root):
+    return data_config(synthetic_root, derived_root)
+
+
+@pytest.fixture(scope="module")
+def train_split(config):
+    return load_split(config, "train", progress=False)
+
+
+@pytest.fixture(scope="module")
+def val_split(config):
+    return load_split(config, "val", progress=False)
+
+
+@pytest.fixture
+def val_root(synthetic_root, tmp_path):
+    """A writable copy that holds the val split only, as for evaluation alone."""
+    root = tmp_path / "val_only"
+    shutil.copytree(synthetic_root / "test", root / "test")
+    shutil.copy(annotation_path(synthetic_root, "val"), annotation_path(root, "val"))
+    return root
+
+
+def load_val(root):
+    return load_split(data_config(root, root.parent / "derived"), "val", progress=False)
+
+
+def split_of(image, mask, n_images=1):
+    """A split of equal photos, all that a Dataset asks of one."""
+    return SimpleNamespace(images=(0,) * n_images, read_pair=lambda _: (image, mask))
+
+
+# Splits
+
+
+def test_split_holds_every_photo_in_the_jsons_order(train_split, synthetic_root):
+    listed = json.loads(annotation_path(synthetic_root, "train").read_text())["images"]
+    assert [record.file_name for record in train_split.images] == [i["file_name"] for i in listed]
+    assert train_split.excluded == {}
+    assert train_split.classes.num_classes == 13
+    assert train_split.source == "synthetic, train, n = 16 photos"
+
+
+def test_split_pairs_each_photo_with_its_own_mask(train_split):
+    for record in train_split.images:
+        image, mask = train_split.read_pair(record)
+        assert image.shape == (record.height, record.width, 3)
+        assert mask.shape == (record.height, record.width)
+        assert mask.dtype == np.uint8
+        assert 0 < mask.max() <= 12
+
+
+def test_image_limit_takes_the_first(config):
+    limited = load_split(config.model_copy(update={"image_limit": 3}), "val", progress=False)
+    whole = load_split(config, "val", progress=False)
+    assert limited.images == whole.images[:3]
+
+
+def test_broken_photos_are_left_out_by_name(val_split, val_root):
+    names = [record.file_name for record in val_split.images]
+    photos = [val_root / "test" / name for name in names]
+    photos[0].write_bytes(b"")
+    photos[2].write_bytes(photos[2].read_bytes()[:2000])
+    photos[4].unlink()
+    cv2.imwrite(str(photos[6]), np.zeros((10, 20, 3), np.uint8))
+
+    split = load_val(val_root)
+
+    assert [record.file_name for record in split.images] == names[1::2]
+    assert list(split.excluded) == names[::2]
+    for name, reason in zip(
+        names[::2], ["0 bytes", "cannot be decoded", "no such file", "20 x 10 px"], strict=True
+    ):
+        assert reason in split.excluded[name]
+    for record in split.images:  # the others keep their own masks
+        np.testing.assert_array_equal(split.read_pair(record)[1], val_split.read_pair(record)[1])
+
+
+def test_split_without_any_usable_photo_is_an_error(val_root):
+    for photo in (val_root / "test").iterdir():
+        photo.unlink()
+    with pytest.raises(ValueError, match=r"no usable photo in .*Check --data-root"):
+        load_val(val_root)
+
+
+def test_photo_that_changed_since_is_not_paired_with_the_old_mask(val_root):
+    split = load_val(val_root)
+    record = split.images[0]
+    cv2.imwrite(str(split.photo_path(record)), np.zeros((10, 20, 3), np.uint8))
+    with pytest.raises(
+        ValueError,
+        match=f"photo {record.file_name} is 20 x 10 but its mask {record.width} x {record.height}",
+    ):
+        split.read_pair(record)
+
+
+def test_photo_without_annotations_is_background(val_root):
+    path = annotation_path(val_root, "val")
+    content = json.loads(path.read_text())
+    image_id = content["images"][0]["id"]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != image_id]
+    path.write_text(json.dumps(content))
+    split = load_val(val_root)
+    assert split.images[0].id == image_id
+    assert not split.read_pair(split.images[0])[1].any()
+
+
+def test_data_root_with_the_val_split_only(val_root, val_split):
+    assert load_val(val_root).images == val_split.images
+    with pytest.raises(FileNotFoundError, match=r"instances_attributes_train2020\.json"):
+        load_split(data_config(val_root, val_root.parent), "train", progress=False)
+
+
+def test_split_without_its_folder_of_photos(val_root):
+    shutil.rmtree(val_root / "test")
+    with pytest.raises(FileNotFoundError, match="val_only/test"):
+        load_val(val_root)
+
+
+def test_splits_of_a_dataset_are_disjoint(train_split, val_split):
+    check_disjoint(train_split, val_split)
+
+
+def test_shared_photos_are_refused(train_split, val_split):
+    shared = train_split.images[3]
+    leaky = dataclasses.replace(val_split, images=(*val_split.images, shared))
+    with pytest.raises(
+        ValueError, match=f"1 photos are in train and in val, such as {shared.file_name}"
+    ):
+        check_disjoint(train_split, leaky)
+
+
+def test_splits_with_different_classes_are_refused(train_split, val_split):
+    other = class_table("category", val_split.coco.categories)
+    with pytest.raises(ValueError, match="define different classes"):
+        check_disjoint(train_split, dataclasses.replace(val_split, classes=other))
+
+
+# Augmentation
+
+STRONG = AugmentConfig(crop_scale_min=0.3, rotation_degrees=40, shear_degrees=20)
+
+
+def test_augmented_masks_hold_class_ids_and_255_only():
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 13, (20, 15), np.uint8).repeat(5, axis=0).repeat(5, axis=1)
+    image = rng.integers(0, 256, (100, 75, 3), np.uint8)
+    transform = train_transform(STRONG, 64)
+    transform.set_random_seed(0)
+    seen = set()
+    for _ in range(30):
+        changed = transform(image=image, mask=mask)
+        assert changed["image"].shape == (64, 64, 3)
+        assert changed["image"].dtype == np.uint8
+        assert changed["mask"].shape == (64, 64)
+        assert changed["mask"].dtype == np.uint8
+        seen |= set(np.unique(changed["mask"]).tolist())
+    assert seen == {*range(13), IGNORE_INDEX}
+
+
+@pytest.mark.parametrize(
+    ("changes", "most_outside"),
+    [
+        ({"rotation_degrees": 40}, 0.5),
+        ({"shear_degrees": 20}, 0.5),
+        ({"translate_fraction": 0.1}, 0.19),  # 1 - 0.9 * 0.9
+    ],
+)
+def test_outside_the_photo_is_255_and_never_background(changes, most_outside):
+    """A photo that is one garment from edge to edge stays one: fill 0 would show here."""
+    image, mask = np.full((64, 64, 3), 255, np.uint8), np.full((64, 64), 5, np.uint8)
+    transform = train_transform(only(**changes), 64)
+    transform.set_random_seed(0)
+    shares = []
+    for _ in range(20):
+        changed = transform(image=image, mask=mask)["mask"]
+        assert set(np.unique(changed)) <= {5, IGNORE_INDEX}
+        shares.append((changed == IGNORE_INDEX).mean())
+    assert 0.01 < max(shares) <= most_outside + 0.02
+
+
+def test_photo_and_mask_move_together():
+    """In a picture whose colours tell the class, they still do after any augmentation."""
+    colors = np.zeros((256, 3), np.uint8)
+    colors[:13] = class_colors(13)
+    colors[IGNORE_INDEX] = PAD_COLOR
+    blocks = np.random.default_rng(0).integers(0, 13, (6, 5), np.uint8)
+    mask = blocks.repeat(40, axis=0).repeat(40, axis=1)
+    transform = train_transform(
+        STRONG.model_copy(
+            update={"jitter_strength": 0.0, "jitter_hue": 0.0, "grayscale_probability": 0.0}
+        ),
+        96,
+    )
+    transform.set_random_seed(0)
+    for _ in range(20):
+        changed = transform(image=colors[mask], mask=mask)
+        found = changed["mask"]
+        # Where classes meet, the photo's colours are mixed; two pixels away they are pure.
+        square = np.ones((5, 5), np.uint8)
+        is_pure = cv2.erode(found, square) == cv2.dilate(found, square)
+        is_pure[[0, 1, -2, -1]] = is_pure[:, [0, 1, -2, -1]] = False  # what lies beyond is unseen
+        assert is_pure.mean() > 0.3
+        np.testing.assert_allclose(
+            changed["image"][is_pure].astype(int), colors[found[is_pure]].astype(int), atol=2
+        )
+
+
+def test_augmentation_that_is_switched_off_changes_nothing():
+    rng = np.random.default_rng(0)
+    image, mask = (
+        rng.integers(0, 256, (64, 64, 3), np.uint8),
+        rng.integers(0, 13, (64, 64), np.uint8),
+    )
+    changed = train_transform(only(), 64)(image=image, mask=mask)
+    np.testing.assert_array_equal(changed["image"], image)
+    np.testing.assert_array_equal(changed["mask"], mask)
+
+
+def test_flip_mirrors_both():
+    rng = np.random.default_rng(0)
+    image, mask = (
+        rng.integers(0, 256, (64, 64, 3), np.uint8),
+        rng.integers(0, 13, (64, 64), np.uint8),
+    )
+    changed = train_transform(only(flip_probability=1), 64)(image=image, mask=mask)
+    np.testing.assert_array_equal(changed["image"], image[:, ::-1])
+    np.testing.assert_array_equal(changed["mask"], mask[:, ::-1])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"jitter_strength": 0.5}, {"jitter_hue": 0.3}, {"grayscale_probability": 1}]
+)
+def test_colour_changes_leave_the_mask(changes):
+    rng = np.random.default_rng(0)
+    image, mask = (
+        rng.integers(0, 256, (64, 64, 3), np.uint8),
+        rng.integers(0, 13, (64, 64), np.uint8),
+    )
+    transform = train_transform(only(**changes), 64)
+    transform.set_random_seed(0)
+    changed = transform(image=image, mask=mask)
+    np.testing.assert_array_equal(changed["mask"], mask)
+    assert not np.array_equal(changed["image"], image)
+    if "grayscale_probability" in changes:
+        assert (np.ptp(changed["image"], axis=2) == 0).all()
+
+
+# Dataset
+
+
+def test_validation_sample_is_the_fitted_photo(val_split, config):
+    dataset = SegmentationDataset(val_split, config)
+    assert len(dataset) == 8
+    image, mask = val_split.read_pair(val_split.images[2])
+    sample = dataset[2]
+    assert sample["image"].dtype == sample["mask"].dtype == torch.uint8
+    expected = fit_image(image, 64, "letterbox").transpose(2, 0, 1)
+    np.testing.assert_array_equal(sample["image"].numpy(), expected)
+    np.testing.assert_array_equal(sample["mask"].numpy(), fit_mask(mask, 64, "letterbox"))
+
+
+@pytest.mark.parametrize("augment", [None, only()])
+def test_letterbox_pads_with_255_in_training_and_validation(augment):
+    image, mask = np.full((64, 32, 3), 255, np.uint8), np.full((64, 32), 5, np.uint8)
+    config = DataConfig(image_size=64, resize="letterbox")
+    sample = SegmentationDataset(split_of(image, mask), config, augment)[0]
+    expected = np.full((64, 64), IGNORE_INDEX)
+    expected[:, 16:48] = 5
+    np.testing.assert_array_equal(sample["mask"].numpy(), expected)
+    assert (sample["image"][:, :, 16:48] == 255).all()
+    assert sample["image"][:, 0, 0].tolist() == list(PAD_COLOR)
+
+
+@pytest.mark.parametrize("augment", [None, only()])
+def test_squash_pads_nothing(augment):
+    image, mask = np.full((64, 32, 3), 255, np.uint8), np.full((64, 32), 5, np.uint8)
+    config = DataConfig(image_size=64, resize="squash")
+    sample = SegmentationDataset(split_of(image, mask), config, augment)[0]
+    assert sample["mask"].shape == (64, 64)
+    assert (sample["mask"] == 5).all()
+    assert (sample["image"] == 255).all()
+
+
+def test_augmentation_is_reproducible_by_seed(train_split, config):
+    dataset = SegmentationDataset(train_split, config, AugmentConfig())
+
+    def draw(seed):
+        dataset.set_random_seed(seed)
+        return torch.stack([dataset[index]["image"] for index in (0, 1, 0)])
+
+    first = draw(1)
+    assert torch.equal(first, draw(1))
+    assert not torch.equal(first, draw(2))
+    assert not torch.equal(first[0], first[2])
+
+
+# Loaders
+
+
+def data_module(config, train_split, val_split, **train_fields):
+    settings = replace_fields(Config(data=config), train_fields)
+    return ClothingDataModule(settings, train_split, val_split)
+
+
+@pytest.fixture(scope="module")
+def epochs_by_seed(config, train_split, val_split):
+    """Two epochs of eight draws of ONE photo for some settings; cached, as workers take time."""
+    equal_photos = dataclasses.replace(train_split, images=train_split.images[:1] * 8)
+    cache = {}
+
+    def draw(seed, num_workers, repetition=0):
+        """Samples as bytes: (epoch, batch) -> the two photos of that batch."""
+        key = (seed, num_workers, repetition)
+        if key not in cache:
+            module = data_module(
+                config,
+                equal_photos,
+                val_split,
+                batch_size=2,
+                epoch_images=0,
+                num_workers=num_workers,
+            )
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                loader = module.train_dataloader()
+                cache[key] = [
+                    [
+                        image.numpy().tobytes() + mask.numpy().tobytes()
+                        for batch in loader
+                        for image, mask in zip(batch["image"], batch["mask"], strict=True)
+                    ]
+                    for _ in range(2)
+                ]
+        return cache[key]
+
+    return draw
+
+
+def test_two_workers_draw_different_augmentations(epochs_by_seed):
+    """Batches 0 and 2 come from the first worker, 1 and 3 from the second. Left alone,
+    albumentations makes both draw the same."""
+    draws = epochs_by_seed(0, 2)[0]
+    first_worker, second_worker = {*draws[0:2], *draws[4:6]}, {*draws[2:4], *draws[6:8]}
+    assert first_worker & second_worker == set()
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_no_draw_is_repeated_in_two_epochs(epochs_by_seed, num_workers):
+    first, second = epochs_by_seed(0, num_workers)
+    assert len({*first, *second}) == 16
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_equal_seeds_draw_equal_augmentations(epochs_by_seed, num_workers):
+    assert epochs_by_seed(0, num_workers) == epochs_by_seed(0, num_workers, repetition=1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_other_seeds_draw_other_augmentations(epochs_by_seed, num_workers):
+    first, other = epochs_by_seed(0, num_workers), epochs_by_seed(1, num_workers)
+    assert not {*first[0], *first[1]} & {*other[0], *other[1]}
+
+
+def test_a_worker_starts_although_opencv_has_threads_in_the_parent(monkeypatch):
+    """A forked process inherits OpenCV's pool without its threads, and must not wait for them."""
+    dataset = SegmentationDataset(split_of(None, None), DataConfig())
+    monkeypatch.setattr(
+        torch.utils.data, "get_worker_info", lambda: SimpleNamespace(dataset=dataset)
+    )
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(2)
+    try:
+        cv2.warpAffine(np.zeros((2000, 2000), np.uint8), np.eye(2, 3), (2000, 2000))
+        time.sleep(0.3)  # after their work the threads spin for a moment, then sleep on a lock
+        worker = multiprocessing.get_context("fork").Process(target=seed_worker, args=(0,))
+        worker.start()
+        worker.join(timeout=20)
+        if worker.is_alive():
+            worker.kill()
+        assert worker.exitcode == 0
+    finally:
+        cv2.setNumThreads(before)
+
+
+def test_small_data_is_repeated_within_an_epoch(config, train_split, val_split):
+    three = dataclasses.replace(train_split, images=train_split.images[:3])
+    module = data_module(config, three, val_split, batch_size=4, epoch_images=20, num_workers=0)
+    loader = module.train_dataloader()
+    counts = Counter(loader.sampler)
+    assert sum(counts.values()) == 20
+    assert sorted(counts.values()) == [6, 7, 7]  # every photo, as evenly as possible
+    assert [len(batch["image"]) for batch in loader] == [4] * 5
+
+
+def test_epoch_images_may_be_fewer_than_the_photos(config, train_split, val_split):
+    module = data_module(config, train_split, val_split, epoch_images=8, num_workers=0)
+    drawn = list(module.train_dataloader().sampler)
+    assert len(set(drawn)) == len(drawn) == 8
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "expected"),
+    [
+        (5, [5, 5, 5]),  # 16 photos: the last one alone would break batch norm
+        (8, [8, 8]),
+        (16, [16]),
+        (20, [16]),  # one small batch is better than none
+    ],
+)
+def test_last_incomplete_batch_is_dropped(config, train_split, val_split, batch_size, expected):
+    module = data_module(
+        config, train_split, val_split, batch_size=batch_size, epoch_images=0, num_workers=0
+    )
+    assert [len(batch["mask"]) for batch in module.train_dataloader()] == expected
+
+
+def test_every_photo_is_drawn_once_an_epoch(config, train_split, val_split):
+    module = data_module(config, train_split, val_split, epoch_images=0, num_workers=0)
+    orders = [list(module.train_dataloader().sampler) for _ in range(2)]
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(16))
+    assert orders[0] != orders[1]
+
+
+def test_validation_shows_every_photo_in_order(config, train_split, val_split):
+    module = data_module(config, train_split, val_split, batch_size=3, num_workers=0)
+    batches = list(module.val_dataloader())
+    assert [len(batch["mask"]) for batch in batches] == [3, 3, 2]
+    masks = torch.cat([batch["mask"] for batch in batches])
+    plain = SegmentationDataset(val_split, config)
+    assert torch.equal(masks, torch.stack([plain[index]["mask"] for index in range(8)]))
+
+
+def test_leaking_splits_are_refused_before_training(config, train_split):
+    with pytest.raises(ValueError, match="16 photos are in train and in val"):
+        data_module(config, train_split, train_split)

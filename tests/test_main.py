@@ -1,0 +1,296 @@
+"""Tests of the command line: verbs, exit codes, and one line for a user's mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from clothseg_utils import pipeline
+from clothseg_utils.pipeline import NotebookFailedError
+from clothseg_utils.runs import RunFolder, repo_root
+
+VERBS = (
+    "run",
+    "synthesize",
+    "download",
+    "audit",
+    "rasterize",
+    "train",
+    "evaluate",
+    "predict",
+    "report",
+)
+TRAIN_JSON = "instances_attributes_train2020.json"
+VAL_JSON = "instances_attributes_val2020.json"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    """A current folder of its own: relative paths of commands mean this one."""
+    torch.set_num_threads(1)
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def only_error(result, code=2) -> str:
+    """The one line on stderr of a command that failed."""
+    assert result.code == code
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: ")
+    assert "Traceback" not in line
+    return line
+
+
+# --- help and usage ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [(), ("--help",), ("-h",)])
+def test_help_lists_the_verbs(cli, arguments):
+    result = cli(*arguments)
+    assert (result.code, result.err) == (0, "")
+    for verb in VERBS:
+        assert f"  {verb} " in result.out, verb
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_explains_itself(cli, verb):
+    result = cli(verb, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert f"Usage: python -m clothseg_utils {verb} [OPTIONS]" in result.out
+    assert f"Example: python -m clothseg_utils {verb} " in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("trian", "No such command 'trian'"),
+        ("run --profil demo", "No such option: --profil"),
+        ("run surplus", "Got unexpected extra argument"),
+        ("run --profile", "Option '--profile' requires an argument"),
+        ("evaluate --data-root x --out y", "Missing option '--checkpoint'"),
+        ("predict --checkpoint x --out y", "Missing argument 'PHOTO_OR_FOLDER...'"),
+        ("synthesize --out x --train many", "'--train': Input should be a valid integer"),
+        ("synthesize --out x --train 0", "'--train': Input should be greater than or equal to 1"),
+        ("synthesize --out x --seed -1", "'--seed': Input should be greater than or equal to 0"),
+        ("rasterize --annotations x --out y --workers -1", "'--workers': Input should be greater"),
+    ],
+)
+def test_usage_errors_are_one_line(cli, arguments, message):
+    line = only_error(cli(*arguments.split()))
+    assert message in line
+    assert line.endswith("--help.")  # where the remedy stands
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "out", "err"),
+    [
+        (["--help"], 0, "Usage: python -m clothseg_utils", ""),
+        (["trian"], 2, "", "error: No such command 'trian'"),
+    ],
+)
+def test_as_a_program(arguments, code, out, err):
+    command = [sys.executable, "-m", "clothseg_utils", *arguments]
+    child = subprocess.run(command, cwd=repo_root(), capture_output=True, text=True, timeout=60)
+    assert child.returncode == code
+    assert out in child.stdout
+    assert child.stderr.startswith(err)
+    assert len(child.stderr.splitlines()) == bool(err)
+
+
+# --- run -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--profile dmeo", 'unknown profile "dmeo"; expected one of demo, fashionpedia, smoke'),
+        (
+            "--set train.batchsize=4",
+            'unknown field "train.batchsize"; expected one of run.run_name, ',
+        ),
+        ("--set train.batchsize=4", "Did you mean train.batch_size?"),
+        ("--set batch_size=4", 'unknown field "batch_size"; expected one of'),
+        ("--set train.batch_size", '"train.batch_size" has no "="'),
+        (
+            "--set train.batch_size=four",
+            "train.batch_size: got 'four'; Input should be a valid int",
+        ),
+        (
+            "--set data.image_size=100",
+            "data.image_size: got '100'; Input should be a multiple of 32",
+        ),
+        ("--set data.resize=crop", "data.resize: got 'crop'; Input should be 'letterbox' or"),
+        ("--set train.learning_rate=nan", "train.learning_rate"),
+        ("--data-root nowhere", "nowhere; expected a folder in Fashionpedia's layout"),
+        ("--only 06", 'unknown notebook "06"; expected one of 01, 02, 03, 04, 05'),
+        ("--run-name a/b", 'run_name "a/b" is not a folder name'),
+        ("--run-name ..", 'run_name ".." is not a folder name'),
+    ],
+)
+def test_run_refuses_before_it_writes(cli, here, arguments, message):
+    assert message in only_error(cli("run", *arguments.split()))
+    assert list((here.parent / "repo").iterdir()) == []
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [["--data-root", "mine"], ["--set", "data.data_root=mine"]])
+def test_relative_paths_mean_the_current_folder(cli, here, option):
+    assert f"no such data root: {here / 'mine'};" in only_error(cli("run", *option))
+
+
+def test_run_that_is_in_use(cli, here, synthetic_root):
+    run = RunFolder(here.parent / "repo" / "outputs", "busy")
+    with run.lock():
+        line = only_error(cli("run", "--data-root", synthetic_root, "--run-name", "busy"))
+    assert 'run "busy" is in use by process' in line
+
+
+@pytest.mark.parametrize(("any_done", "code"), [(False, 2), (True, 1)])
+def test_notebook_that_fails(cli, monkeypatch, any_done, code):
+    def fail(*_, **__):
+        raise NotebookFailedError("no luck\nin notebook 03", any_done=any_done)
+
+    monkeypatch.setattr(pipeline, "run_pipeline", fail)
+    assert only_error(cli("run"), code) == "error: no luck in notebook 03"
+
+
+def test_interrupt_is_one_line(cli, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run_pipeline", interrupt)
+    line = only_error(cli("run"), code=130)
+    assert "the same command goes on where it stopped" in line
+
+
+def test_run_gets_profile_options_and_settings_in_this_order(cli, monkeypatch, here):
+    seen = []
+
+    def record(config, only, *, say):
+        seen.append((config, list(only)))
+        return RunFolder(config.run.outputs_root, config.run.run_name)
+
+    monkeypatch.setattr(pipeline, "run_pipeline", record)
+    settings = ["--set", "train.batch_size=3", "--set", "train.batch_size=5"]
+    options = ["--profile", "smoke", "--run-name", "mine", "--only", "03", "--only", "04"]
+    assert cli("run", *options, *settings).code == 0
+    assert cli("run", "--data-root", here, "--set", "run.run_name=set").code == 0
+    (first, first_only), (second, second_only) = seen
+    assert (first.run.run_name, first.data.image_size, first.train.batch_size) == ("mine", 64, 5)
+    assert first_only == ["03", "04"]
+    assert (second.run.run_name, second.data.data_root) == ("set", here.as_posix())
+    assert second_only == []
+
+
+# --- the other verbs: bad input ------------------------------------------------------------------
+
+
+@pytest.fixture
+def bad_root(here) -> Path:
+    """A data root whose annotation files are no JSON."""
+    root = here / "bad"
+    for folder, name in (("train", TRAIN_JSON), ("test", VAL_JSON)):
+        (root / folder).mkdir(parents=True)
+        (root / name).write_text("<html>not found</html>")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("audit --annotations nowhere.json", "nowhere.json"),
+        ("audit --annotations {bad}/" + VAL_JSON, f"{VAL_JSON} is not"),
+        ("rasterize --annotations nowhere.json --out masks", "nowhere.json"),
+        ("rasterize --annotations {bad}/" + VAL_JSON + " --out masks", f"{VAL_JSON} is not"),
+        (
+            "rasterize --annotations {good}/" + VAL_JSON + " --out masks --scheme colours",
+            'unknown --scheme "colours"; expected supercategory or category',
+        ),
+        ("train --data-root nowhere --run-name x", "no such data root"),
+        ("train --data-root {good}/train --run-name x", f"lacks {TRAIN_JSON}"),
+        ("train --data-root {bad} --run-name x", f"{TRAIN_JSON} is not"),
+        (
+            "train --data-root {good} --run-name x --set train.epochs=2",
+            'unknown field "train.epochs"',
+        ),
+        ("train --data-root {good} --run-name x --set train.encoder_name=vit", "encoder_name"),
+        (
+            "train --data-root {good} --run-name x --set train.encoder_weights=nowhere.pth",
+            "nowhere.pth",
+        ),
+        ("evaluate --checkpoint nowhere.ckpt --data-root {good} --out x", "nowhere.ckpt"),
+        ("evaluate --checkpoint {bad}/" + VAL_JSON + " --data-root {good} --out x", VAL_JSON),
+        ("evaluate --checkpoint {best} --data-root nowhere --out x", "nowhere"),
+        ("evaluate --checkpoint {best} --data-root {bad} --out x", f"{VAL_JSON} is not"),
+        (
+            "evaluate --checkpoint {best} --data-root {good} --out x --split test",
+            'unknown --split "test"; expected train or val',
+        ),
+        ("predict --checkpoint nowhere.ckpt --out x {good}/test", "nowhere.ckpt"),
+        ("predict --checkpoint {best} --out x nowhere.jpg", "no such photo or folder: nowhere.jpg"),
+        ("predict --checkpoint {best} --out x {bad}/test", "no photo found"),
+        ("predict --checkpoint {best} --out {bad}/" + VAL_JSON + " {good}/test", VAL_JSON),
+        ("report --run-name nowhere", "nowhere"),
+        ("report --run-name ../x", 'run_name "../x" is not a folder name'),
+    ],
+)
+def test_bad_input_is_one_line(
+    cli, here, bad_root, synthetic_root, tiny_training, arguments, message
+):
+    best = tiny_training.run.best_checkpoint
+    filled = arguments.format(bad=bad_root, good=synthetic_root, best=best)
+    assert message in only_error(cli(*filled.split()))
+    assert [path.name for path in here.iterdir()] == ["bad"]  # nothing was written
+
+
+# --- the other verbs: doing it -------------------------------------------------------------------
+
+
+def test_synthesize(cli, here):
+    result = cli("synthesize", "--out", "drawn", "--train", "2", "--val", "1", "--seed", "3")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == "2 train and 1 val photos are in drawn\n"
+    assert len(list((here / "drawn" / "train").iterdir())) == 2
+    assert len(json.loads((here / "drawn" / VAL_JSON).read_text())["images"]) == 1
+
+
+def test_audit(cli, here, synthetic_root):
+    options = ["--annotations", synthetic_root / VAL_JSON, "--images-dir", synthetic_root / "test"]
+    result = cli("audit", *options, "--json", "audit.json")
+    assert (result.code, result.err) == (0, "")
+    assert "8" in result.out
+    findings = json.loads((here / "audit.json").read_text())
+    assert (findings["n_images"], findings["excluded"]) == (8, {})
+
+
+def test_rasterize_leaves_masks_and_index_only(cli, here, synthetic_root):
+    options = ["--annotations", synthetic_root / VAL_JSON, "--workers", "1"]
+    result = cli("rasterize", *options, "--out", "masks")
+    assert (result.code, result.out) == (0, "8 masks are in masks\n")
+    stems = {path.stem for path in (synthetic_root / "test").iterdir()}
+    names = {path.name for path in (here / "masks").iterdir()}
+    assert names == {f"{stem}.png" for stem in stems} | {"index.json"}
+
+
+def test_train_and_resume(cli, here, synthetic_root, monkeypatch):
+    options = "--profile smoke --set train.max_epochs=1 --set data.image_limit=4"
+    options += " --set data.image_size=32 --set data.mask_workers=1"
+    command = ["train", "--data-root", synthetic_root, "--run-name", "mine", *options.split()]
+    result = cli(*command)
+    assert (result.code, result.err) == (0, "")
+    closing = result.out.splitlines()[-1]
+    assert closing.startswith("val mIoU 0.")
+    assert closing.endswith(
+        "after 1 epochs (all 1 epochs are done): outputs/mine/checkpoints/best.ckpt"
+    )
+    checkpoints = here.parent / "repo" / "outputs" / "mine" / "checkpoints"
+    written = (checkpoints / "best.ckpt").stat().st_mtime_ns
+
+    again = cli(*command, "--resume")
+    assert (again.code, again.out.splitlines()[-1]) == (0, closing)
+    assert (checkpoints / "best.ckpt").stat().st_mtime_ns == written

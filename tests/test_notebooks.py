@@ -1,0 +1,293 @@
+"""The notebooks' contract, read without a kernel; and, slow, the notebooks themselves."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+import torch
+from nbformat import NotebookNode
+
+from clothseg_utils.config import Config, config_to_parameters, profile_config
+from clothseg_utils.network import read_checkpoint
+from clothseg_utils.pipeline import NOTEBOOKS, notebook_path
+from clothseg_utils.runs import RunFolder, repo_root, sha256_file
+from clothseg_utils.train import read_history
+
+MAX_CODE_LINES = 20
+
+
+@pytest.fixture(params=NOTEBOOKS)
+def notebook(request: pytest.FixtureRequest) -> str:
+    """Each notebook in turn."""
+    return request.param
+
+
+def read(notebook: str) -> NotebookNode:
+    return nbformat.read(notebook_path(notebook), as_version=4)
+
+
+def code_cells(notebook: str) -> list[NotebookNode]:
+    return [cell for cell in read(notebook).cells if cell.cell_type == "code"]
+
+
+def parameters_cell(notebook: str) -> NotebookNode:
+    (cell,) = [c for c in code_cells(notebook) if "parameters" in c.metadata.get("tags", [])]
+    return cell
+
+
+# --- the contract --------------------------------------------------------------------------------
+
+
+def test_first_cell_is_the_title(notebook):
+    first = read(notebook).cells[0]
+    assert first.cell_type == "markdown"
+    title = notebook[3:].replace("_", " ").capitalize()
+    assert first.source.splitlines()[0] == f"# {notebook[:2]} · {title}"
+    for word in ("You will learn", "**Reads**", "**Writes**", "**Time**", "**Expect**"):
+        assert word in first.source
+
+
+def test_only_the_first_cell_is_a_title(notebook):
+    titles = [
+        line
+        for cell in read(notebook).cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("# ")
+    ]
+    assert len(titles) == 1
+
+
+def test_parameters_are_what_papermill_sees(notebook):
+    cell = parameters_cell(notebook)
+    names = [line.partition(":")[0] for line in cell.source.splitlines()]
+    inspected = papermill.inspect_notebook(str(notebook_path(notebook)))
+    assert names == list(inspected)
+    assert len(names) == len(set(names))
+
+
+def test_parameters_are_typed_literals_with_a_comment(notebook):
+    for line in parameters_cell(notebook).source.splitlines():
+        code, _, comment = line.partition("  # ")
+        (statement,) = ast.parse(code).body
+        assert isinstance(statement, ast.AnnAssign), line
+        value = ast.literal_eval(statement.value)
+        assert ast.unparse(statement.annotation) == type(value).__name__, line
+        assert type(value) in (str, int, float, bool), line
+        assert comment, line
+        assert "=" not in comment, line  # papermill's inspection would lose the parameter
+
+
+def test_parameters_are_profile_demo(notebook):
+    demo = config_to_parameters(profile_config("demo"))
+    for line in parameters_cell(notebook).source.splitlines():
+        (statement,) = ast.parse(line).body
+        value = ast.literal_eval(statement.value)
+        name = statement.target.id
+        assert (type(value), value) == (type(demo[name]), demo[name]), name
+
+
+def test_code_defines_no_function_or_class(notebook):
+    for cell in code_cells(notebook):
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        assert not [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, kinds)]
+
+
+def test_imports_stand_in_one_cell_before_the_parameters(notebook):
+    cells = code_cells(notebook)
+    imports = (ast.Import, ast.ImportFrom)
+    importing = [
+        index
+        for index, cell in enumerate(cells)
+        if any(isinstance(node, imports) for node in ast.walk(ast.parse(cell.source)))
+    ]
+    assert importing == [0]
+    assert "parameters" in cells[1].metadata.tags
+    assert "sys.path" not in cells[0].source
+
+
+def test_code_cells_are_short(notebook):
+    long = []
+    for cell in code_cells(notebook)[2:]:  # after imports and parameters
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        if len(lines) > MAX_CODE_LINES and not cell.source.startswith("run.record_step("):
+            long.append(f"{len(lines)} lines: {lines[0]}")
+    assert long == []
+
+
+def test_text_is_as_frequent_as_code(notebook):
+    cells = read(notebook).cells
+    n_code = len(code_cells(notebook))
+    assert len(cells) - n_code >= n_code
+
+
+def test_nothing_of_a_run_is_kept(notebook):
+    for cell in code_cells(notebook):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+        assert set(cell.metadata) <= {"tags"}
+
+
+def test_kernel_is_python3(notebook):
+    assert read(notebook).metadata.kernelspec.name == "python3"
+
+
+def test_step_is_recorded_under_its_own_name(notebook):
+    recording = [cell for cell in code_cells(notebook) if "run.record_step(" in cell.source]
+    assert len(recording) == 1
+    assert f'"{notebook}"' in recording[0].source
+
+
+def test_links_lead_to_files(notebook):
+    links = [
+        link
+        for cell in read(notebook).cells
+        for link in re.findall(r"\]\(([^)#]+)\)", cell.source)
+        if "://" not in link
+    ]
+    missing = [link for link in links if not (notebook_path(notebook).parent / link).is_file()]
+    assert missing == []
+    number = NOTEBOOKS.index(notebook)
+    neighbours = {f"{name}.ipynb" for name in NOTEBOOKS[max(0, number - 1) : number + 2]}
+    assert neighbours - {f"{notebook}.ipynb"} <= set(links)
+
+
+# --- the notebooks, run --------------------------------------------------------------------------
+
+
+def run_python(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, arguments)],
+        cwd=cwd,
+        # Threads that wait for each other on a busy machine cost minutes.
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.slow
+def test_smoke_run_ends_in_a_report_and_is_not_repeated(synthetic_root, tmp_path):
+    photos = tmp_path / "own"
+    photos.mkdir()
+    drawn = sorted((synthetic_root / "test").iterdir())[:2]
+    for path in drawn:
+        (photos / path.name).write_bytes(path.read_bytes())
+    (photos / "broken.jpg").write_bytes(b"no photo")
+    command = ["clothseg_utils", "run", "--profile", "smoke", "--data-root", synthetic_root]
+    for setting in (
+        f"run.outputs_root={tmp_path / 'outputs'}",
+        f"data.derived_root={tmp_path / 'derived'}",
+        f"predict.photos_dir={photos}",
+        "data.image_limit=8",
+    ):
+        command += ["--set", setting]
+    first = run_python(*command, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr == ""
+    run = RunFolder(tmp_path / "outputs", "smoke")
+    assert first.stdout.splitlines()[-1] == f"report: {run.report_dir / 'index.html'}"
+    check_files(run)
+    check_manifest(run)
+    assert (run.overlays_dir / "own_photos" / f"{drawn[0].stem}_overlay.jpg").exists()
+    assert (run.overlays_dir / "own_photos" / f"{drawn[1].stem}.json").exists()
+    assert not (run.overlays_dir / "own_photos" / "broken.png").exists()
+    report = (run.report_dir / "index.html").read_text()
+    assert "broken.jpg" in (run.notebooks_dir / "05_qualitative_overlays.ipynb").read_text()
+    assert "synthetic" in report
+
+    written = {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file()}
+    second = run_python(*command, cwd=tmp_path)
+    assert (second.returncode, second.stderr) == (0, "")
+    skipped = [f"[{i}/5] {name}: unchanged, skipped" for i, name in enumerate(NOTEBOOKS, 1)]
+    assert second.stdout.splitlines() == [*skipped, first.stdout.splitlines()[-1]]
+    locks = {run.path / ".lock", run.path / ".manifest.lock"}
+    changed = [path for path, time in written.items() if path.stat().st_mtime_ns != time]
+    assert set(changed) <= locks
+
+
+def check_files(run: RunFolder) -> None:
+    for name in NOTEBOOKS:
+        executed = nbformat.read(run.notebooks_dir / f"{name}.ipynb", as_version=4)
+        counts = [c.execution_count for c in executed.cells if c.cell_type == "code"]
+        assert counts == list(range(1, len(counts) + 1)), name
+        assert "<html" in (run.notebooks_dir / f"{name}.html").read_text(), name
+        assert list(run.figures_dir.glob(f"{name[:2]}_*.png")), name
+    for name in NOTEBOOKS[:4]:
+        assert list(run.tables_dir.glob(f"{name[:2]}_*.csv")), name
+    for path in (
+        run.path / "audit.json",
+        run.path / "metrics.json",
+        run.evaluation_dir / "per_image.npz",
+        run.logs_dir / "history.csv",
+        run.report_dir / "index.html",
+        run.report_dir / "report.md",
+        run.last_checkpoint,
+    ):
+        assert path.stat().st_size > 0, path
+    assert list(run.logs_dir.glob("events.out.tfevents.*"))
+    names = [path.name for path in run.checkpoints_dir.glob("*.ckpt")]
+    assert [sum(word in name for name in names) for word in ("best", "last")] == [1, 1]
+    assert json.loads((run.path / "metrics.json").read_text())["n_images"] == 8
+    hidden = [path.name for path in run.path.rglob(".*") if not path.name.endswith(".lock")]
+    assert [name for name in hidden if name != ".lock"] == []  # no temporary file is left
+
+
+def check_manifest(run: RunFolder) -> None:
+    manifest = run.read_manifest()
+    assert manifest["run_name"] == "smoke"
+    assert manifest["libraries"]["torch"] == torch.__version__.partition("+")[0]
+    assert {"python", "git_commit"} <= set(manifest)
+    assert list(manifest["steps"]) == list(NOTEBOOKS)
+    parameters = set(config_to_parameters(Config()))
+    for name, step in manifest["steps"].items():
+        assert step["state"] == "done", name
+        assert 0 < step["seconds"] < step["notebook_seconds"], name
+        assert len(step["key"]) == 64, name
+        assert step["parameters"]["run_name"] == "smoke", name
+        assert set(step["parameters"]) == parameters, name
+        assert step["inputs"], name
+        assert step["outputs"], name
+        for files in (step["inputs"], step["outputs"]):
+            for path, digest in files.items():
+                inside = run.path / path
+                assert sha256_file(inside if inside.exists() else repo_root() / path) == digest
+
+
+@pytest.mark.slow
+def test_papermill_alone_runs_a_notebook_from_any_folder(synthetic_root, tmp_path):
+    parameters = {
+        "run_name": "alone",
+        "outputs_root": tmp_path / "outputs",
+        "derived_root": tmp_path / "derived",
+        "data_root": synthetic_root,
+        "image_size": 64,
+        "image_limit": 4,
+        "encoder_name": "mit_b0",
+        "batch_size": 2,
+        "max_minutes": 0,
+        "max_epochs": 1,
+        "epoch_images": 0,
+        "num_workers": 0,
+    }
+    options = [part for name, value in parameters.items() for part in ("-p", name, value)]
+    done = run_python(
+        "papermill", notebook_path("03_training"), "out.ipynb", *options, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    run = RunFolder(tmp_path / "outputs", "alone")
+    stored = read_checkpoint(run.best_checkpoint)["clothseg"]["config"]
+    assert stored["data"]["image_size"] == 64
+    assert stored["train"]["max_epochs"] == 1
+    assert stored["train"]["learning_rate"] == Config().train.learning_rate
+    assert len(read_history(run.logs_dir / "history.csv")) == 1
+    assert run.read_manifest()["steps"]["03_training"]["state"] == "done"
+    assert (tmp_path / "out.ipynb").exists()

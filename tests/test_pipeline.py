@@ -1,0 +1,392 @@
+"""Tests of `clothseg_utils.pipeline`: what runs, what is skipped, and what a failure leaves.
+
+Three notebooks of two cells stand for the five. In the fast tests they run in this process, without
+a kernel; the real ones run in `test_notebooks.py`.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from clothseg_utils import pipeline
+from clothseg_utils.config import Config, DataConfig, config_to_parameters, replace_fields
+from clothseg_utils.pipeline import (
+    NOTEBOOKS,
+    NotebookFailedError,
+    check_data_root,
+    notebook_parameters,
+    run_pipeline,
+    select_notebooks,
+    step_key,
+    step_seconds,
+)
+from clothseg_utils.runs import RunFolder
+
+STEPS = ("01_data_exploration", "03_training", "04_metric_evaluation")
+PARAMETERS = 'run_name: str = "demo"\noutputs_root: str = "outputs"\ndata_root: str = "data"\n'
+BODY = """
+from clothseg_utils.runs import RunFolder
+run = RunFolder(outputs_root, run_name)
+if (run.path / "break {step}").exists():
+    raise RuntimeError("no luck\\ntoday")
+with (run.path / "log.txt").open("a") as log:
+    print("{step}", file=log)
+output = run.path / "{step}.txt"
+output.write_text({content})
+run.record_step("{step}", parameters={{}}, outputs=[output], seconds=1.0)
+"""
+
+
+def write_notebook(path: Path, step: str) -> None:
+    """A notebook whose output file depends on its parameters; 03 has one more of them."""
+    is_training = step == "03_training"
+    parameters = PARAMETERS + ("learning_rate: float = 1.0\n" if is_training else "")
+    content = "str(learning_rate)" if is_training else '"always the same"'
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(BODY.format(step=step, content=content)),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "p", "language": "python"}},
+    )
+    nbformat.write(notebook, path)
+
+
+def execute_here(source, target, *, parameters, **_):
+    """papermill.execute_notebook without a kernel: parameters after their cell, copy at the end."""
+    notebook = nbformat.read(source, as_version=4)
+    namespace = {}
+    try:
+        for cell in notebook.cells:
+            exec(cell.source, namespace)
+            if "parameters" in cell.metadata.get("tags", []):
+                namespace.update(parameters)
+    except Exception as error:
+        raise papermill.PapermillExecutionError(
+            0, 1, cell.source, type(error).__name__, str(error), []
+        ) from error
+    finally:
+        nbformat.write(notebook, target)
+
+
+@pytest.fixture
+def notebook_dir(tmp_path, monkeypatch) -> Path:
+    """The three notebooks, in place of the five."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    for step in STEPS:
+        write_notebook(folder / f"{step}.ipynb", step)
+    monkeypatch.setattr(pipeline, "NOTEBOOKS", STEPS)
+    monkeypatch.setattr(pipeline, "notebook_path", lambda step: folder / f"{step}.ipynb")
+    return folder
+
+
+@pytest.fixture
+def without_kernel(monkeypatch) -> None:
+    monkeypatch.setattr(papermill, "execute_notebook", execute_here)
+    monkeypatch.setattr(pipeline, "_write_html", lambda executed: None)
+
+
+@pytest.fixture
+def data_root(tmp_path) -> Path:
+    root = tmp_path / "data"
+    for folder, split in (("train", "train"), ("test", "val")):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "a.jpg").write_bytes(b"photo")
+        (root / f"instances_attributes_{split}2020.json").write_text("{}")
+    return root
+
+
+@pytest.fixture
+def config(tmp_path, data_root) -> Config:
+    values = {"outputs_root": str(tmp_path / "out"), "data_root": str(data_root)}
+    return replace_fields(Config(), values)
+
+
+@pytest.fixture
+def run(config) -> RunFolder:
+    folder = RunFolder(config.run.outputs_root, config.run.run_name)
+    folder.path.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def steps_run(config, run, notebook_dir, without_kernel):
+    """Run the pipeline; return the steps that ran and the lines that were said."""
+
+    def call(config=config, only=()):
+        log = run.path / "log.txt"
+        log.unlink(missing_ok=True)
+        said = []
+        try:
+            run_pipeline(config, only, say=said.append)
+        finally:
+            steps = log.read_text().split() if log.exists() else []
+            call.said = said
+        return steps
+
+    return call
+
+
+# --- choosing notebooks, checking data -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ([], NOTEBOOKS),
+        (["03"], ("03_training",)),
+        (["04_metric_evaluation"], ("04_metric_evaluation",)),
+        (["05", "01"], ("01_data_exploration", "05_qualitative_overlays")),  # in their own order
+        (["02", "02"], ("02_mask_rasterization",)),
+    ],
+)
+def test_select_notebooks(only, expected):
+    assert select_notebooks(only) == expected
+
+
+@pytest.mark.parametrize("name", ["3", "06", "training", "03_train", ""])
+def test_unknown_notebook_is_refused(name):
+    with pytest.raises(ValueError, match=f'unknown notebook "{name}"; expected one of 01, 02'):
+        select_notebooks(["01", name])
+
+
+def test_whole_data_root_passes(data_root):
+    check_data_root(DataConfig(data_root=str(data_root)))
+
+
+def test_missing_default_data_root_passes(monkeypatch, tmp_path):
+    # Notebook 01 draws it.
+    monkeypatch.setattr("clothseg_utils.runs.repo_root", lambda: tmp_path)
+    check_data_root(DataConfig())
+    assert not (tmp_path / "data").exists()
+
+
+def test_missing_data_root_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such data root: .*nowhere; expected a folder"):
+        check_data_root(DataConfig(data_root=str(tmp_path / "nowhere")))
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["train", "test", "instances_attributes_train2020.json", "instances_attributes_val2020.json"],
+)
+def test_missing_part_of_the_data_root_is_named(data_root, part):
+    path = data_root / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"data lacks {part}; expected"):
+        check_data_root(DataConfig(data_root=str(data_root)))
+
+
+def test_nothing_is_written_when_data_are_missing(config, tmp_path):
+    missing = replace_fields(config, {"data_root": str(tmp_path / "nowhere")})
+    with pytest.raises(FileNotFoundError):
+        run_pipeline(missing)
+    assert not (tmp_path / "out").exists()
+
+
+# --- parameters and keys -------------------------------------------------------------------------
+
+
+def test_notebook_gets_the_parameters_that_it_lists(notebook_dir):
+    config = replace_fields(Config(), {"learning_rate": 0.5, "run_name": "x"})
+    expected = {"run_name": "x", "outputs_root": "outputs", "data_root": "data/synthetic"}
+    assert notebook_parameters(STEPS[0], config) == expected
+    assert notebook_parameters("03_training", config) == {**expected, "learning_rate": 0.5}
+
+
+def test_parameter_that_is_no_setting_is_refused(notebook_dir):
+    notebook = nbformat.read(notebook_dir / "03_training.ipynb", as_version=4)
+    notebook.cells[0].source += "\nlearning_rat: float = 1.0"
+    nbformat.write(notebook, notebook_dir / "03_training.ipynb")
+    with pytest.raises(ValueError, match="notebook 03_training has the parameter learning_rat;"):
+        notebook_parameters("03_training", Config())
+
+
+def touch_later(path: Path) -> None:
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+
+
+CHANGES = {
+    "notebook": lambda root: write_notebook(root / "notebooks/04_metric_evaluation.ipynb", "other"),
+    "train annotations": lambda root: (
+        root / "data/instances_attributes_train2020.json"
+    ).write_text("{ }"),
+    "val annotations": lambda root: (root / "data/instances_attributes_val2020.json").write_text(
+        ""
+    ),
+    "photo time": lambda root: touch_later(root / "data/train/a.jpg"),
+    "photo size": lambda root: (root / "data/test/a.jpg").write_bytes(b"longer photo"),
+    "photo name": lambda root: (root / "data/test/a.jpg").rename(root / "data/test/b.jpg"),
+    "photo added": lambda root: (root / "data/train/b.jpg").touch(),
+    "upstream output": lambda root: (root / "out/demo/model.txt").write_text("other weights"),
+    "upstream output gone": lambda root: (root / "out/demo/model.txt").unlink(),
+    "checkpoint": lambda root: (root / "mine.ckpt").write_bytes(b"other"),
+    "own photos": lambda root: touch_later(root / "own/a.jpg"),
+}
+
+
+@pytest.fixture
+def key(config, run, notebook_dir, tmp_path):
+    """The key of step 04, whose upstream step 03 wrote one file."""
+    (run.path / "model.txt").write_text("weights")
+    (tmp_path / "mine.ckpt").write_bytes(b"mine")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "a.jpg").touch()
+    run.record_step("03_training", parameters={}, outputs=[run.path / "model.txt"], seconds=1.0)
+    files = {"checkpoint": str(tmp_path / "mine.ckpt"), "photos_dir": str(tmp_path / "own")}
+
+    def make(parameters=()):
+        return step_key(config, run, "04_metric_evaluation", {"a": 1, **files, **dict(parameters)})
+
+    return make
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_key_changes_with(key, tmp_path, change):
+    before = key()
+    assert key() == before
+    CHANGES[change](tmp_path)
+    assert key() != before
+
+
+def test_key_changes_with_parameters(key):
+    assert key({"a": 1}) == key()
+    assert key({"a": 2}) != key()
+    assert key({"b": 1}) != key()
+
+
+def test_key_changes_with_the_package(key, monkeypatch):
+    before = key()
+    monkeypatch.setattr(pipeline, "package_hash", lambda: "other code")
+    assert key() != before
+
+
+def test_key_does_not_change_with_other_files(key, run, tmp_path):
+    before = key()
+    (run.path / "figures").mkdir()
+    (run.path / "figures" / "a.png").touch()
+    write_notebook(tmp_path / "notebooks" / "03_training.ipynb", "other")
+    assert key() == before
+
+
+# --- running and skipping ------------------------------------------------------------------------
+
+
+def test_second_run_skips_every_step(steps_run, run):
+    assert steps_run() == list(STEPS)
+    assert steps_run.said[0] == "[1/3] 01_data_exploration: running"
+    assert steps_run.said[1].startswith("[1/3] 01_data_exploration: done in ")
+    manifest = run.read_manifest()
+    assert steps_run() == []
+    assert steps_run.said == [f"[{i}/3] {s}: unchanged, skipped" for i, s in enumerate(STEPS, 1)]
+    assert run.read_manifest() == manifest
+    assert sorted(path.name for path in run.notebooks_dir.iterdir()) == [
+        f"{s}.ipynb" for s in STEPS
+    ]
+
+
+def test_manifest_keeps_state_and_seconds(steps_run, run):
+    steps_run()
+    steps = run.read_manifest()["steps"]
+    assert {step: entry["state"] for step, entry in steps.items()} == dict.fromkeys(STEPS, "done")
+    assert step_seconds(run, STEPS) == {step: steps[step]["notebook_seconds"] for step in STEPS}
+    assert step_seconds(run, ["02_mask_rasterization"]) == {}
+
+
+def test_changed_setting_reruns_the_step_and_what_follows_from_it(steps_run, config):
+    steps_run()
+    changed = replace_fields(config, {"learning_rate": 0.25})
+    # 04 has no such parameter: it runs because the output of 03 changed.
+    assert steps_run(changed) == ["03_training", "04_metric_evaluation"]
+    assert steps_run(changed) == []
+
+
+def test_setting_of_no_notebook_reruns_nothing(steps_run, config):
+    steps_run()
+    assert steps_run(replace_fields(config, {"overlay_count": 9})) == []
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_deleted_output_is_made_again(steps_run, run, step):
+    steps_run()
+    (run.path / f"{step}.txt").unlink()
+    assert steps_run() == [step]  # its output is the same as before, so nothing follows
+    assert steps_run() == []
+
+
+def test_only_runs_what_was_asked_for(steps_run):
+    assert steps_run(only=["03"]) == ["03_training"]
+    assert steps_run() == ["01_data_exploration", "04_metric_evaluation"]
+
+
+def test_step_that_was_cut_off_runs_again(steps_run, run):
+    steps_run()
+    run.update_step("03_training", {"state": "running"})  # as a killed process leaves it
+    assert steps_run() == ["03_training"]
+
+
+def test_data_drawn_by_a_notebook_do_not_make_it_run_twice(steps_run, notebook_dir, data_root, run):
+    notebook = nbformat.read(notebook_dir / f"{STEPS[0]}.ipynb", as_version=4)
+    notebook.cells[1].source += "\nfrom pathlib import Path\nPath(data_root, 'train/z.jpg').touch()"
+    nbformat.write(notebook, notebook_dir / f"{STEPS[0]}.ipynb")
+    assert steps_run() == list(STEPS)
+    assert steps_run() == []
+
+
+@pytest.mark.parametrize(("broken", "any_done"), [(STEPS[0], False), (STEPS[1], True)])
+def test_failed_notebook_stops_the_run_and_is_run_again(steps_run, run, broken, any_done):
+    (run.path / f"break {broken}").touch()
+    with pytest.raises(NotebookFailedError) as caught:
+        steps_run()
+    assert caught.value.any_done is any_done
+    message = str(caught.value)
+    assert message.startswith("no luck\ntoday (notebook " + broken)
+    assert "stopped with RuntimeError" in message
+    assert (run.notebooks_dir / f"{broken}.ipynb").exists()
+    assert run.read_manifest()["steps"][broken]["state"] == "failed"
+    (run.path / f"break {broken}").unlink()
+    assert steps_run() == list(STEPS[STEPS.index(broken) :])
+
+
+def test_run_in_use_is_refused(steps_run, run):
+    with run.lock(), pytest.raises(ValueError, match=f"in use by process {os.getpid()}"):
+        steps_run()
+
+
+# --- with a kernel -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_kernel_runs_the_notebook_and_html_is_written(config, run, notebook_dir):
+    run_pipeline(config, ["03"], say=lambda line: None)
+    assert (run.path / "03_training.txt").read_text() == "0.001"
+    executed = json.loads((run.notebooks_dir / "03_training.ipynb").read_text())
+    assert [cell["metadata"].get("tags") for cell in executed["cells"]] == [
+        ["parameters"],
+        ["injected-parameters"],
+        [],
+    ]
+    assert "<html" in (run.notebooks_dir / "03_training.html").read_text()
+    assert not list(run.notebooks_dir.glob(".*"))
+
+    (run.path / "break 01_data_exploration").touch()
+    with pytest.raises(NotebookFailedError, match="no luck") as caught:
+        run_pipeline(config, ["01"], say=lambda line: None)
+    assert caught.value.any_done is True
+    failed = (run.notebooks_dir / "01_data_exploration.ipynb").read_text()
+    assert "RuntimeError" in failed
+    assert not list(run.notebooks_dir.glob(".*"))
+
+
+def test_parameters_of_the_real_notebooks_are_settings():
+    for notebook in NOTEBOOKS:
+        parameters = notebook_parameters(notebook, Config())
+        assert parameters.items() <= config_to_parameters(Config()).items()
+        assert {"run_name", "outputs_root", "data_root"} <= set(parameters)
