@@ -43,7 +43,7 @@ class DataConfig(_Section):
     derived_root: str = "data/derived"  # folder for masks made from it
     scheme: Scheme = "supercategory"
     image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 128  # network input side, pixels
-    resize: Resize = "letterbox"  # letterbox keeps the aspect ratio, squash does not
+    resize: Resize = "squash"  # letterbox keeps the aspect ratio, squash does not
     image_limit: _CountOrZero = 0  # photos of each split to use; 0 means all
     mask_workers: _CountOrZero = 0  # processes that make masks; 0 means one per CPU core
 
@@ -51,17 +51,19 @@ class DataConfig(_Section):
 class AugmentConfig(_Section):
     """Random changes to training photos; zeros (and scale 1) switch each of them off."""
 
-    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 0.6  # smallest crop, share of the area
+    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 0.85  # smallest crop, share of the area
     crop_scale_max: Annotated[float, Field(gt=0, le=1)] = 1.0  # largest crop, share of the area
-    crop_ratio_min: _Positive = 0.75  # narrowest crop, width over height
-    crop_ratio_max: _Positive = 1.33  # widest crop, width over height
+    crop_ratio_min: _Positive = 0.5  # narrowest crop, width over height
+    crop_ratio_max: _Positive = 2.0  # widest crop, width over height
     flip_probability: _Fraction = 0.5  # mirrored left to right
-    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 10.0  # up to, both ways
-    translate_fraction: _Fraction = 0.1  # up to, share of the side, both ways
-    shear_degrees: Annotated[float, Field(ge=0, lt=90)] = 10.0  # up to, both ways
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 3.0  # up to, both ways
+    translate_fraction: _Fraction = 0.03  # up to, share of the side, both ways
+    shear_degrees: Annotated[float, Field(ge=0, lt=90)] = 3.0  # up to, both ways
     jitter_strength: _Fraction = 0.2  # brightness, contrast, saturation: 1 minus to 1 plus this
-    jitter_hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1  # share of the colour circle, both ways
-    grayscale_probability: _Fraction = 0.1  # colour taken away
+    jitter_hue: Annotated[float, Field(ge=0, le=0.5)] = (
+        0.05  # share of the colour circle, both ways
+    )
+    grayscale_probability: _Fraction = 0.0  # colour taken away
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -76,8 +78,8 @@ class LossConfig(_Section):
     """Dice + Focal. Source of the forms: segmentation-models-pytorch 0.6."""
 
     dice_weight: _NotNegative = 0.5
-    focal_weight: _NotNegative = 0.5
-    dice_form: DiceForm = "smp"  # smp divides by all classes, present by those in the batch
+    focal_weight: _NotNegative = 5.0
+    dice_form: DiceForm = "present"  # smp divides by all classes, present by those in the batch
     dice_smooth: _NotNegative = 1.0  # pixels added to both sides of the Dice ratio
     focal_gamma: _NotNegative = 2.0  # 0 turns focal loss into binary cross-entropy
 
@@ -94,12 +96,14 @@ class TrainConfig(_Section):
     encoder_name: str = "mit_b1"  # an encoder of segmentation-models-pytorch
     encoder_weights: str = "none"  # imagenet, none, or a file with the encoder's state dict
     freeze_encoder: bool = False  # train the decoder only
-    batch_size: _Count = 8  # photos per step and device
+    batch_size: _Count = 4  # photos per step and device
     max_epochs: _Count = 15  # used while max_minutes is 0
-    max_minutes: _NotNegative = 4.0  # above 0: train and validate this long, whatever the epochs
-    epoch_images: _CountOrZero = 240  # photos drawn per epoch; 0 means every photo once
+    max_minutes: _NotNegative = 5.0  # above 0: train and validate this long, whatever the epochs
+    epoch_images: _CountOrZero = 480  # photos drawn per epoch; 0 means every photo once
     learning_rate: _Positive = 1e-3
     weight_decay: _NotNegative = 0.01  # AdamW; at 0 it is Adam
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.98  # memory of Adam's second moment
+    gradient_clip_norm: _NotNegative = 1.0  # longest gradient; 0 does not clip
     schedule: Schedule = "cosine"  # learning rate after the warm-up
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of training, linear
     patience: _Count = 6  # checks without a better val mIoU before stopping; not with max_minutes
@@ -150,7 +154,17 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
     "fashionpedia": {
         "run": {"run_name": "fashionpedia"},
         "data": {"data_root": "data/fashionpedia", "image_size": 512, "resize": "squash"},
-        "augment": {"crop_scale_min": 0.8},
+        "augment": {
+            "crop_scale_min": 0.8,
+            "crop_ratio_min": 0.75,
+            "crop_ratio_max": 1.33,
+            "rotation_degrees": 10.0,
+            "translate_fraction": 0.1,
+            "shear_degrees": 10.0,
+            "jitter_hue": 0.1,
+            "grayscale_probability": 0.1,
+        },
+        "loss": {"focal_weight": 0.5, "dice_form": "smp"},
         "train": {
             "encoder_weights": "imagenet",
             "batch_size": 32,
@@ -159,6 +173,8 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
             "epoch_images": 0,
             "learning_rate": 1e-4,
             "weight_decay": 0.0,
+            "adam_beta2": 0.999,
+            "gradient_clip_norm": 0.0,
             "schedule": "constant",
             "warmup_fraction": 0.0,
             "num_workers": 8,

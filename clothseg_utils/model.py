@@ -166,7 +166,13 @@ class ClothingSegmenter(pl.LightningModule):
         train = self.config.train
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return torch.optim.AdamW(
-            trained, lr=train.learning_rate, weight_decay=train.weight_decay, fused=True
+            trained,
+            lr=train.learning_rate,
+            betas=(0.9, train.adam_beta2),
+            weight_decay=train.weight_decay,
+            # Lightning refuses to clip for a fused optimizer in mixed precision.
+            fused=train.gradient_clip_norm == 0,
+            foreach=train.gradient_clip_norm > 0,
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

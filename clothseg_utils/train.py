@@ -373,6 +373,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock) -> pl.T
         strategy=train.strategy,
         precision=_lightning_precision(train),
         max_epochs=-1 if by_clock else train.max_epochs,
+        gradient_clip_val=train.gradient_clip_norm or None,
         logger=TensorBoardLogger(run.path, name=None, version="logs"),
         callbacks=callbacks,
         num_sanity_val_steps=0,  # its scores would be the first row of the history
