@@ -42,7 +42,7 @@ class DataConfig(_Section):
     data_root: str = "data/synthetic"  # dataset in Fashionpedia's layout
     derived_root: str = "data/derived"  # folder for masks made from it
     scheme: Scheme = "supercategory"
-    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 128  # network input side, pixels
+    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 96  # network input side, pixels
     resize: Resize = "squash"  # letterbox keeps the aspect ratio, squash does not
     image_limit: _CountOrZero = 0  # photos of each split to use; 0 means all
     mask_workers: _CountOrZero = 0  # processes that make masks; 0 means one per CPU core
@@ -98,8 +98,8 @@ class TrainConfig(_Section):
     freeze_encoder: bool = False  # train the decoder only
     batch_size: _Count = 4  # photos per step and device
     max_epochs: _Count = 15  # used while max_minutes is 0
-    max_minutes: _NotNegative = 5.0  # above 0: train and validate this long, whatever the epochs
-    epoch_images: _CountOrZero = 480  # photos drawn per epoch; 0 means every photo once
+    max_minutes: _NotNegative = 5.5  # above 0: train and validate this long, whatever the epochs
+    epoch_images: _CountOrZero = 960  # photos drawn per epoch; 0 means every photo once
     learning_rate: _Positive = 1e-3
     weight_decay: _NotNegative = 0.01  # AdamW; at 0 it is Adam
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.98  # memory of Adam's second moment

@@ -341,7 +341,7 @@ def _person_count(rng: np.random.Generator, image_index: int) -> int:
     if image_index % _EMPTY_EVERY == _EMPTY_EVERY - 2:
         return 0
     if image_index % 5 == 4:
-        return int(rng.choice([2, 3, 4], p=[0.5, 0.3, 0.2]))
+        return int(rng.choice([2, 3, 4], p=[0.7, 0.2, 0.1]))
     return 1
 
 

@@ -71,6 +71,8 @@ FASHIONPEDIA = {  # the system as it was reported
     "epoch_images": 0,  # every photo once
     "learning_rate": 1e-4,
     "weight_decay": 0.0,  # Adam, not AdamW
+    "adam_beta2": 0.999,  # torch's default
+    "gradient_clip_norm": 0.0,  # no clipping
     "schedule": "constant",
     "warmup_fraction": 0.0,
     "patience": 6,
