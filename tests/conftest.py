@@ -52,6 +52,7 @@ def tiny_config(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) 
             "data_root": str(synthetic_root),
             "derived_root": str(root / "derived"),
             "image_size": 32,
+            "resize": "letterbox",
             "image_limit": 8,
             "mask_workers": 1,
         },

@@ -53,9 +53,8 @@ def data_config(data_root, derived_root, **fields):
     return DataConfig(
         data_root=str(data_root),
         derived_root=str(derived_root),
-        image_size=64,
         mask_workers=1,
-        **fields,
+        **{"image_size": 64, "resize": "letterbox"} | fields,
     )
 
 

@@ -207,7 +207,13 @@ def _make_full_run(folder: Path) -> RunFolder:
     training = {"best_score": 0.375, "best_epoch": 1, "epochs": 3, "steps": 90, "seconds": 180.0}
     write_json(run.training_path, training | {"reason": "3 minutes are up"})
     config = apply_overrides(
-        profile_config("smoke"), ["train.encoder_name=mit_b1", "loss.dice_weight=0.25"]
+        profile_config("smoke"),
+        [
+            "train.encoder_name=mit_b1",
+            "loss.dice_weight=0.25",
+            "loss.focal_weight=0.5",
+            "loss.dice_form=smp",
+        ],
     )
     run.record_step(
         "03_training",
