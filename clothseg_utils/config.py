@@ -98,7 +98,7 @@ class TrainConfig(_Section):
     freeze_encoder: bool = False  # train the decoder only
     batch_size: _Count = 4  # photos per step and device
     max_epochs: _Count = 15  # used while max_minutes is 0
-    max_minutes: _NotNegative = 5.5  # above 0: train and validate this long, whatever the epochs
+    max_minutes: _NotNegative = 5.0  # above 0: train and validate this long, whatever the epochs
     epoch_images: _CountOrZero = 960  # photos drawn per epoch; 0 means every photo once
     learning_rate: _Positive = 1e-3
     weight_decay: _NotNegative = 0.01  # AdamW; at 0 it is Adam

@@ -136,7 +136,7 @@ class Fabric:
         if typical and rng.random() < 0.9:
             pattern = typical[rng.integers(len(typical))]
         angle = float(rng.choice([0.0, np.pi / 2, np.pi / 4, 0.2]))
-        period = float(rng.uniform(8, 18))  # seen even when a photo is shrunk to 128 px
+        period = float(rng.uniform(8, 18))  # seen even when a photo is shrunk to a network input
         return cls(base, pattern, accent, period, angle, float(rng.random() ** 3))
 
     def plain(self, color: Color | None = None) -> Fabric:
