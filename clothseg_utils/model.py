@@ -170,10 +170,23 @@ class ClothingSegmenter(pl.LightningModule):
             lr=train.learning_rate,
             betas=(0.9, train.adam_beta2),
             weight_decay=train.weight_decay,
-            # Lightning refuses to clip for a fused optimizer in mixed precision.
-            fused=train.gradient_clip_norm == 0,
-            foreach=train.gradient_clip_norm > 0,
+            # On CUDA, float16 gradients are scaled; a fused step unscales them after the clipping.
+            fused=train.gradient_clip_norm == 0 or self.device.type != "cuda",
         )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Shorten the gradient to `gradient_clip_norm`; 0 leaves it as it is.
+
+        Lightning's own form refuses a fused optimizer in any mixed precision, bfloat16 too, where
+        nothing is scaled.
+        """
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a reader of the checkpoint needs, as plain values."""

@@ -75,7 +75,7 @@ SAMPLES = [
 ]
 
 
-def fit(module, samples, *, epochs=1, batch_size=2):
+def fit(module, samples, *, epochs=1, batch_size=2, **trainer_options):
     loader = DataLoader(samples, batch_size=batch_size)
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -85,6 +85,7 @@ def fit(module, samples, *, epochs=1, batch_size=2):
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        **trainer_options,
     )
     trainer.fit(module, loader, loader)
     return module
@@ -208,3 +209,23 @@ def test_checkpoint_loads_weights_only_and_keeps_plain_values(tiny_training, nam
     assert info["data"]["train_sha256"] == tiny_training.train_split.coco.sha256
     assert info["data"]["train_images"] == 8
     assert info["history"][0]["val/mean_iou"] == tiny_training.result.history[0]["val/mean_iou"]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_clipped_gradients_reach_a_fused_optimizer(classes, precision):
+    norms = []
+
+    class Watched(ClothingSegmenter):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            assert optimizer.defaults["fused"]
+            optimizer.register_step_post_hook(lambda *_: norms.append(self.gradient_norm()))
+            return optimizer
+
+        def gradient_norm(self):
+            return nn.utils.get_total_norm([p.grad for p in self.parameters()]).item()
+
+    module = Watched(config_with(gradient_clip_norm=1e-3), classes, {})
+    fit(module, random_samples(), precision=precision, gradient_clip_val=1e-3)
+    assert norms == pytest.approx([1e-3] * len(norms), rel=1e-2)
+    assert len(norms) == 2  # four photos in batches of two
