@@ -96,6 +96,7 @@ class TrainConfig(_Section):
     encoder_name: str = "mit_b1"  # an encoder of segmentation-models-pytorch
     encoder_weights: str = "none"  # imagenet, none, or a file with the encoder's state dict
     freeze_encoder: bool = False  # train the decoder only
+    prior_bias: bool = True  # begin by predicting each class as often as it occurs
     batch_size: _Count = 4  # photos per step and device
     max_epochs: _Count = 15  # used while max_minutes is 0
     max_minutes: _NotNegative = 5.0  # above 0: train and validate this long, whatever the epochs
@@ -167,6 +168,7 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
         "loss": {"focal_weight": 0.5, "dice_form": "smp"},
         "train": {
             "encoder_weights": "imagenet",
+            "prior_bias": False,
             "batch_size": 32,
             "max_epochs": 15,
             "max_minutes": 0.0,

@@ -107,6 +107,26 @@ def _is_state_dict(value: Any) -> bool:
     )
 
 
+def set_prior_bias(network: smp.Unet, class_shares: np.ndarray) -> None:
+    """Let an untrained network begin by predicting each class as often as it occurs.
+
+    Without it the first hundreds of steps only learn that most pixels are background.
+
+    Args:
+        network: its segmentation head is changed in place: bias to the log-odds of the shares,
+            weights to a tenth, so that the bias decides at first.
+        class_shares: (C,) share of the training pixels, 0..1, sum 1; shares below 1e-4 count
+            as 1e-4, so that a class that does not occur can be learned later.
+
+    Source: prior probability of focal loss, Lin et al. 2017, section 4.1.
+    """
+    shares = torch.from_numpy(np.clip(class_shares, 1e-4, 1 - 1e-4))
+    head = network.segmentation_head[0]
+    with torch.no_grad():
+        head.bias.copy_(torch.logit(shares))
+        head.weight.mul_(0.1)
+
+
 def count_parameters(network: smp.Unet) -> dict[str, int]:
     """Parameters of a network by part: encoder, decoder, segmentation head, total."""
     parts = {

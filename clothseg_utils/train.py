@@ -21,7 +21,12 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from clothseg_utils.config import Config, TrainConfig, config_to_parameters
 from clothseg_utils.dataset import ClothingDataModule, SplitData
 from clothseg_utils.model import MONITOR, ClothingSegmenter
-from clothseg_utils.network import CHECKPOINT_KEY, default_precision, read_checkpoint
+from clothseg_utils.network import (
+    CHECKPOINT_KEY,
+    default_precision,
+    read_checkpoint,
+    set_prior_bias,
+)
 from clothseg_utils.overlays import prediction_panel
 from clothseg_utils.progress import is_attended
 from clothseg_utils.runs import RunFolder, package_hash, read_json, write_json, write_text
@@ -281,6 +286,9 @@ def train(
 
     pl.seed_everything(config.train.seed, workers=True, verbose=False)
     module = ClothingSegmenter(config, train_split.classes, data_info)
+    if config.train.prior_bias:
+        pixels = train_split.masks.class_pixels
+        set_prior_bias(module.network, pixels / pixels.sum())
     module.to(memory_format=torch.channels_last)
     data_module = ClothingDataModule(config, train_split, val_split)
     clock = TrainingClock(config.train)
