@@ -15,7 +15,7 @@ help: ## list the targets
 setup: $(STAMP) ## create .venv, install the pinned set and the git filter for notebooks
 	@# The filter's path is relative: git runs filters at the top of the working tree.
 	@if [ "$$(git rev-parse --is-inside-work-tree --show-prefix 2>/dev/null)" = true ]; then \
-		git config filter.nbstripout.clean '$(VENV_PYTHON) -m nbstripout' && \
+		git config filter.nbstripout.clean '$(VENV_PYTHON) -m nbstripout --keep-id' && \
 		git config filter.nbstripout.smudge cat && \
 		git config filter.nbstripout.required true; \
 	fi
