@@ -703,6 +703,7 @@ def _architecture(facts: _Facts) -> list[Block]:
         ("encoder", facts.setting("encoder_name")),
         ("weights at the start", weights.get(encoder_weights, f"from {encoder_weights}")),
         ("encoder frozen", facts.setting("freeze_encoder")),
+        ("head begins at the classes' shares", facts.setting("prior_bias")),
         ("classes", f"{len(metrics['per_class'])}, background counted"),
         ("input", f"{metrics['image_size']} × {metrics['image_size']} pixels, RGB"),
         ("resize", resize.get(metrics["resize"], metrics["resize"])),

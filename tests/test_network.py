@@ -20,6 +20,7 @@ from clothseg_utils.network import (
     load_network,
     normalize_images,
     read_checkpoint,
+    set_prior_bias,
 )
 from clothseg_utils.runs import repo_root
 
@@ -108,6 +109,16 @@ def test_unknown_encoder_lists_the_known_ones():
         ValueError, match=r'unknown encoder_name "mit_b9"; expected one of .*mit_b1'
     ):
         build_network("mit_b9", "none", 13)
+
+
+def test_prior_bias_predicts_each_class_as_often_as_it_occurs():
+    network = build_network("resnet18", "none", 3)
+    set_prior_bias(network, np.array([0.9, 0.1, 0.0]))
+    bias = network.segmentation_head[0].bias.detach()
+    # the last class does not occur, and can still be learned
+    assert torch.sigmoid(bias).numpy() == pytest.approx([0.9, 0.1, 1e-4], rel=1e-5)
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    assert (network(normalize_images(images)).argmax(1) == 0).float().mean() > 0.9
 
 
 def test_parameters_are_counted_by_part(network):
