@@ -713,8 +713,9 @@ def plot_reliability(bins: pd.DataFrame, *, ece: float, source: str) -> Figure:
     lower.grid(axis="y")
     lower.set_xlabel("probability of the predicted class; orange: gap between sure and right")
     upper.set_title("Reliability of the probabilities")
-    text = "no pixels" if np.isnan(ece) else f"ECE {ece:.3f}"
-    upper.set_title(f"{text}, n = {EngFormatter(places=1)(total)}px", loc="right", weight="normal")
+    n_pixels = f"n = {EngFormatter(places=1)(total)}px"
+    text = "no pixels" if np.isnan(ece) else f"ECE {ece:.3f}, {n_pixels}"
+    upper.set_title(text, loc="right", weight="normal")
     return figure
 
 

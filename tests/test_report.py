@@ -291,7 +291,7 @@ def test_headline_table_puts_protocols_and_reported_scores_side_by_side(
 def test_class_table_marks_absent_and_untargeted_classes(page: Page) -> None:
     rows = {row[0]: row for row in page.table("class", "status")}
     assert rows["upperbody"][:5] == ["upperbody", "ok", "0.800", "0.610 to 0.940", "0.889"]
-    assert rows["upperbody"][5:] == ["–", "1.000", "0.800", "50.0 %"]
+    assert rows["upperbody"][5:] == ["–", "1.000", "–", "0.800", "–", "50.0 %"]
     assert rows["closures"][1:3] == ["absent", "–"]
     assert rows["head"][1:3] == ["no target", "0.000"]
 
