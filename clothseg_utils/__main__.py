@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -183,14 +184,16 @@ def evaluate(
     from clothseg_utils.config import DataConfig
     from clothseg_utils.dataset import load_split
     from clothseg_utils.evaluate import evaluate as score
-    from clothseg_utils.evaluate import write_evaluation
+    from clothseg_utils.evaluate import seconds_text, write_evaluation
     from clothseg_utils.network import load_network
 
     trained = load_network(checkpoint)
     data_config = DataConfig(data_root=_portable(data_root), scheme=trained.scheme)
     split_data = load_split(data_config, split)
     evaluation = score(trained, split_data, masks_dir=out / "masks" if write_masks else None)
+    started = time.perf_counter()
     write_evaluation(out, evaluation)
+    writing = time.perf_counter() - started
     metrics = evaluation.metrics
     n_images, (low, high) = metrics["n_images"], metrics["intervals"]["mean_iou"]
     interval = "" if low is None else f" ({low:.4f} to {high:.4f})"  # one photo has none
@@ -200,6 +203,7 @@ def evaluate(
         f"{metrics['protocol'].split(':')[0]}"
     )
     _say(f"scores: {out / 'metrics.json'}")
+    _say(f"time: {seconds_text(metrics['seconds'], writing)}")
     _say_excluded(split_data.excluded)
     return 0
 

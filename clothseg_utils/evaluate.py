@@ -3,30 +3,48 @@
 Everything that is reported derives from the per-image matrices (DESIGN: "What a score means").
 """
 
+import dataclasses
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import torch
 
-from clothseg_utils.classes import IGNORE_INDEX, ClassTable
-from clothseg_utils.coco import Annotation, ImageRecord
+from clothseg_utils.boundaries import BAND_SHARE, boundary_counts
+from clothseg_utils.calibration import (
+    N_BINS,
+    bootstrap_calibration_error,
+    calibration_counts,
+    expected_calibration_error,
+)
+from clothseg_utils.coco import ImageRecord
+from clothseg_utils.composites import Composite, compose, lay_out, plan_composites
 from clothseg_utils.dataset import SplitData
-from clothseg_utils.masks import annotation_to_instance_mask, write_mask
+from clothseg_utils.masks import write_mask
 from clothseg_utils.metrics import (
+    CLASS_SCORES,
+    MEAN_SCORES,
     Intervals,
+    bootstrap_counts,
     bootstrap_intervals,
-    bootstrap_ratio,
     confusion_matrix,
     confusion_to_table,
+    iou_of_counts,
     scores_from_confusion,
     scores_to_dict,
 )
 from clothseg_utils.network import TrainedNetwork
-from clothseg_utils.predict import logits_to_mask, predict_logits, read_ahead
+from clothseg_utils.predict import (
+    logits_to_confidence,
+    logits_to_mask,
+    predict_logits,
+    read_ahead,
+)
 from clothseg_utils.progress import progress_bar
 from clothseg_utils.runs import (
     atomic_path,
@@ -34,6 +52,18 @@ from clothseg_utils.runs import (
     read_json,
     sha256_file,
     write_json,
+)
+from clothseg_utils.strata import (
+    INSTANCE_COLUMNS,
+    PAIR_COLUMNS,
+    area_strata,
+    category_strata,
+    composite_strata,
+    count_annotations,
+    hidden_strata,
+    overlap_strata,
+    pair_strata,
+    people_strata,
 )
 
 if TYPE_CHECKING:
@@ -48,14 +78,33 @@ REPORTED_PROTOCOL = (
     "over the split; background in"
 )
 
+BOUNDARY_PROTOCOL = (
+    "boundary IoU (Cheng et al., CVPR 2021) at native resolution: of each class only the pixels "
+    f"within {BAND_SHARE:.0%} of the photo's diagonal inside its outline count, in truth and "
+    "prediction; pixels summed over the split; ignored pixels left out; absent classes left out of "
+    "means; background in"
+)
+CALIBRATION_PROTOCOL = (
+    f"expected calibration error (Guo et al., ICML 2017) over {N_BINS} equal bins: logits "
+    "upsampled to each photo's size, then softmax; every pixel counts once, by the probability of "
+    "its predicted class; ignored pixels left out; background in"
+)
+COMPOSITE_PROTOCOL = (
+    "two to four photos of the split made into one, drawn at random with a fixed seed, side by "
+    "side or overlapping; beside it the same pixels of the photos predicted alone; each photo is "
+    "taken to show one person"
+)
+
 REPORTED_SCORES = {"mean_iou": 0.544, "macro_f1": 0.679}
 """What the earlier system reported on Fashionpedia val, 512 px, after 7 epochs."""
 
 _REPORTED_IMAGE_SIZE = 512
 _FASHIONPEDIA_VAL_IMAGES = 1158
 
-AREA_BANDS = ((0, 16), (16, 32), (32, 64), (64, 96), (96, None))
-"""Object sizes: areas from low² to below high² pixels; None is open."""
+# Composites of each number of photos and layout: a part of the split, so that they cost less than
+# half of what the photos themselves do, and no more than intervals need.
+_PHOTOS_PER_COMPOSITE = 16
+_FEWEST_COMPOSITES, _MOST_COMPOSITES = 2, 20
 
 
 @dataclass(frozen=True)
@@ -69,9 +118,22 @@ class Evaluation:
         confusions: (n, C, C) int64, rows = target; native resolution.
         overlap_confusions: (n, C, C) int64, pixels under two or more annotations only.
         person_counts: (n,) int64; -1 where the annotations do not say.
-        instances: one row per annotation, (m, 5) int64: image_id, annotation_id, class_id,
-            visible pixels (its own, not painted over), visible pixels predicted as its class.
+        instances: one row per annotation, (m, 8) int64: `strata.INSTANCE_COLUMNS`.
         class_names: index = class id.
+
+    The following are None where they were not counted:
+
+    Attributes:
+        boundaries: (n, 3, C) int64, pixels in both bands of a class, in the target's, in the
+            prediction's.
+        calibration: (n, N_BINS, 3) float64, by confidence: pixels, right ones, sum of confidences.
+        class_calibration: (C, N_BINS, 3) float64, the same over the split by predicted class.
+        pairs: (m, 6) int64, `strata.PAIR_COLUMNS`.
+        composite_members: (k, 4) int64 image ids, -1 where there are fewer photos; k is 0 where
+            the annotations count people.
+        composite_groups: (k,) names.
+        composite_confusions: (k, C, C) int64.
+        composite_alone: (k, C, C) int64, the same pixels of the photos predicted alone.
     """
 
     metrics: dict[str, Any]
@@ -82,6 +144,119 @@ class Evaluation:
     person_counts: np.ndarray
     instances: np.ndarray
     class_names: tuple[str, ...]
+    boundaries: np.ndarray | None = None
+    calibration: np.ndarray | None = None
+    class_calibration: np.ndarray | None = None
+    pairs: np.ndarray | None = None
+    composite_members: np.ndarray | None = None
+    composite_groups: np.ndarray | None = None
+    composite_confusions: np.ndarray | None = None
+    composite_alone: np.ndarray | None = None
+
+
+class _Stopwatch:
+    """Splits the time since it was made among named jobs."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, job: str) -> None:
+        """Charge the time since the last call to a job."""
+        now = time.perf_counter()
+        self.seconds[job] = self.seconds.get(job, 0.0) + now - self._last
+        self._last = now
+
+
+class _Counter:
+    """Counts photo by photo; what it keeps of a photo does not grow with the photo's size."""
+
+    def __init__(
+        self, trained: TrainedNetwork, split_data: SplitData, masks_dir: Path | None
+    ) -> None:
+        self.trained = trained
+        self.split_data = split_data
+        self.masks_dir = masks_dir
+        self.num_classes = split_data.classes.num_classes
+        self.watch = _Stopwatch()
+        self.reported_confusion = np.zeros((self.num_classes, self.num_classes), np.int64)
+        self.class_calibration = np.zeros((self.num_classes, N_BINS, 3))
+        self.per_photo: dict[str, list[np.ndarray]] = {
+            name: [] for name in ("confusions", "overlap_confusions", "boundaries", "calibration")
+        }
+        self.instances: list[tuple[int, ...]] = []
+        self.pairs: list[tuple[int, ...]] = []
+        self.composites = _composites(split_data)
+        self.composite_confusions: list[tuple[np.ndarray, np.ndarray]] = []
+        # Predictions of the photos that composites are made of, packed: a few thousand bytes each,
+        # and at most as many as composites need.
+        self._packed = dict.fromkeys(
+            image_id for composite in self.composites for image_id in composite.members
+        )
+
+    def add(self, record: ImageRecord, image: np.ndarray, target: np.ndarray) -> None:
+        """Predict one photo and count."""
+        self.watch.lap("reading")
+        logits = predict_logits(self.trained, image)
+        pred_mask = logits_to_mask(logits, *target.shape)
+        squashed_pred = self._predict_squashed(image, logits)
+        self.watch.lap("network")
+        self.per_photo["confusions"].append(confusion_matrix(target, pred_mask, self.num_classes))
+        squashed_target = cv2.resize(
+            target, squashed_pred.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT
+        )
+        self.reported_confusion += confusion_matrix(
+            squashed_target, squashed_pred, self.num_classes
+        )
+        if self.masks_dir is not None:
+            write_mask(self.masks_dir / f"{Path(record.file_name).stem}.png", pred_mask)
+        self.watch.lap("counting")
+        self.per_photo["boundaries"].append(boundary_counts(target, pred_mask, self.num_classes))
+        self.watch.lap("boundaries")
+        confidence = logits_to_confidence(logits, *target.shape)
+        counts = calibration_counts(confidence, pred_mask, target, self.num_classes)
+        self.per_photo["calibration"].append(counts.sum(axis=0))
+        self.class_calibration += counts
+        self.watch.lap("calibration")
+        by_annotation = count_annotations(
+            self.split_data.coco.annotations_of(record.id),
+            self.split_data.classes.class_of_category,
+            target,
+            pred_mask,
+            self.num_classes,
+        )
+        self.per_photo["overlap_confusions"].append(by_annotation.overlap_confusion)
+        self.instances += by_annotation.instances
+        self.pairs += by_annotation.pairs
+        if record.id in self._packed:
+            self._packed[record.id] = zlib.compress(pred_mask, level=1)
+        self.watch.lap("strata")
+
+    def _predict_squashed(self, image: np.ndarray, logits: torch.Tensor) -> np.ndarray:
+        """Mask at the network's own size, (image_size, image_size) uint8, of the squashed photo."""
+        if self.trained.resize != "squash":
+            logits = predict_logits(self.trained, image, squash=True)
+        return logits.max(dim=1).indices[0].byte().cpu().numpy()
+
+    def add_composite(
+        self, composite: Composite, pairs: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        """Predict one composite and count; `pairs` are photo and mask of its members."""
+        images, targets = zip(*pairs, strict=True)
+        canvas = lay_out(composite, targets)
+        image, target = compose(images, canvas), compose(targets, canvas)
+        alone = [
+            np.frombuffer(zlib.decompress(self._packed[image_id]), np.uint8).reshape(own.shape)
+            for image_id, own in zip(composite.members, targets, strict=True)
+        ]
+        pred_mask = logits_to_mask(predict_logits(self.trained, image), *target.shape)
+        self.composite_confusions.append(
+            (
+                confusion_matrix(target, pred_mask, self.num_classes),
+                confusion_matrix(target, compose(alone, canvas), self.num_classes),
+            )
+        )
+        self.watch.lap("composites")
 
 
 def evaluate(
@@ -93,6 +268,9 @@ def evaluate(
     progress: bool = True,
 ) -> Evaluation:
     """Predict every photo of a split and count, photo by photo.
+
+    Where the annotations do not count people, composites of two to four photos are predicted too
+    (`COMPOSITE_PROTOCOL`).
 
     Args:
         trained: from `network.load_network`.
@@ -111,103 +289,87 @@ def evaluate(
             f"({', '.join(trained.class_names[1:4])}, ...) and the data have "
             f"{classes.num_classes}; expected the same. Set data.scheme as in training."
         )
-    num_classes = classes.num_classes
-    confusions, overlap_confusions, instances = [], [], []
-    reported_confusion = np.zeros((num_classes, num_classes), np.int64)
-    seconds = {"network": 0.0, "counting": 0.0}
-    started = time.perf_counter()
+    counter = _Counter(trained, split_data, masks_dir)
     pairs = read_ahead(split_data.read_pair, split_data.images)
     for record, pair in progress_bar(
         pairs, total=len(split_data.images), desc="evaluate", unit="photo", disable=not progress
     ):
         if isinstance(pair, Exception):
             raise pair
-        image, target = pair
-        tick = time.perf_counter()
-        logits = predict_logits(trained, image)
-        pred_mask = logits_to_mask(logits, *target.shape)
-        squashed_logits = (
-            logits if trained.resize == "squash" else predict_logits(trained, image, squash=True)
-        )
-        squashed_pred = squashed_logits.max(dim=1).indices[0].byte().cpu().numpy()
-        tock = time.perf_counter()
-        confusions.append(confusion_matrix(target, pred_mask, num_classes))
-        squashed_target = cv2.resize(
-            target, squashed_pred.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT
-        )
-        reported_confusion += confusion_matrix(squashed_target, squashed_pred, num_classes)
-        overlap, rows = _count_annotations(split_data, record, target, pred_mask)
-        overlap_confusions.append(overlap)
-        instances += rows
-        if masks_dir is not None:
-            write_mask(masks_dir / f"{Path(record.file_name).stem}.png", pred_mask)
-        seconds["network"] += tock - tick
-        seconds["counting"] += time.perf_counter() - tock
-    seconds["total"] = time.perf_counter() - started
+        counter.add(record, *pair)
+    record_of = {record.id: record for record in split_data.images}
+    for composite in progress_bar(
+        counter.composites, desc="composites", unit="composite", disable=not progress
+    ):
+        members = [split_data.read_pair(record_of[image_id]) for image_id in composite.members]
+        counter.add_composite(composite, members)
 
-    stacked = np.stack(confusions)
-    person_counts = [record.person_count for record in split_data.images]
-    evaluation = Evaluation(
-        metrics={},
-        image_ids=np.array([record.id for record in split_data.images], np.int64),
-        file_names=[record.file_name for record in split_data.images],
-        confusions=stacked,
-        overlap_confusions=np.stack(overlap_confusions),
-        person_counts=np.array([-1 if n is None else n for n in person_counts], np.int64),
-        instances=np.array(instances, np.int64).reshape(-1, 5),
-        class_names=classes.names,
-    )
-    evaluation.metrics.update(
-        _metrics(evaluation, trained, split_data, reported_confusion, bootstrap_samples, seconds)
-    )
+    evaluation = _counts_to_evaluation(counter)
+    evaluation.metrics.update(_metrics(evaluation, counter, bootstrap_samples))
+    counter.watch.lap("counting")
+    seconds = {**counter.watch.seconds, "total": sum(counter.watch.seconds.values())}
+    evaluation.metrics["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
     return evaluation
 
 
-def _count_annotations(
-    split_data: SplitData, record: ImageRecord, target: np.ndarray, pred_mask: np.ndarray
-) -> tuple[np.ndarray, list[tuple[int, ...]]]:
-    """Count what needs the annotations: pixels under several of them, and each one's recall."""
-    classes = split_data.classes
-    layers = np.zeros(target.shape, np.uint8)
-    rows = []
-    for annotation in split_data.coco.annotations_of(record.id):
-        instance_mask = annotation_to_instance_mask(annotation, *target.shape)
-        layers += instance_mask & (layers < 2)
-        rows.append(_count_instance(annotation, instance_mask, classes, target, pred_mask))
-    overlap_target = np.where(layers >= 2, target, np.uint8(IGNORE_INDEX))
-    return confusion_matrix(overlap_target, pred_mask, classes.num_classes), rows
+def _composites(split_data: SplitData) -> list[Composite]:
+    """Composites to be made; none where the annotations count people."""
+    if any(record.person_count is not None for record in split_data.images):
+        return []
+    # A photo with no garment in it has no person to be seen.
+    annotated = {e.image_id for e in split_data.masks.entries if sum(e.class_pixels[1:]) > 0}
+    image_ids = [record.id for record in split_data.images if record.id in annotated]
+    per_group = len(image_ids) // _PHOTOS_PER_COMPOSITE
+    per_group = min(_MOST_COMPOSITES, max(_FEWEST_COMPOSITES, per_group))
+    return plan_composites(image_ids, per_group)
 
 
-def _count_instance(
-    annotation: Annotation,
-    instance_mask: np.ndarray,
-    classes: ClassTable,
-    target: np.ndarray,
-    pred_mask: np.ndarray,
-) -> tuple[int, ...]:
-    class_id = classes.class_of_category[annotation.category_id]
-    visible = instance_mask & (target == class_id)
-    hits = visible & (pred_mask == class_id)
-    return (
-        annotation.image_id,
-        annotation.id,
-        class_id,
-        int(np.count_nonzero(visible)),
-        int(np.count_nonzero(hits)),
+def _counts_to_evaluation(counter: _Counter) -> Evaluation:
+    """Stack what was counted; `metrics` is still empty."""
+    images = counter.split_data.images
+    person_counts = [record.person_count for record in images]
+    num_classes = counter.num_classes
+    composites = counter.composites
+    members = np.full((len(composites), 4), -1, np.int64)
+    for row, composite in zip(members, composites, strict=True):
+        row[: len(composite.members)] = composite.members
+    together, alone = np.reshape(
+        np.array(counter.composite_confusions, np.int64), (-1, 2, num_classes, num_classes)
+    ).swapaxes(0, 1)
+    return Evaluation(
+        metrics={},
+        image_ids=np.array([record.id for record in images], np.int64),
+        file_names=[record.file_name for record in images],
+        person_counts=np.array([-1 if n is None else n for n in person_counts], np.int64),
+        **{name: np.stack(counts) for name, counts in counter.per_photo.items()},
+        instances=_rows(counter.instances, INSTANCE_COLUMNS),
+        class_names=counter.split_data.classes.names,
+        class_calibration=counter.class_calibration,
+        pairs=_rows(counter.pairs, PAIR_COLUMNS),
+        composite_members=members,
+        composite_groups=np.array([composite.group for composite in composites], np.str_),
+        composite_confusions=together,
+        composite_alone=alone,
     )
 
 
-def _metrics(
-    evaluation: Evaluation,
-    trained: TrainedNetwork,
-    split_data: SplitData,
-    reported_confusion: np.ndarray,
-    bootstrap_samples: int,
-    seconds: Mapping[str, float],
-) -> dict[str, Any]:
-    names = evaluation.class_names
+def _rows(rows: Sequence[tuple[int, ...]], columns: Sequence[str]) -> np.ndarray:
+    return np.array(rows, np.int64).reshape(-1, len(columns))
+
+
+def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[str, Any]:
+    """Content of `metrics.json`; the time it takes is charged to the jobs it belongs to."""
+    names, watch = evaluation.class_names, counter.watch
+    trained, split_data = counter.trained, counter.split_data
     confusion = evaluation.confusions.sum(axis=0)
-    intervals = _bootstrap(evaluation.confusions, bootstrap_samples)
+    intervals = _bootstrap(evaluation.confusions, samples)
+    watch.lap("counting")
+    boundary = _boundary_metrics(evaluation, samples)
+    watch.lap("boundaries")
+    calibration = _calibration_metrics(evaluation, samples)
+    watch.lap("calibration")
+    strata = _strata(evaluation, split_data, samples)
+    watch.lap("strata")
     return {
         "protocol": PROTOCOL,
         "n_images": len(evaluation.image_ids),
@@ -222,10 +384,10 @@ def _metrics(
         "image_size": trained.image_size,
         "resize": trained.resize,
         **scores_to_dict(scores_from_confusion(confusion), names),
-        "intervals": _intervals_to_dict(intervals, names, bootstrap_samples),
+        "intervals": _intervals_to_dict(intervals, names, samples),
         "reported_protocol": {
             "protocol": REPORTED_PROTOCOL.replace("image_size", str(trained.image_size)),
-            **scores_to_dict(scores_from_confusion(reported_confusion), names),
+            **scores_to_dict(scores_from_confusion(counter.reported_confusion), names),
         },
         "comparable_with_reported": (
             trained.image_size == _REPORTED_IMAGE_SIZE
@@ -234,12 +396,10 @@ def _metrics(
             and split_data.classes.scheme == "supercategory"
             and not split_data.coco.is_synthetic
         ),
-        "strata": {
-            "people": _people_strata(evaluation, bootstrap_samples),
-            "overlap": _overlap_strata(evaluation, bootstrap_samples),
-            "object_area": _area_strata(evaluation, bootstrap_samples),
-        },
-        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "boundary": boundary,
+        "calibration": calibration,
+        "strata": strata,
+        "composite_protocol": COMPOSITE_PROTOCOL,
     }
 
 
@@ -254,15 +414,102 @@ def _intervals_to_dict(
     """Intervals as plain values: [low, high], None where undefined."""
     return {
         "method": f"95 % percentile bootstrap over photos, {samples} resamples",
-        "mean_iou": _pair(intervals.mean_iou_low, intervals.mean_iou_high),
-        "macro_f1": _pair(intervals.macro_f1_low, intervals.macro_f1_high),
+        **{name: _pair(*intervals.of(name)) for name in MEAN_SCORES},
         "per_class": {
             name: {
-                "iou": _pair(intervals.iou_low[class_id], intervals.iou_high[class_id]),
-                "f1": _pair(intervals.f1_low[class_id], intervals.f1_high[class_id]),
+                score: _pair(*(ends[class_id] for ends in intervals.of(score)))
+                for score in CLASS_SCORES
             }
             for class_id, name in enumerate(class_names)
         },
+    }
+
+
+def _boundary_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]:
+    """Boundary IoU per class and on average, with intervals."""
+    both, target, predicted = evaluation.boundaries.sum(axis=0)
+    iou = iou_of_counts(both, target, predicted)
+    intervals = bootstrap_counts(
+        *evaluation.boundaries.swapaxes(0, 1), samples=samples, rng=np.random.default_rng(0)
+    )
+    return {
+        "protocol": BOUNDARY_PROTOCOL,
+        "mean_iou": _nanmean_or_none(iou),
+        "mean_iou_no_background": _nanmean_or_none(iou[1:]),
+        "intervals": {
+            name: _pair(*intervals.of(name)) for name in ("mean_iou", "mean_iou_no_background")
+        },
+        "per_class": {
+            name: {
+                "iou": _or_none(iou[class_id]),
+                "interval": _pair(intervals.iou_low[class_id], intervals.iou_high[class_id]),
+                "target_pixels": int(target[class_id]),
+            }
+            for class_id, name in enumerate(evaluation.class_names)
+        },
+    }
+
+
+def _calibration_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]:
+    """Calibration error with interval, its bins, and the error of each predicted class."""
+    by_class = evaluation.class_calibration
+    bins = by_class.sum(axis=0)
+    pixels, right, confidence = bins.sum(axis=0)
+    low, high = bootstrap_calibration_error(
+        evaluation.calibration, samples=samples, rng=np.random.default_rng(0)
+    )
+    errors = expected_calibration_error(by_class)
+    garments = expected_calibration_error(by_class[1:].sum(axis=0))
+    return {
+        "protocol": CALIBRATION_PROTOCOL,
+        "ece": _or_none(expected_calibration_error(bins)),
+        "interval": _pair(low, high),
+        "ece_no_background": _or_none(garments),  # of the pixels predicted as a garment
+        "mean_confidence": confidence / pixels if pixels else None,
+        "pixel_accuracy": right / pixels if pixels else None,
+        "bins": [
+            {
+                "low": index / N_BINS,
+                "high": (index + 1) / N_BINS,
+                "pixels": int(n),
+                "accuracy": n_right / n if n else None,
+                "confidence": total / n if n else None,
+            }
+            for index, (n, n_right, total) in enumerate(bins.tolist())
+        ],
+        "per_class": {
+            name: {
+                "ece": _or_none(errors[class_id]),
+                "mean_confidence": total / n if n else None,
+                "precision": n_right / n if n else None,
+            }
+            for class_id, (name, (n, n_right, total)) in enumerate(
+                zip(evaluation.class_names, by_class.sum(axis=1).tolist(), strict=True)
+            )
+        },
+    }
+
+
+def _strata(
+    evaluation: Evaluation, split_data: SplitData, samples: int
+) -> dict[str, list[dict[str, Any]]]:
+    """The three known limits as groups of photos, annotations and pixels."""
+    names, image_ids = evaluation.class_names, evaluation.image_ids
+    instances = evaluation.instances
+    categories = {category.id: category.name for category in split_data.coco.categories}
+    return {
+        "people": people_strata(evaluation.confusions, evaluation.person_counts, samples),
+        "composites": composite_strata(
+            evaluation.composite_confusions,
+            evaluation.composite_alone,
+            evaluation.composite_groups.tolist(),
+            samples,
+        ),
+        "object_area": area_strata(instances, image_ids, samples),
+        "category": category_strata(instances, image_ids, categories, names, samples),
+        "overlap": overlap_strata(evaluation.confusions, evaluation.overlap_confusions, samples),
+        "overlap_pairs": pair_strata(evaluation.pairs, image_ids, categories, samples),
+        "hidden": hidden_strata(instances, image_ids, names, samples),
     }
 
 
@@ -274,87 +521,45 @@ def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
+def _nanmean_or_none(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None
 
 
-def _stratum(name: str, confusions: np.ndarray, samples: int) -> dict[str, Any]:
-    """Mean IoU of one group of photos, or of one group of pixels of every photo."""
-    scores = scores_from_confusion(confusions.sum(axis=0))
-    intervals = _bootstrap(confusions, samples)
-    return {
-        "stratum": name,
-        "n": _count(len(confusions), "photo"),
-        "score": _or_none(scores.mean_iou),
-        "low": _or_none(intervals.mean_iou_low),
-        "high": _or_none(intervals.mean_iou_high),
+def seconds_text(seconds: Mapping[str, float], writing: float = 0.0) -> str:
+    """Say where the time of an evaluation went, with shares of the network's time.
+
+    Args:
+        seconds: `metrics["seconds"]`.
+        writing: seconds that writing the results took.
+
+    Example:
+        >>> seconds_text({"network": 40.0, "counting": 1.0, "strata": 4.0}, writing=1.0)
+        'network 40.0 s; counting and writing 2.0 s (5 %); strata 4.0 s (10 %)'
+    """
+    parts = {"counting and writing": seconds.get("counting", 0.0) + writing}
+    parts |= {
+        name: value
+        for name, value in seconds.items()
+        if name not in ("network", "counting", "total")
     }
-
-
-def _people_strata(evaluation: Evaluation, samples: int) -> list[dict[str, Any]]:
-    """Mean IoU by number of people; empty where the annotations do not count them."""
-    counts = evaluation.person_counts
-    return [
-        _stratum(
-            f"{count} {'person' if count == 1 else 'people'}",
-            evaluation.confusions[counts == count],
-            samples,
-        )
-        for count in np.unique(counts[counts >= 0]).tolist()
-    ]
-
-
-def _overlap_strata(evaluation: Evaluation, samples: int) -> list[dict[str, Any]]:
-    """Mean IoU on pixels under two or more annotations, and on the rest."""
-    overlap = evaluation.overlap_confusions
-    return [
-        _stratum("under 0 or 1 annotation", evaluation.confusions - overlap, samples),
-        _stratum("under 2 or more annotations", overlap, samples),
-    ]
-
-
-def _area_strata(evaluation: Evaluation, samples: int) -> list[dict[str, Any]]:
-    """Mean recall inside an annotation's visible pixels, by their number."""
-    position = {image_id: index for index, image_id in enumerate(evaluation.image_ids.tolist())}
-    owners = np.array([position[i] for i in evaluation.instances[:, 0].tolist()], np.int64)
-    areas, hits = evaluation.instances[:, 3], evaluation.instances[:, 4]
-    n_images = len(evaluation.image_ids)
-    strata = []
-    for low, high in AREA_BANDS:
-        inside = (areas >= max(1, low**2)) & (areas < (high**2 if high else np.inf))
-        recalls = hits[inside] / areas[inside]
-        interval = bootstrap_ratio(
-            np.bincount(owners[inside], weights=recalls, minlength=n_images),
-            np.bincount(owners[inside], minlength=n_images),
-            samples=samples,
-            rng=np.random.default_rng(0),
-        )
-        strata.append(
-            {
-                "stratum": f"{low}² to {high}² px" if high else f"over {low}² px",
-                "n": _count(int(inside.sum()), "annotation"),
-                "score": float(recalls.mean()) if inside.any() else None,
-                "low": _or_none(interval[0]),
-                "high": _or_none(interval[1]),
-            }
-        )
-    return strata
+    network = seconds["network"]
+    share = 100 / network if network else 0.0
+    texts = [f"{name} {value:.1f} s ({value * share:.0f} %)" for name, value in parts.items()]
+    return "; ".join([f"network {network:.1f} s", *texts])
 
 
 def write_evaluation(out_dir: str | Path, evaluation: Evaluation) -> list[Path]:
     """Write `metrics.json` and `evaluation/per_image.npz`; return their paths."""
     metrics_path = Path(out_dir) / "metrics.json"
     arrays_path = Path(out_dir) / "evaluation" / "per_image.npz"
+    names = [field.name for field in dataclasses.fields(Evaluation)]
+    arrays = {name: getattr(evaluation, name) for name in names}
+    del arrays["metrics"]
     with atomic_path(arrays_path) as temporary:
         np.savez_compressed(
             temporary,
-            image_ids=evaluation.image_ids,
-            file_names=np.array(evaluation.file_names),
-            confusions=evaluation.confusions,
-            overlap_confusions=evaluation.overlap_confusions,
-            person_counts=evaluation.person_counts,
-            instances=evaluation.instances,
-            class_names=np.array(evaluation.class_names),
+            **{name: np.asarray(value) for name, value in arrays.items() if value is not None},
         )
     write_json(metrics_path, evaluation.metrics)
     return [metrics_path, arrays_path]
@@ -373,35 +578,29 @@ def read_evaluation(out_dir: str | Path) -> Evaluation:
             raise FileNotFoundError(
                 f"no such file: {path}; expected the scores of notebook 04. Run it first."
             )
-    with np.load(arrays_path) as arrays:
-        return Evaluation(
-            metrics=read_json(metrics_path),
-            image_ids=arrays["image_ids"],
-            file_names=arrays["file_names"].tolist(),
-            confusions=arrays["confusions"],
-            overlap_confusions=arrays["overlap_confusions"],
-            person_counts=arrays["person_counts"],
-            instances=arrays["instances"],
-            class_names=tuple(arrays["class_names"].tolist()),
-        )
+    with np.load(arrays_path) as stored:
+        arrays = dict(stored)
+    names = [field.name for field in dataclasses.fields(Evaluation)]
+    arrays = {name: value for name, value in arrays.items() if name in names}
+    for name, to_plain in (("file_names", list), ("class_names", tuple)):
+        arrays[name] = to_plain(arrays[name].tolist())
+    return Evaluation(metrics=read_json(metrics_path), **arrays)
 
 
 def scores_table(evaluation: Evaluation) -> "pd.DataFrame":
     """Lay out the per-class scores with their intervals, one row per class.
 
     Returns:
-        class_name, iou, f1, precision, recall, target_share, status, iou_low, iou_high, f1_low,
-        f1_high; the intervals are those of `metrics.json`.
+        class_name, iou, f1, precision, recall, target_share, status, then iou_low, iou_high and so
+        on for each of them; the intervals are those of `metrics.json`.
     """
     scores = scores_from_confusion(evaluation.confusions.sum(axis=0))
     table = confusion_to_table(scores, evaluation.class_names)
     per_class = evaluation.metrics["intervals"]["per_class"]
-    for score in ("iou", "f1"):
-        for end, column in enumerate((f"{score}_low", f"{score}_high")):
-            table[column] = [
-                np.nan if per_class[name][score][end] is None else per_class[name][score][end]
-                for name in evaluation.class_names
-            ]
+    for score in CLASS_SCORES:
+        pairs = [per_class[name].get(score, (None, None)) for name in evaluation.class_names]
+        for end, values in zip(("low", "high"), zip(*pairs, strict=True), strict=True):
+            table[f"{score}_{end}"] = np.array(values, np.float64)  # None becomes NaN
     return table
 
 

@@ -101,7 +101,7 @@ def rasterize(
         array([[0, 0, 0]], dtype=uint8)
     """
     canvas = np.zeros(width * height, np.uint8)  # by columns, as the mask API runs
-    for annotation in _painting_order(annotations):
+    for annotation in painting_order(annotations):
         _paint(canvas, annotation, class_of_category, height, width)
     return _columns_to_mask(canvas, height, width)
 
@@ -124,7 +124,7 @@ def build_layers(
         ValueError: as for `rasterize`.
     """
     canvas = np.zeros(width * height, np.uint8)
-    for annotation in _painting_order(annotations):
+    for annotation in painting_order(annotations):
         _paint(canvas, annotation, class_of_category, height, width)
         yield annotation, _columns_to_mask(canvas, height, width)
 
@@ -176,7 +176,8 @@ def annotation_to_instance_mask(annotation: Annotation, height: int, width: int)
     return _columns_to_mask(canvas, height, width).view(bool)
 
 
-def _painting_order(annotations: Iterable[Annotation]) -> list[Annotation]:
+def painting_order(annotations: Iterable[Annotation]) -> list[Annotation]:
+    """Sort one image's annotations as they are painted: larger first, equal ones by their id."""
     return sorted(annotations, key=lambda annotation: (-annotation.area, annotation.id))
 
 

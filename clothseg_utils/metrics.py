@@ -8,7 +8,7 @@ torchmetrics: a class that the network always misses must not raise the macro pr
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,18 @@ import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
+
+CLASS_SCORES = ("iou", "f1", "precision", "recall", "target_share")
+"""What is reported of each class, with an interval."""
+
+MEAN_SCORES = (
+    "mean_iou",
+    "mean_iou_no_background",
+    "mean_iou_target_classes",
+    "macro_f1",
+    "pixel_accuracy",
+)
+"""What is reported of a split, with an interval."""
 
 # cv2.calcHist answers in float32, whose whole numbers end here: count larger photos in pieces.
 _EXACT_PIXELS = 2**24
@@ -75,11 +87,12 @@ class Scores:
 class Intervals:
     """Percentile bootstrap intervals over images; NaN where a score never was defined.
 
+    Every score has a lower end, ``<score>_low``, and an upper one, ``<score>_high``: arrays (C,)
+    for the scores of each class, numbers for the means.
+
     Attributes:
         level: share of the resamples inside, 0..1.
         samples: resamples drawn.
-        iou_low: (C,) lower end; likewise ``iou_high``, ``f1_low``, ``f1_high``.
-        mean_iou_low: lower end; likewise ``mean_iou_high``, ``macro_f1_low``, ``macro_f1_high``.
     """
 
     level: float
@@ -88,10 +101,26 @@ class Intervals:
     iou_high: np.ndarray
     f1_low: np.ndarray
     f1_high: np.ndarray
+    precision_low: np.ndarray
+    precision_high: np.ndarray
+    recall_low: np.ndarray
+    recall_high: np.ndarray
+    target_share_low: np.ndarray
+    target_share_high: np.ndarray
     mean_iou_low: float
     mean_iou_high: float
+    mean_iou_no_background_low: float
+    mean_iou_no_background_high: float
+    mean_iou_target_classes_low: float
+    mean_iou_target_classes_high: float
     macro_f1_low: float
     macro_f1_high: float
+    pixel_accuracy_low: float
+    pixel_accuracy_high: float
+
+    def of(self, score: str) -> tuple[Any, Any]:
+        """Lower and upper end of a score, such as "iou"."""
+        return getattr(self, f"{score}_low"), getattr(self, f"{score}_high")
 
 
 def confusion_matrix(
@@ -271,66 +300,144 @@ def bootstrap_intervals(
         (array([0.75, 0.8 ]), array([0.75, 0.8 ]))
     """
     confusions = _check_confusions(confusions, ndim=3)
-    if samples < 1:
-        raise ValueError(f"samples is {samples}; expected at least 1.")
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; expected a share between 0 and 1, such as 0.95.")
-    n, num_classes, _ = confusions.shape
-    ends = np.full((2, 2 * num_classes + 2), np.nan)
-    if n >= 2:
-        resampled = _resampled_scores(confusions, samples, rng)
-        defined = ~np.isnan(resampled).all(0)  # nanquantile warns about columns of NaN only
-        tail = (1 - level) / 2
-        ends[:, defined] = np.nanquantile(resampled[:, defined], [tail, 1 - tail], axis=0)
-    (iou_low, iou_high), (f1_low, f1_high), means = np.split(
-        ends, [num_classes, 2 * num_classes], axis=1
+    return bootstrap_counts(
+        np.diagonal(confusions, axis1=1, axis2=2),
+        confusions.sum(2),
+        confusions.sum(1),
+        samples=samples,
+        level=level,
+        rng=rng,
     )
+
+
+def bootstrap_counts(
+    hits: np.ndarray,
+    target: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    samples: int = 2000,
+    level: float = 0.95,
+    rng: np.random.Generator,
+) -> Intervals:
+    """Give the intervals of ``bootstrap_intervals`` from the three counts that scores need.
+
+    Args:
+        hits: (n, C) pixels of each image that are a class in target and prediction.
+        target: (n, C) pixels that are it in the target.
+        predicted: (n, C) pixels that are it in the prediction.
+        samples, level, rng: as for ``bootstrap_intervals``.
+
+    Returns:
+        The intervals; all NaN for fewer than two images.
+
+    Raises:
+        ValueError: ``samples`` or ``level`` out of range.
+    """
+    _check_bootstrap(samples, level)
+    n, num_classes = hits.shape
+    counts = np.concatenate([hits, target, predicted], axis=1).astype(np.float64)  # (n, 3 C)
+    if n >= 2:
+        # Three counts per class are all that the scores need, so a resample is one row of weights
+        # (how often each image was drawn) times a thin matrix. Whole numbers below 2**53 stay
+        # exact.
+        pieces = [
+            _scores_of_counts(*np.split(weights @ counts, 3, axis=1))
+            for weights in resample_weights(n, samples, rng)
+        ]
+        ends = {
+            name: percentile_ends(np.concatenate([piece[name] for piece in pieces]), level)
+            for name in pieces[0]
+        }
+    else:
+        one = _scores_of_counts(*np.zeros((3, 1, num_classes)))
+        ends = {name: np.full((2, *values.shape[1:]), np.nan) for name, values in one.items()}
+    # The means become plain numbers.
     return Intervals(
         level=level,
         samples=samples,
-        iou_low=iou_low,
-        iou_high=iou_high,
-        f1_low=f1_low,
-        f1_high=f1_high,
-        mean_iou_low=float(means[0, 0]),
-        mean_iou_high=float(means[1, 0]),
-        macro_f1_low=float(means[0, 1]),
-        macro_f1_high=float(means[1, 1]),
+        **{
+            f"{name}_{end}": value if value.ndim else float(value)
+            for name, pair in ends.items()
+            for end, value in zip(("low", "high"), pair, strict=True)
+        },
     )
 
 
-def bootstrap_ratio(
+def bootstrap_ratios(
     numerators: np.ndarray,
     denominators: np.ndarray,
     *,
     samples: int = 2000,
     level: float = 0.95,
     rng: np.random.Generator,
-) -> tuple[float, float]:
-    """Give the percentile bootstrap interval of sum(numerators) / sum(denominators).
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give percentile bootstrap intervals of k ratios: sum(numerators) / sum(denominators).
 
     Args:
-        numerators: (n,) one number per image.
-        denominators: (n,) one number per image, at least 0.
-        samples: resamples of the images.
-        level: share of the resamples inside, 0..1.
-        rng: source of the draws.
+        numerators: (n, k) one number per image and ratio.
+        denominators: (n, k) one number per image and ratio, at least 0.
+        samples, level, rng: as for ``bootstrap_intervals``.
 
     Returns:
-        Lower and upper end; NaN with fewer than two images that count.
+        Lower and upper ends, each (k,); NaN where fewer than two images count.
+
+    Raises:
+        ValueError: ``samples`` or ``level`` out of range.
 
     Example:
-        >>> bootstrap_ratio(np.ones(9), np.full(9, 2.0), rng=np.random.default_rng(0))
-        (0.5, 0.5)
+        >>> counts = np.array([[2, 0], [2, 0], [2, 4]])
+        >>> bootstrap_ratios(counts / 2, counts, rng=np.random.default_rng(0))
+        (array([0.5, nan]), array([0.5, nan]))
     """
-    counts = denominators > 0
-    n_images = int(counts.sum())
-    if n_images < 2:
-        return float("nan"), float("nan")
-    weights = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=samples)
-    ratios = (weights @ numerators[counts]) / (weights @ denominators[counts])
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    _check_bootstrap(samples, level)
+    n, k = denominators.shape
+    ends = np.full((2, k), np.nan)
+    known = np.count_nonzero(denominators, axis=0) >= 2
+    if known.any():
+        above, below = numerators[:, known].astype(float), denominators[:, known].astype(float)
+        pieces = []
+        for weights in resample_weights(n, samples, rng):
+            totals = weights @ below
+            # A resample without any image that counts has no ratio.
+            ratios = (weights @ above) / np.where(totals > 0, totals, 1)
+            pieces.append(np.where(totals > 0, ratios, np.nan))
+        ends[:, known] = percentile_ends(np.concatenate(pieces), level)
+    return ends[0], ends[1]
+
+
+def resample_weights(n: int, samples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Draw resamples of n images with replacement, in pieces that fit memory.
+
+    Yields:
+        (rows, n) float64: how often each image was drawn; `samples` rows over all pieces.
+    """
+    rows_at_once = max(1, _WEIGHTS_AT_ONCE // n)
+    for start in range(0, samples, rows_at_once):
+        rows = min(rows_at_once, samples - start)
+        yield rng.multinomial(n, np.full(n, 1 / n), size=rows).astype(np.float64)
+
+
+def percentile_ends(resampled: np.ndarray, level: float) -> np.ndarray:
+    """Give both ends of percentile intervals.
+
+    Args:
+        resampled: (samples, ...) scores of the resamples; NaN where one has none.
+        level: share of the resamples inside, 0..1.
+
+    Returns:
+        (2, ...); NaN where no resample has a score.
+    """
+    flat = resampled.reshape(len(resampled), -1)
+    ends = np.full((2, flat.shape[1]), np.nan)
+    defined = ~np.isnan(flat).all(0)  # nanquantile warns about columns of NaN only
+    tail = (1 - level) / 2
+    ends[:, defined] = np.nanquantile(flat[:, defined], [tail, 1 - tail], axis=0)
+    return ends.reshape(2, *resampled.shape[1:])
+
+
+def iou_of_counts(hits: np.ndarray, target: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """IoU from pixel counts, each (..., C): (..., C); NaN for absent classes."""
+    return _iou_and_f1(hits, target, predicted)[0]
 
 
 def scores_to_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]:
@@ -390,7 +497,8 @@ def confusion_to_table(
     Args:
         scores: of C classes.
         class_names: C different names in the order of the class ids.
-        intervals: of the same classes; adds the columns iou_low, iou_high, f1_low and f1_high.
+        intervals: of the same classes; adds the columns <score>_low and <score>_high of every
+            score in `CLASS_SCORES`.
 
     Returns:
         One row per class: class_name, iou, f1, precision, recall, target_share (of the counted
@@ -421,8 +529,8 @@ def confusion_to_table(
         "status": scores.status,
     }
     if intervals is not None:
-        for field in ("iou_low", "iou_high", "f1_low", "f1_high"):
-            columns[field] = getattr(intervals, field)
+        for score in CLASS_SCORES:
+            columns[f"{score}_low"], columns[f"{score}_high"] = intervals.of(score)
     return pd.DataFrame(columns)
 
 
@@ -488,25 +596,32 @@ def _iou_and_f1(
     return _ratio(hits, both - hits, both > 0), _ratio(2 * hits, both, both > 0)
 
 
-def _resampled_scores(confusions: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Score resamples of n images: (samples, 2 C + 2), columns IoU, F1, mean IoU, macro F1."""
-    n = len(confusions)
-    # Three counts per class are all that IoU and F1 need, so a resample is one row of weights
-    # (how often each image was drawn) times a thin matrix. Whole numbers below 2**53 stay exact.
-    counts = np.concatenate(
-        [np.diagonal(confusions, axis1=1, axis2=2), confusions.sum(2), confusions.sum(1)], axis=1
-    ).astype(np.float64)  # (n, 3 C)
-    rows_at_once = max(1, _WEIGHTS_AT_ONCE // n)
-    pieces = []
-    for start in range(0, samples, rows_at_once):
-        rows = min(rows_at_once, samples - start)
-        weights = rng.multinomial(n, np.full(n, 1 / n), size=rows).astype(np.float64)
-        hits, target, predicted = np.split(weights @ counts, 3, axis=1)  # each (rows, C)
-        iou, f1 = _iou_and_f1(hits, target, predicted)
-        present = target + predicted > 0
-        means = np.stack([_mean(iou, present), _mean(f1, present)], axis=1)
-        pieces.append(np.concatenate([iou, f1, means], axis=1))
-    return np.concatenate(pieces)
+def _check_bootstrap(samples: int, level: float) -> None:
+    if samples < 1:
+        raise ValueError(f"samples is {samples}; expected at least 1.")
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; expected a share between 0 and 1, such as 0.95.")
+
+
+def _scores_of_counts(
+    hits: np.ndarray, target: np.ndarray, predicted: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Scores of resamples from counts, each (rows, C): (rows, C) per class, (rows,) for means."""
+    present = target + predicted > 0
+    iou, f1 = _iou_and_f1(hits, target, predicted)
+    total = target.sum(-1)
+    return {
+        "iou": iou,
+        "f1": f1,
+        "precision": _ratio(hits, predicted, present),
+        "recall": _ratio(hits, target, present),
+        "target_share": _ratio(target, total[:, None], present),
+        "mean_iou": _mean(iou, present),
+        "mean_iou_no_background": _mean(iou[:, 1:], present[:, 1:]),
+        "mean_iou_target_classes": _mean(iou, target > 0),
+        "macro_f1": _mean(f1, present),
+        "pixel_accuracy": _ratio(hits.sum(-1), total, total > 0),
+    }
 
 
 def _nan_to_none(value: float) -> float | None:

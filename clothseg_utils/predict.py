@@ -90,6 +90,33 @@ def logits_to_probabilities(logits: torch.Tensor, height: int, width: int) -> np
         return upsampled.softmax(dim=1)[0].half().cpu().numpy()
 
 
+def logits_to_confidence(logits: torch.Tensor, height: int, width: int) -> np.ndarray:
+    """Upsample logits to the photo's size, then take the softmax probability of the best class.
+
+    The largest of `logits_to_probabilities`, in float32, but class by class as in
+    `logits_to_mask`: memory does not grow with their number.
+
+    Args:
+        logits: (1, C, h, w) float32.
+        height: rows of the photo, pixels.
+        width: columns of the photo, pixels.
+
+    Returns:
+        (height, width) float32, 1 / C..1.
+    """
+    with torch.inference_mode():
+        best = _upsample(logits[:, :1], height, width)
+        # Sum of exp(logit - best) so far. It is kept relative to the best one: no exp overflows.
+        total = torch.ones_like(best)
+        for class_id in range(1, logits.shape[1]):
+            difference = _upsample(logits[:, class_id : class_id + 1], height, width).sub_(best)
+            gain = difference.clamp(min=0)
+            best += gain
+            difference -= gain  # now to the new best
+            total.mul_(gain.neg_().exp_()).add_(difference.exp_())
+        return total.reciprocal_()[0, 0].cpu().numpy()
+
+
 def _upsample(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return functional.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
 

@@ -1,11 +1,14 @@
 """Tests of `clothseg_utils.evaluate`: what is counted, and what `metrics.json` says about it."""
 
 import dataclasses
+import gc
 import json
 import math
 import shutil
+import weakref
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -25,6 +28,8 @@ from clothseg_utils.evaluate import (
     write_evaluation,
 )
 from clothseg_utils.geometry import fit_mask
+from clothseg_utils.masks import annotation_to_instance_mask
+from clothseg_utils.metrics import CLASS_SCORES
 from clothseg_utils.runs import sha256_file
 
 # The referee's decode(), pycocotools 2.0.11 under NumPy 2.
@@ -137,11 +142,16 @@ def test_hand_counted_strata(hand_evaluation):
 
 
 def test_hand_counted_annotations(hand_evaluation):
-    # image, annotation, class, visible pixels, and those found
-    assert hand_evaluation.instances.tolist() == [[7, 10, 2, 28, 12], [7, 11, 1, 4, 0]]
+    # image, annotation, class, visible pixels, those found, category, pixels of its mask, those
+    # predicted as its class: the shirt's upper half, the pixels below the closure among them
+    assert hand_evaluation.instances.tolist() == [
+        [7, 10, 2, 28, 12, 0, 32, 16],
+        [7, 11, 1, 4, 0, 1, 4, 0],
+    ]
     first, *others = hand_evaluation.metrics["strata"]["object_area"]
     assert first["n"] == "2 annotations"
     assert first["score"] == pytest.approx((12 / 28 + 0) / 2)
+    assert first["iou"] == pytest.approx((12 / 32 + 0) / 2)
     assert [row["n"] for row in others] == ["0 annotations"] * 4
     assert [row["score"] for row in others] == [None] * 4
 
@@ -167,10 +177,10 @@ def test_null_stands_for_undefined(hand_evaluation, tmp_path):
     absent = metrics["per_class"]["wholebody"]
     assert [absent[name] for name in ("iou", "f1", "precision", "recall")] == [None] * 4
     assert absent["target_pixels"] == 0
-    assert metrics["intervals"]["per_class"]["wholebody"] == {
-        "iou": [None, None],
-        "f1": [None, None],
-    }
+    ends = metrics["intervals"]["per_class"]["wholebody"]
+    assert ends == {score: [None, None] for score in CLASS_SCORES}
+    assert metrics["boundary"]["per_class"]["wholebody"]["iou"] is None
+    assert metrics["calibration"]["per_class"]["wholebody"]["ece"] is None
 
 
 @pytest.mark.parametrize(
@@ -226,9 +236,15 @@ def test_perfect_predictions_score_one(monkeypatch, tiny_training, tiny_network)
             assert (of_class["iou"] is None) == (of_class["target_pixels"] == 0), name
     assert metrics["intervals"]["mean_iou"] == [1.0, 1.0]
     assert metrics["intervals"]["macro_f1"] == [1.0, 1.0]
-    for rows in metrics["strata"].values():
-        assert {row["score"] for row in rows} <= {1.0, None}
-        assert 1.0 in {row["score"] for row in rows}
+    strata = metrics["strata"]
+    for name in ("people", "overlap", "object_area", "category"):
+        assert {row["score"] for row in strata[name]} <= {1.0, None}, name
+        assert 1.0 in {row["score"] for row in strata[name]}, name
+    assert {row["score"] for row in strata["overlap_pairs"]} == {0.0}
+    assert {row["recall"] for row in strata["overlap_pairs"]} == {1.0}
+    assert metrics["boundary"]["mean_iou"] == 1.0
+    assert metrics["boundary"]["intervals"]["mean_iou"] == [1.0, 1.0]
+    assert metrics["calibration"]["pixel_accuracy"] == 1.0
     assert set(image_scores(evaluation)) == {1.0}
 
 
@@ -246,8 +262,16 @@ def paint(annotations, class_of_category, height, width):
     return target
 
 
-def test_scores_equal_a_recount_from_the_written_masks(scored, synthetic_root):
+@pytest.mark.parametrize("command", ["evaluate --write-masks", "predict"])
+def test_scores_equal_a_recount_from_the_written_masks(
+    cli, scored, synthetic_root, tiny_training, tmp_path, command
+):
     _, out = scored
+    mask_dir = out / "masks"
+    if command == "predict":
+        mask_dir = tmp_path / "predicted"
+        checkpoint, photos = tiny_training.run.best_checkpoint, synthetic_root / "test"
+        assert cli("predict", "--checkpoint", checkpoint, "--out", mask_dir, photos).code == 0
     record = json.loads((synthetic_root / VAL_JSON).read_text())
     class_of_category = {
         c["id"]: SUPERCATEGORY_NAMES.index(c["supercategory"]) for c in record["categories"]
@@ -256,7 +280,7 @@ def test_scores_equal_a_recount_from_the_written_masks(scored, synthetic_root):
     for image in record["images"]:
         own = [a for a in record["annotations"] if a["image_id"] == image["id"]]
         target = paint(own, class_of_category, image["height"], image["width"])
-        with Image.open(out / "masks" / f"{Path(image['file_name']).stem}.png") as mask:
+        with Image.open(mask_dir / f"{Path(image['file_name']).stem}.png") as mask:
             np.add.at(confusion, (target, np.asarray(mask)), 1)
 
     hits, of_target, of_pred = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
@@ -265,6 +289,7 @@ def test_scores_equal_a_recount_from_the_written_masks(scored, synthetic_root):
         iou = hits / (of_target + of_pred - hits)
         f1 = 2 * hits / (of_target + of_pred)
     metrics = json.loads((out / "metrics.json").read_text())
+    assert confusion.sum() == sum(image["height"] * image["width"] for image in record["images"])
     assert len(np.flatnonzero(of_pred)) >= 4, "a network of one class would prove little"
     assert metrics["mean_iou"] == pytest.approx(iou[occurs].mean(), abs=1e-9)
     assert metrics["mean_iou_no_background"] == pytest.approx(iou[1:][occurs[1:]].mean(), abs=1e-9)
@@ -343,12 +368,50 @@ def test_overlap_and_rest_make_the_whole(scored, tiny_training):
     for record, overlap in zip(split.images, evaluation.overlap_confusions, strict=True):
         layers = np.zeros((record.height, record.width), int)
         for annotation in split.coco.annotations_of(record.id):
-            layers += evaluate_module.annotation_to_instance_mask(
-                annotation, record.height, record.width
-            )
+            layers += annotation_to_instance_mask(annotation, record.height, record.width)
         assert overlap.sum() == (layers >= 2).sum() > 0
     scores = [row["score"] for row in evaluation.metrics["strata"]["overlap"]]
     assert all(0 <= score <= 1 for score in scores)
+
+
+def test_boundary_and_calibration_count_the_same_pixels_as_the_headline(scored):
+    evaluation, _ = scored
+    metrics = evaluation.metrics
+    calibration = metrics["calibration"]
+    assert calibration["pixel_accuracy"] == pytest.approx(metrics["pixel_accuracy"], abs=1e-12)
+    assert sum(row["pixels"] for row in calibration["bins"]) == evaluation.confusions.sum()
+    np.testing.assert_allclose(evaluation.calibration.sum(0), evaluation.class_calibration.sum(0))
+    of_predicted = evaluation.class_calibration[:, :, 0].sum(axis=1)
+    assert of_predicted.tolist() == evaluation.confusions.sum(axis=(0, 1)).tolist()
+    both, target, predicted = evaluation.boundaries.sum(axis=0)
+    assert (both <= np.minimum(target, predicted)).all()
+    assert (target <= evaluation.confusions.sum(axis=(0, 2))).all()
+    low, high = metrics["boundary"]["intervals"]["mean_iou"]
+    assert low <= metrics["boundary"]["mean_iou"] <= high
+
+
+def test_time_is_split_among_jobs(scored):
+    evaluation, _ = scored
+    seconds = evaluation.metrics["seconds"]
+    jobs = ("reading", "network", "counting", "boundaries", "calibration", "strata")
+    assert set(jobs) <= set(seconds)
+    assert min(seconds.values()) >= 0
+    assert sum(seconds[job] for job in jobs) == pytest.approx(seconds["total"], abs=0.01)
+
+
+def test_what_is_kept_does_not_grow_with_the_photos_size(monkeypatch, hand_split, tiny_network):
+    """Photos and masks are let go: only counts, and packed masks for composites, are kept."""
+    kept = []
+
+    class Spy(evaluate_module._Counter):
+        def add(self, record, image, target):
+            super().add(record, image, target)
+            kept.append([weakref.ref(image), weakref.ref(target)])
+
+    monkeypatch.setattr(evaluate_module, "_Counter", Spy)
+    evaluate(tiny_network, hand_split, bootstrap_samples=10, progress=False)
+    gc.collect()
+    assert [reference() for photo in kept for reference in photo] == [None, None]
 
 
 def test_area_bands_hold_every_visible_annotation_once(scored):
@@ -392,6 +455,74 @@ def test_classes_of_another_scheme_are_refused(tiny_config, tiny_network):
     split = load_split(config.data, "val", progress=False)
     with pytest.raises(ValueError, match=r"knows 13 classes .* the data have 47; .*data\.scheme"):
         evaluate(tiny_network, split, progress=False)
+
+
+# --- composites ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def without_person_counts(tiny_training) -> SplitData:
+    """The drawn val photos, as a dataset whose annotations do not count people."""
+    split = tiny_training.val_split
+    images = tuple(msgspec.structs.replace(r, person_count=None) for r in split.images)
+    return dataclasses.replace(split, images=images)
+
+
+def test_composites_stand_in_where_nobody_counted_people(without_person_counts, tiny_network):
+    evaluation = evaluate(tiny_network, without_person_counts, bootstrap_samples=50, progress=False)
+    strata = evaluation.metrics["strata"]
+    assert strata["people"] == []
+    assert [row["stratum"] for row in strata["composites"]] == [
+        f"{n} photos, {layout}" for layout in ("side by side", "overlapping") for n in (2, 3, 4)
+    ]
+    assert {row["n"] for row in strata["composites"]} == {"2 composites"}
+    for row in strata["composites"]:
+        assert row["drop"] == pytest.approx(row["alone"] - row["score"])
+        assert row["drop_low"] <= row["drop"] <= row["drop_high"]
+    assert evaluation.composite_members.shape == (12, 4)
+    # The same pixels, twice: they agree on the truth.
+    targets = [
+        counts.sum(axis=2).tolist()
+        for counts in (evaluation.composite_confusions, evaluation.composite_alone)
+    ]
+    assert targets[0] == targets[1]
+    assert "composites" in evaluation.metrics["seconds"]
+
+
+def test_no_composites_where_people_are_counted(scored):
+    evaluation, _ = scored
+    assert evaluation.metrics["strata"]["composites"] == []
+    assert evaluation.composite_confusions.shape == (0, 13, 13)
+
+
+# --- real photos ---------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_classes_that_do_not_occur_on_real_photos(monkeypatch, real_data, tiny_network, tmp_path):
+    """Ten of the 13 classes occur; of the others one is predicted, in one pixel of one photo."""
+    config = DataConfig(data_root=str(real_data / "ccp"), derived_root=str(tmp_path / "derived"))
+    split = load_split(config, "val", progress=False)
+    split = dataclasses.replace(split, images=split.images[:40])
+    monkeypatch.setattr(evaluate_module, "_composites", lambda split: [])
+    truth = {}
+    for record in split.images:
+        image, target = split.read_pair(record)
+        truth[image.tobytes()] = (target, fit_mask(target, tiny_network.image_size, "squash"))
+    key, (target, squashed) = next(iter(truth.items()))
+    wrong = target.copy()
+    wrong[0, 0] = 1
+    truth[key] = (wrong, squashed)
+    stub_predictions(monkeypatch, lambda image: truth[image.tobytes()])
+    metrics = evaluate(tiny_network, split, bootstrap_samples=20, progress=False).metrics
+    absent = [n for n, scores in metrics["per_class"].items() if scores["status"] == "absent"]
+    assert absent == ["garment parts", "decorations"]
+    closures = metrics["per_class"]["closures"]
+    assert (closures["status"], closures["iou"], closures["target_pixels"]) == ("no target", 0.0, 0)
+    of_target = [s["iou"] for s in metrics["per_class"].values() if s["target_pixels"]]
+    assert len(of_target) == 10
+    assert metrics["mean_iou_target_classes"] == pytest.approx(sum(of_target) / 10, abs=1e-12)
+    assert metrics["mean_iou"] == pytest.approx(sum(of_target) / 11, abs=1e-12)
 
 
 # --- on the command line -------------------------------------------------------------------------

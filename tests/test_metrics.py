@@ -9,6 +9,7 @@ import torchmetrics.classification as referee
 
 from clothseg_utils import metrics
 from clothseg_utils.metrics import (
+    CLASS_SCORES,
     bootstrap_intervals,
     confusion_matrix,
     confusion_to_table,
@@ -370,7 +371,8 @@ def test_table_has_one_row_per_class():
     table = confusion_to_table(scores, ["background", "head", "neck"], intervals)
     columns = ["class_name", "iou", "f1", "precision", "recall", "target_share", "status"]
     assert list(plain) == columns
-    assert list(table) == [*columns, "iou_low", "iou_high", "f1_low", "f1_high"]
+    with_ends = [f"{score}_{end}" for score in CLASS_SCORES for end in ("low", "high")]
+    assert list(table) == [*columns, *with_ends]
     assert table["target_share"].tolist() == [0.5, 0.5, 0.0]
     assert table["status"].tolist() == ["ok", "ok", "absent"]
     assert table["iou_low"].tolist() == pytest.approx([1 / 2, 2 / 5, math.nan], nan_ok=True)
