@@ -37,6 +37,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "train",
     "predict",
     "evaluate",
+    "compare",
     "report",
     "pipeline",
     "__main__",
