@@ -21,6 +21,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -561,9 +562,7 @@ def plot_class_scores(scores: pd.DataFrame, table: ClassTable, *, source: str) -
     metrics = {"iou": "IoU", "f1": "F1"}
     bounds = [f"{key}{end}" for key in metrics for end in ("", "_low", "_high")]
     _check_columns(scores, "scores", ["class_name", "status", *bounds])
-    unknown = sorted(set(scores["class_name"]) - set(table.names))
-    if unknown:
-        raise ValueError(f"scores have classes {unknown}; expected names of the class table")
+    _check_classes(scores["class_name"], "scores", table)
     scores = scores.sort_values("iou", na_position="first", kind="stable")
     ids = [table.names.index(name) for name in scores["class_name"]]
     rows = np.arange(len(scores))
@@ -637,6 +636,262 @@ def plot_strata(
 
 
 @_styled
+def plot_boundary_scores(scores: pd.DataFrame, table: ClassTable, *, source: str) -> Figure:
+    """Plot boundary IoU of every class with intervals, beside its mask IoU.
+
+    Args:
+        scores: one row per class: columns class_name, iou, boundary_iou, low, high (of the boundary
+            IoU); 0..1 or nan for absent classes.
+        table: names and colours of the classes.
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, or a class is not in the table.
+    """
+    _check_columns(scores, "scores", ["class_name", "iou", "boundary_iou", "low", "high"])
+    _check_classes(scores["class_name"], "scores", table)
+    scores = scores.sort_values("boundary_iou", na_position="first", kind="stable")
+    ids = [table.names.index(name) for name in scores["class_name"]]
+    rows = np.arange(len(scores))
+    figure = _new_figure(_rows_in(len(scores)), source)
+    axes = figure.subplots()
+    axes.hlines(rows, scores["low"], scores["high"], color="0.35", lw=1.6)
+    axes.scatter(
+        scores["iou"], rows, s=46, marker="|", color=_BLUE, lw=2.2, label="mask IoU", zorder=2
+    )
+    axes.scatter(
+        scores["boundary_iou"],
+        rows,
+        s=48 if len(scores) <= _FEW else 30,
+        c=table.colors[ids] / 255,
+        ec="0.2",
+        lw=0.8,
+        label="boundary IoU",
+        zorder=3,
+    )
+    for row in rows[scores["boundary_iou"].isna()]:
+        axes.text(0.02, row, "absent", va="center", color="0.35", style="italic")
+    axes.set_yticks(rows, scores["class_name"])
+    axes.set_ylim(-0.7, len(scores) - 0.3)
+    axes.set_xlim(-0.02, 1.02)
+    axes.grid(axis="x")
+    axes.set_xlabel("IoU")
+    # Neutral swatches: the dots have the colours of their classes.
+    handles = [
+        Line2D([], [], ls="", marker="o", mfc="white", mec="0.2", label="boundary IoU"),
+        Line2D([], [], ls="", marker="|", mew=2.2, ms=8, color=_BLUE, label="mask IoU"),
+    ]
+    axes.legend(
+        handles=handles, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0
+    )
+    mean = scores["boundary_iou"].mean()
+    axes.set_title(f"Boundary IoU, mean {mean:.3f}" if np.isfinite(mean) else "Boundary IoU")
+    return figure
+
+
+@_styled
+def plot_reliability(bins: pd.DataFrame, *, ece: float, source: str) -> Figure:
+    """Plot how often pixels are right against how sure the network is of them.
+
+    Args:
+        bins: one row per bin of probability: columns low, high (its limits, 0..1), pixels, accuracy
+            and confidence (mean probability; nan where a bin is empty).
+        ece: expected calibration error, 0..1; nan if there is none.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or there are no rows.
+    """
+    _check_columns(bins, "bins", ["low", "high", "pixels", "accuracy", "confidence"])
+    total = bins["pixels"].sum()
+    figure = _new_figure(5.6, source, width_in=5.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color=_GREY, ls="--", lw=1.2, label="calibrated")
+    width = bins["high"] - bins["low"]
+    middle = (bins["low"] + bins["high"]) / 2
+    upper.bar(middle, bins["accuracy"], width, color="#cfe2f0", ec="white", lw=0.8)
+    upper.vlines(bins["confidence"], bins["accuracy"], bins["confidence"], color=_ORANGE, lw=1.6)
+    upper.plot(bins["confidence"], bins["accuracy"], "o", color=_BLUE, ms=5.5, label="this network")
+    upper.set(xlim=(0, 1), ylim=(0, 1))
+    upper.set_ylabel("share of the pixels that is right")
+    upper.grid()
+    upper.legend(loc="upper left")
+    lower.bar(middle, 100 * bins["pixels"] / max(1, total), width, color=_BLUE, ec="white", lw=0.8)
+    lower.set_ylabel("pixels, %")
+    lower.grid(axis="y")
+    lower.set_xlabel("probability of the predicted class; orange: gap between sure and right")
+    upper.set_title("Reliability of the probabilities")
+    n_pixels = f"n = {EngFormatter(places=1)(total)}px"
+    text = "no pixels" if np.isnan(ece) else f"ECE {ece:.3f}, {n_pixels}"
+    upper.set_title(text, loc="right", weight="normal")
+    return figure
+
+
+@_styled
+def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
+    """Plot the score of composites next to their photos alone, the drop, and what gets lost.
+
+    Args:
+        strata: one row per group: columns stratum, n, score, low, high, alone, alone_low,
+            alone_high, drop, drop_low, drop_high, missed, missed_alone; 0..1, or nan.
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, or there are no rows.
+    """
+    ends = [f"{name}{end}" for name in ("alone", "drop") for end in ("", "_low", "_high")]
+    _check_columns(
+        strata, "strata", ["stratum", "n", "score", "low", "high", *ends, "missed", "missed_alone"]
+    )
+    rows = np.arange(len(strata))[::-1]
+    figure = _new_figure(1.7 + 0.42 * len(strata), source, width_in=9)
+    scores, drops, missed = figure.subplots(1, 3, sharey=True, width_ratios=[1.2, 1, 1])
+    for prefix, offset, color in (("alone", 0.13, "0.5"), ("", -0.13, _BLUE)):
+        low, high = (f"{prefix}_low", f"{prefix}_high") if prefix else ("low", "high")
+        scores.hlines(rows + offset, strata[low], strata[high], color=color, lw=2)
+        scores.scatter(strata[prefix or "score"], rows + offset, s=38, color=color, zorder=3)
+    scores.set_xlim(left=0)
+    scores.set_title("Mean IoU")
+    drops.axvline(0, color=_GREY, lw=1.2)
+    drops.hlines(rows, strata["drop_low"], strata["drop_high"], color=_ORANGE, lw=2.2)
+    drops.scatter(strata["drop"], rows, s=46, color=_ORANGE, zorder=3)
+    drops.set_title("Drop (alone - together)")
+    for column, offset, color in (("missed_alone", 0.13, "0.5"), ("missed", -0.13, _BLUE)):
+        missed.scatter(100 * strata[column], rows + offset, s=38, color=color, zorder=3)
+    missed.set_xlim(0, 100)
+    missed.set_title("Taken for background, %")
+    missed.set_xlabel("of the garments' pixels")
+    for axes in (scores, drops, missed):
+        axes.grid(axis="x")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    names = [f"{s}  (n = {n})" for s, n in zip(strata["stratum"], strata["n"], strict=True)]
+    scores.set_yticks(rows, names)
+    scores.set_ylim(-0.6, len(strata) - 0.4)
+    handles = [
+        Line2D([], [], color=color, marker="o", lw=2, label=label)
+        for color, label in (("0.5", "photos alone"), (_BLUE, "together"))
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    figure.suptitle("Several people in one photo: composites", x=0.01, ha="left")
+    return figure
+
+
+@_styled
+def plot_area_curve(
+    bands: pd.DataFrame, categories: pd.DataFrame, table: ClassTable, *, source: str
+) -> Figure:
+    """Plot what is found of annotations against their size: by band, and by category.
+
+    Args:
+        bands: one row per area band, small first: columns stratum, n, score (mean recall), low,
+            high, iou, iou_low, iou_high; nan where a band is empty.
+        categories: one row per category: columns stratum, n, class_name, median_area (pixels),
+            score, low, high; may be empty.
+        table: names and colours of the classes.
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, there are no bands, or a class is not in the table.
+    """
+    _check_columns(
+        bands, "bands", ["stratum", "n", "score", "low", "high", "iou", "iou_low", "iou_high"]
+    )
+    if len(categories):
+        _check_columns(
+            categories, "categories", ["stratum", "n", "class_name", "median_area", "score"]
+        )
+        _check_classes(categories["class_name"], "categories", table)
+    n_categories = len(categories)
+    height_in = max(4.4, 1.2 + 0.2 * n_categories)
+    figure = _new_figure(height_in, source, width_in=9.5)
+    by_band, by_category = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    places = np.arange(len(bands))
+    for column, color, label in (("score", _BLUE, "recall"), ("iou", _ORANGE, "IoU")):
+        ends = ("low", "high") if column == "score" else ("iou_low", "iou_high")
+        low, high = (bands[end].to_numpy(float) for end in ends)
+        by_band.fill_between(places, low, high, color=color, alpha=0.18, lw=0)
+        by_band.plot(places, bands[column], "o-", color=color, ms=5, label=f"mean {label}")
+    names = [
+        f"{s.removesuffix(' px')}\n{str(n).split()[0]}"
+        for s, n in zip(bands["stratum"], bands["n"], strict=True)
+    ]
+    by_band.set_xticks(places, names)
+    by_band.set_xlim(-0.3, len(bands) - 0.7)
+    by_band.set_ylim(0, 1)
+    by_band.grid(axis="y")
+    by_band.set_xlabel("area of the annotation, pixels; below: annotations")
+    by_band.set_ylabel("score inside the annotation's mask")
+    by_band.legend(loc="upper left")
+    by_band.set_title("By area")
+    if n_categories:
+        _draw_categories(by_category, categories, table)
+    else:
+        by_category.set_axis_off()
+        by_category.text(0.5, 0.5, "no annotations", ha="center", transform=by_category.transAxes)
+    by_category.set_title("By category, small ones at the top")
+    return figure
+
+
+def _draw_categories(axes: Axes, categories: pd.DataFrame, table: ClassTable) -> None:
+    """Recall of each category, with interval, its size and the number of its annotations."""
+    rows = np.arange(len(categories))
+    ids = [table.names.index(name) for name in categories["class_name"]]
+    axes.hlines(rows, categories["low"], categories["high"], color="0.5", lw=1.4)
+    colors = table.colors[ids] / 255
+    axes.scatter(categories["score"], rows, s=30, c=colors, ec="0.2", lw=0.8, zorder=3)
+    names = [
+        f"{_shorten(name, 24)}  {np.sqrt(area):,.0f}², n = {str(n).split()[0]}"
+        for name, area, n in zip(
+            categories["stratum"], categories["median_area"], categories["n"], strict=True
+        )
+    ]
+    axes.set_yticks(rows, names, fontsize=8 if len(rows) <= _FEW else 6.8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(-0.02, 1.02)
+    axes.grid(axis="x")
+    axes.set_xlabel("mean recall; beside the name: median area, annotations")
+
+
+@_styled
+def plot_overlap_pairs(pairs: pd.DataFrame, *, source: str) -> Figure:
+    """Plot, for pairs of overlapping categories, as what the upper one's pixels are seen.
+
+    Args:
+        pairs: one row per pair, the most confused first: columns stratum, n, score (part predicted
+            as the class below), low, high and recall (as the class on top); 0..1.
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, or there are no rows.
+    """
+    _check_columns(pairs, "pairs", ["stratum", "n", "score", "low", "high", "recall"])
+    rows = np.arange(len(pairs))[::-1]
+    figure = _new_figure(1.5 + 0.34 * len(pairs), source, width_in=9)
+    axes = figure.subplots()
+    below, right = 100 * pairs["score"].to_numpy(float), 100 * pairs["recall"].to_numpy(float)
+    parts = (("right", right, _BLUE), ("as the one below", below, _ORANGE))
+    left = np.zeros(len(pairs))
+    for label, values, color in (*parts, ("as something else", 100 - right - below, "0.85")):
+        axes.barh(rows, values, 0.62, left=left, color=color, ec="white", lw=0.8, label=label)
+        left += values
+    # The interval belongs to the orange part, whose beginning moves too: so only its length counts.
+    texts = [
+        f"{value:.0f} %" + (f" ({100 * low:.0f} to {100 * high:.0f})" if np.isfinite(low) else "")
+        for value, low, high in zip(below, pairs["low"], pairs["high"], strict=True)
+    ]
+    for row, text in zip(rows, texts, strict=True):
+        axes.text(101.5, row, text, va="center", fontsize=8.5, color=_ORANGE)
+    axes.set_xlim(0, 100)
+    names = [f"{_shorten(s, 44)}\n{n}" for s, n in zip(pairs["stratum"], pairs["n"], strict=True)]
+    axes.set_yticks(rows, names, fontsize=7.5)
+    axes.set_ylim(-0.6, len(pairs) - 0.4)
+    axes.set_xlabel("overlapping pixels of the category on top, %; at the right: as the one below")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2)
+    figure.suptitle("Which garment is seen where two overlap", x=0.01, ha="left")
+    return figure
+
+
+@_styled
 def plot_option_trials(trials: pd.DataFrame, *, source: str) -> Figure:
     """Plot what each test-time option gains beside what it costs.
 
@@ -693,9 +948,7 @@ def plot_differences(
         ValueError: columns are missing, there are no rows, or a class is not in the table.
     """
     _check_columns(differences, "differences", ["class_name", "difference", "low", "high"])
-    unknown = sorted(set(differences["class_name"]) - set(table.names))
-    if unknown:
-        raise ValueError(f"differences have classes {unknown}; expected names of the class table")
+    _check_classes(differences["class_name"], "differences", table)
     differences = differences.sort_values("difference", na_position="first", kind="stable")
     rows = np.arange(len(differences))
     ids = [table.names.index(name) for name in differences["class_name"]]
@@ -1073,6 +1326,12 @@ def _check_columns(frame: pd.DataFrame, name: str, columns: Sequence[str]) -> No
     if missing:
         raise ValueError(f"{name} lack the columns {missing}; got {list(frame.columns)}")
     _check_not_empty(frame, name)
+
+
+def _check_classes(class_names: Iterable[str], name: str, table: ClassTable) -> None:
+    unknown = sorted(set(class_names) - set(table.names))
+    if unknown:
+        raise ValueError(f"{name} have classes {unknown}; expected names of the class table")
 
 
 def _check_not_empty(values: object, name: str) -> None:

@@ -26,6 +26,7 @@ MEAN_SCORES = (
     "mean_iou_no_background",
     "mean_iou_target_classes",
     "macro_f1",
+    "macro_f1_no_background",
     "pixel_accuracy",
 )
 """What is reported of a split, with an interval."""
@@ -115,6 +116,8 @@ class Intervals:
     mean_iou_target_classes_high: float
     macro_f1_low: float
     macro_f1_high: float
+    macro_f1_no_background_low: float
+    macro_f1_no_background_high: float
     pixel_accuracy_low: float
     pixel_accuracy_high: float
 
@@ -680,6 +683,7 @@ def _scores_of_counts(
         "mean_iou_no_background": _mean(iou[:, 1:], present[:, 1:]),
         "mean_iou_target_classes": _mean(iou, target > 0),
         "macro_f1": _mean(f1, present),
+        "macro_f1_no_background": _mean(f1[:, 1:], present[:, 1:]),
         "pixel_accuracy": _ratio(hits.sum(-1), total, total > 0),
     }
 

@@ -61,9 +61,14 @@ _FIGURE_TITLES = {
     "04_confusion_matrix": "Confusion matrix, rows are the truth",
     "04_error_kinds": "Kinds of error of each class: correct, missed, wrong class, false alarm",
     "04_options": "Test-time options: gain of mean IoU and cost",
+    "04_boundaries": "Boundary IoU of each class, beside its mask IoU",
+    "04_reliability": "Reliability diagram of the pixel probabilities",
     "04_people": "Score by number of people",
-    "04_object_area": "Recall by size of the object",
+    "04_composites": "Composites of several photos, beside the photos alone",
+    "04_object_area": "Recall and IoU by size of the object, and by category",
     "04_overlap": "Score of overlapping annotations",
+    "04_overlap_pairs": "Categories that are taken for the one below them",
+    "04_hidden": "What painting order hides of each class",
     "04_image_scores": "Scores of single photos",
     "04_comparison": "Comparison with the earlier system",
     "05_best": "Best photos: input, truth, prediction",
@@ -83,9 +88,11 @@ _KNOWN_TABLES = (
     "01_summary",
     "03_history",
     "03_network",
+    "04_boundaries",
     "04_headline",
     "04_per_class",
     "04_options",
+    "04_reliability",
     "04_strata",
     "05_disagreement",
     "05_failed",
@@ -93,12 +100,57 @@ _KNOWN_TABLES = (
 
 _STRATUM_TITLES = {
     "people": "Several people in one photo",
+    "composites": "Several people: composites of photos",
     "object_area": "Small objects",
+    "category": "Small objects, by category",
     "overlap": "Overlapping annotations",
+    "overlap_pairs": "Overlapping categories that are confused",
+    "hidden": "What painting order hides",
 }
 
 # What a stratum's score is; mean IoU where nothing is said.
-_STRATUM_SCORES = {"object_area": "mean recall"}
+_STRATUM_SCORES = {
+    "object_area": "mean recall",
+    "category": "mean recall",
+    "overlap_pairs": "predicted as the one below",
+    "hidden": "hidden share",
+}
+
+# What else is known of the groups of a stratum: column title -> keys, one or (low, high).
+_STRATUM_COLUMNS: Mapping[str, Mapping[str, str | tuple[str, str]]] = {
+    "people": {"taken for background": "missed"},
+    "composites": {
+        "photos alone": "alone",
+        "drop": "drop",
+        "95 % interval of the drop": ("drop_low", "drop_high"),
+        "taken for background": "missed",
+        "alone": "missed_alone",
+    },
+    "object_area": {"mean IoU": "iou", "95 % interval of the IoU": ("iou_low", "iou_high")},
+    "category": {"mean IoU": "iou", "median area, px": "median_area"},
+    "overlap_pairs": {"predicted right": "recall"},
+}
+
+_STRATUM_TEXTS = {
+    "object_area": "Inside the mask of each annotation; bands by the area of that mask. The recall "
+    "counts the pixels that are not painted over; the IoU sets false alarms inside the mask "
+    "against them.",
+    "category": "As above, small categories first.",
+    "overlap_pairs": "Of the pixels of the upper category that lie on the lower one; most confused "
+    "pixels first, pairs of different classes in at least two photos.",
+    "hidden": "The part of each class's annotated pixels over which another class is painted: what "
+    "the masks, and so the scores, do not know of.",
+}
+
+# Why a stratum may be empty.
+_STRATUM_EMPTY = {
+    "people": "Not measured: the annotations of this dataset carry no person counts.",
+    "composites": "Not needed, or too few photos: composites stand in where the annotations carry "
+    "no person counts.",
+    "category": "This split holds no annotations.",
+    "overlap_pairs": "No two categories of different classes overlap in two photos of this split.",
+}
+_FOLDED_STRATA = ("category",)
 
 # The notebook that a section's settings are read by; training for all others.
 _OWNERS = {"evaluate": "04_metric_evaluation", "predict": "05_qualitative_overlays"}
@@ -897,6 +949,10 @@ def _scores(facts: _Facts) -> list[Block]:
             "every mean. “no target”: predicted but not in the truth, so IoU 0 and counted."
         ),
         *_pictures(facts, "04_class_scores"),
+        Heading("Boundaries"),
+        *_boundaries(facts),
+        Heading("Calibration"),
+        *_calibration(facts),
         Heading("Confusions"),
         *_pictures(facts, "04_confusion_matrix"),
         _confusion_table(facts),
@@ -947,18 +1003,81 @@ def _class_table(facts: _Facts) -> Table:
             _score(scores["f1"]),
             _range(intervals.get(name, {}).get("f1")),
             _score(scores["precision"]),
+            _range(intervals.get(name, {}).get("precision")),
             _score(scores["recall"]),
+            _range(intervals.get(name, {}).get("recall")),
             _percent(scores["target_pixels"] / total) if total else _MISSING,
         )
         for name, scores in metrics["per_class"].items()
     )
-    head = ("class", "status", "IoU", "95 % interval", "F1", "95 % interval")
+    interval = "95 % interval"
+    head = ("class", "status", "IoU", interval, "F1", interval, "precision", interval)
     return Table(
-        (*head, "precision", "recall", "target share"),
+        (*head, "recall", interval, "target share"),
         rows,
         text_columns=2,
         title=f"Per class; {_source(facts)}",
     )
+
+
+def _boundaries(facts: _Facts) -> list[Block]:
+    boundary = facts.metrics.get("boundary")
+    if boundary is None:
+        return [_missing("boundary IoU")]
+    interval = _range(boundary["intervals"]["mean_iou"])
+    rows = tuple(
+        (
+            name,
+            _score(scores["iou"]),
+            _range(scores["interval"]),
+            _score(facts.metrics["per_class"][name]["iou"]),
+        )
+        for name, scores in boundary["per_class"].items()
+    )
+    head = ("class", "boundary IoU", "95 % interval", "mask IoU")
+    return [
+        Text(
+            f"Mean boundary IoU {_score(boundary['mean_iou'])} (95 % interval {interval}); without "
+            f"background {_score(boundary['mean_iou_no_background'])}. Protocol: "
+            f"{boundary['protocol']}."
+        ),
+        Table(head, rows, title=f"Boundary IoU per class; {_source(facts)}"),
+        *_pictures(facts, "04_boundaries"),
+    ]
+
+
+def _calibration(facts: _Facts) -> list[Block]:
+    calibration = facts.metrics.get("calibration")
+    if calibration is None:
+        return [_missing("calibration")]
+    sure, right = calibration["mean_confidence"], calibration["pixel_accuracy"]
+    verdict = ""
+    if sure is not None:
+        verdict = (
+            f" On average the network gives its class {_percent(sure)} and is right in "
+            f"{_percent(right)} of the pixels: it is {'too sure' if sure > right else 'too unsure'}"
+            " of itself."
+        )
+    rows = tuple(
+        (
+            name,
+            _score(scores["ece"]),
+            _score(scores["mean_confidence"]),
+            _score(scores["precision"]),
+        )
+        for name, scores in calibration["per_class"].items()
+    )
+    head = ("predicted class", "ECE", "mean probability", "share that is right")
+    return [
+        Text(
+            f"ECE {_score(calibration['ece'])} (95 % interval {_range(calibration['interval'])}); "
+            "of the pixels predicted as a garment "
+            f"{_score(calibration['ece_no_background'])}.{verdict} Protocol: "
+            f"{calibration['protocol']}."
+        ),
+        *_pictures(facts, "04_reliability"),
+        Table(head, rows, title=f"Calibration per predicted class; {_source(facts)}", folded=True),
+    ]
 
 
 def _confusion_table(facts: _Facts) -> Table:
@@ -992,10 +1111,8 @@ def _limits(facts: _Facts) -> list[Block]:
             blocks += _stratum_blocks(facts, name, strata[name])
             figure = f"04_{name}"
             blocks += _pictures(facts, figure) if figure in _FIGURE_TITLES else []
-        elif name == "people" and name in strata:
-            blocks.append(
-                Text("Not measured: the annotations of this dataset carry no person counts.")
-            )
+        elif name in _STRATUM_EMPTY and name in strata:
+            blocks.append(Text(_STRATUM_EMPTY[name]))
         else:
             blocks.append(_missing(f"the stratum {name}"))
     further = _further(facts, "04_")
@@ -1006,14 +1123,29 @@ def _limits(facts: _Facts) -> list[Block]:
 
 def _stratum_blocks(facts: _Facts, name: str, strata: Sequence[Mapping[str, Any]]) -> list[Block]:
     label = _STRATUM_SCORES.get(name, "mean IoU")
+    further = _STRATUM_COLUMNS.get(name, {})
     rows = tuple(
-        (s["stratum"], s["n"], _score(s["score"]), _range((s["low"], s["high"]))) for s in strata
+        (
+            s["stratum"],
+            s["n"],
+            _score(s["score"]),
+            _range((s["low"], s["high"])),
+            *(_stratum_cell(s, keys) for keys in further.values()),
+        )
+        for s in strata
     )
-    head = ("group", "n", label, "95 % interval")
+    head = ("group", "n", label, "95 % interval", *further)
     title = f"{_STRATUM_TITLES.get(name, name)}; {_source(facts)}"
-    blocks: list[Block] = [Table(head, rows, text_columns=2, title=title)]
+    folded = name in _FOLDED_STRATA
+    blocks: list[Block] = [Table(head, rows, text_columns=2, title=title, folded=folded)]
     known = [s for s in strata if s["score"] is not None]
-    if len(known) > 1:
+    if name in _STRATUM_TEXTS:
+        blocks.insert(0, Text(_STRATUM_TEXTS[name]))
+    if name == "composites":
+        blocks.insert(0, Text(f"Protocol: {facts.metrics['composite_protocol']}."))
+    elif name in ("category", "overlap_pairs", "hidden"):
+        pass  # the groups have no order from which something would follow
+    elif len(known) > 1:
         first, last = known[0], known[-1]
         text = (
             f"The {label} is {_score(first['score'])} in the group “{first['stratum']}” and "
@@ -1023,6 +1155,16 @@ def _stratum_blocks(facts: _Facts, name: str, strata: Sequence[Mapping[str, Any]
     if len(known) < len(strata):
         blocks.append(Text(f"{_MISSING}: this split holds nothing of that group."))
     return blocks
+
+
+def _stratum_cell(stratum: Mapping[str, Any], keys: str | tuple[str, str]) -> str:
+    if isinstance(keys, tuple):
+        low, high = keys
+        return _range((stratum.get(low), stratum.get(high)))
+    value = stratum.get(keys)
+    if keys == "median_area" and value is not None:
+        return f"{value:,.0f}"
+    return _score(value)
 
 
 def _general_limits(facts: _Facts) -> Iterable[str]:

@@ -69,6 +69,50 @@ STRATA = pd.DataFrame(
         "n": [40, "7 photos", 0],
     }
 )
+BANDS = STRATA.assign(iou=[0.4, 0.3, np.nan], iou_low=[0.3, 0.1, np.nan], iou_high=0.6)
+CATEGORIES = pd.DataFrame(
+    {
+        "stratum": ["button", "coat"],
+        "n": ["12 annotations", "1 annotation"],
+        "class_name": ["closures", "wholebody"],
+        "median_area": [49.0, 90_000.0],
+        "score": [0.1, 0.9],
+        "low": [0.0, np.nan],
+        "high": [0.2, np.nan],
+    }
+)
+COMPOSITES = STRATA.assign(
+    **{"alone": 0.6, "alone_low": 0.5, "alone_high": 0.7, "missed": 0.3, "missed_alone": 0.2},
+    **{"drop": [0.1, 0.2, np.nan], "drop_low": 0.05, "drop_high": [0.2, 0.3, np.nan]},
+)
+PAIRS = pd.DataFrame(
+    {
+        "stratum": ["pocket on coat", "belt on dress"],
+        "n": ["1,200 px in 9 photos", "80 px in 2 photos"],
+        "score": [0.7, 0.25],
+        "low": [0.6, np.nan],
+        "high": [0.8, np.nan],
+        "recall": [0.2, 0.75],
+    }
+)
+BOUNDARIES = pd.DataFrame(
+    {
+        "class_name": ["background", "head", "neck"],
+        "iou": [0.9, 0.5, np.nan],
+        "boundary_iou": [0.6, 0.45, np.nan],
+        "low": [0.5, 0.4, np.nan],
+        "high": [0.7, 0.5, np.nan],
+    }
+)
+BINS = pd.DataFrame(
+    {
+        "low": [0.0, 0.5],
+        "high": [0.5, 1.0],
+        "pixels": [0.0, 4000.0],
+        "accuracy": [np.nan, 0.7],
+        "confidence": [np.nan, 0.9],
+    }
+)
 PHOTO = np.full((32, 24, 3), 100, np.uint8)
 MASK = np.zeros((32, 24), np.uint8)
 MASK[8:20, 4:20] = 12
@@ -128,6 +172,11 @@ PLOTS = {
     "class_extremes": lambda: figures.plot_class_extremes(
         {"head": [("best 0.90", PHOTO), ("worst 0.10", PHOTO)], "neck": []}, source=SOURCE
     ),
+    "boundary_scores": lambda: figures.plot_boundary_scores(BOUNDARIES, TABLE, source=SOURCE),
+    "reliability": lambda: figures.plot_reliability(BINS, ece=0.2, source=SOURCE),
+    "composites": lambda: figures.plot_composites(COMPOSITES, source=SOURCE),
+    "area_curve": lambda: figures.plot_area_curve(BANDS, CATEGORIES, TABLE, source=SOURCE),
+    "overlap_pairs": lambda: figures.plot_overlap_pairs(PAIRS, source=SOURCE),
     "comparison": lambda: figures.plot_comparison(
         {"mIoU": 0.4}, {"mIoU": 0.544}, source=SOURCE, note="another size"
     ),
@@ -158,6 +207,7 @@ def test_every_plot_function_is_tried_here():
 @pytest.mark.parametrize("name", PLOTS)
 def test_plot_names_its_source_and_leaves_no_traces(name):
     tables = [ANNOTATIONS, IMAGES, COOCCURRENCE, HISTORY, SCORES, STRATA]
+    tables += [BANDS, CATEGORIES, COMPOSITES, PAIRS, BOUNDARIES, BINS]
     copies = [table.copy() for table in tables]
     settings = dict(mpl.rcParams)
     figure = drawn(name)
@@ -328,6 +378,43 @@ def test_class_extremes_name_class_rank_and_score():
     assert {"head", "best 0.90", "worst 0.10", "missed", "false alarm"} <= set(texts)
 
 
+def test_boundary_scores_name_absent_classes_and_the_mean():
+    texts = texts_of(drawn("boundary_scores"))
+    assert "absent" in texts
+    assert f"Boundary IoU, mean {(0.6 + 0.45) / 2:.3f}" in texts
+    names = [t.get_text() for t in drawn("boundary_scores").axes[0].get_yticklabels()]
+    assert names == ["neck", "head", "background"]  # the best is at the top
+
+
+def test_reliability_says_how_many_pixels_and_how_far_off():
+    texts = texts_of(drawn("reliability"))
+    assert "ECE 0.200, n = 4.0 kpx" in texts
+    empty = figures.plot_reliability(BINS.assign(pixels=0.0), ece=np.nan, source=SOURCE)
+    assert any(text.startswith("no pixels") for text in texts_of(empty))
+
+
+def test_area_curve_shows_bands_and_categories_small_ones_first():
+    bands, categories = drawn("area_curve").axes
+    assert bands.get_xticklabels()[0].get_text() == "1 person\n40"
+    names = [t.get_text() for t in categories.get_yticklabels()]
+    assert names == ["button  7², n = 12", "coat  300², n = 1"]
+    assert categories.get_ylim()[0] > categories.get_ylim()[1]  # the first is at the top
+    dots = categories.collections[-1].get_facecolors()
+    assert tuple(dots[0][:3]) == pytest.approx(color_of("closures"))
+
+
+def test_area_curve_without_annotations():
+    figure = figures.plot_area_curve(BANDS, CATEGORIES.iloc[:0], TABLE, source=SOURCE)
+    assert "no annotations" in texts_of(figure)
+
+
+def test_overlap_pairs_add_up_to_all_pixels():
+    figure = drawn("overlap_pairs")
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert sum(widths) == pytest.approx(200)  # two pairs, 100 % each
+    assert {"70 % (60 to 80)", "25 %"} <= set(texts_of(figure))
+
+
 def test_image_score_histogram_leaves_out_what_has_no_score():
     figure = drawn("image_score_histogram")
     assert sum(bar.get_height() for bar in figure.axes[0].patches) == 2
@@ -389,6 +476,34 @@ BAD_CALLS = {
     "unknown class": (
         lambda: figures.plot_class_scores(SCORES.assign(class_name="hat"), TABLE, source=SOURCE),
         r"scores have classes \['hat'\]",
+    ),
+    "unknown class of boundaries": (
+        lambda: figures.plot_boundary_scores(
+            BOUNDARIES.assign(class_name="hat"), TABLE, source=SOURCE
+        ),
+        r"scores have classes \['hat'\]",
+    ),
+    "unknown class of categories": (
+        lambda: figures.plot_area_curve(
+            BANDS, CATEGORIES.assign(class_name="hat"), TABLE, source=SOURCE
+        ),
+        r"categories have classes \['hat'\]",
+    ),
+    "boundaries without mask IoU": (
+        lambda: figures.plot_boundary_scores(BOUNDARIES.drop(columns="iou"), TABLE, source=SOURCE),
+        r"scores lack the columns \['iou'\]",
+    ),
+    "no bins": (
+        lambda: figures.plot_reliability(BINS.iloc[:0], ece=0.1, source=SOURCE),
+        "no bins; expected at least one",
+    ),
+    "composites without a drop": (
+        lambda: figures.plot_composites(STRATA, source=SOURCE),
+        r"strata lack the columns \['alone'",
+    ),
+    "pairs without recall": (
+        lambda: figures.plot_overlap_pairs(PAIRS.drop(columns="recall"), source=SOURCE),
+        r"pairs lack the columns \['recall'\]",
     ),
     "other scores": (
         lambda: figures.plot_comparison({"a": 0.1}, {"b": 0.1}, source=SOURCE),

@@ -10,8 +10,10 @@ import torchmetrics.classification as referee
 from clothseg_utils import metrics
 from clothseg_utils.metrics import (
     CLASS_SCORES,
+    MEAN_SCORES,
     bootstrap_differences,
     bootstrap_intervals,
+    bootstrap_ratios,
     confusion_matrix,
     confusion_to_table,
     scores_from_confusion,
@@ -270,6 +272,38 @@ def test_intervals_cover_the_truth_about_as_often_as_promised():
     assert 0.88 <= covered / trials <= 0.99
 
 
+def test_ratio_intervals_cover_the_truth_about_as_often_as_promised():
+    """Recall of annotations, a few in each photo; photos differ in how hard they are."""
+    rng = np.random.default_rng(0)
+    trials, covered = 300, np.zeros(2)
+    for _ in range(trials):
+        easy = rng.beta(4, 2, size=(60, 1))  # 2 / 3 on average
+        totals = rng.integers(0, 6, (60, 2)) * [1, 20]
+        found = rng.binomial(totals, easy)
+        low, high = bootstrap_ratios(found, totals, samples=300, rng=rng)
+        covered += (low <= 2 / 3) & (high >= 2 / 3)
+    assert (covered / trials >= 0.88).all()
+    assert (covered / trials <= 0.99).all()
+
+
+def test_ratio_intervals_equal_a_plain_loop_over_resamples(monkeypatch):
+    rng = np.random.default_rng(1)
+    below = rng.integers(1, 9, (7, 3))
+    below[2:, 1] = 0  # counted in two images only: some resamples have none of them
+    below[1:, 2] = 0  # counted in one image only
+    above = rng.random((7, 3)) * below
+    monkeypatch.setattr(metrics, "_WEIGHTS_AT_ONCE", 7 * 30)
+    low, high = bootstrap_ratios(above, below, samples=100, level=0.8, rng=np.random.default_rng(2))
+    rng = np.random.default_rng(2)
+    drawn = [np.repeat(np.arange(7), rng.multinomial(7, [1 / 7] * 7)) for _ in range(100)]
+    for k in (0, 1):
+        ratios = [above[d, k].sum() / below[d, k].sum() for d in drawn if below[d, k].any()]
+        assert len(ratios) < 100 or k == 0
+        expected = np.quantile(ratios, [0.1, 0.9])
+        assert (low[k], high[k]) == pytest.approx(tuple(expected))
+    assert np.isnan([low[2], high[2]]).all()
+
+
 def test_intervals_equal_a_plain_loop_over_resamples(monkeypatch):
     rng = np.random.default_rng(1)
     confusions = rng.integers(0, 9, (7, 3, 3))
@@ -284,11 +318,15 @@ def test_intervals_equal_a_plain_loop_over_resamples(monkeypatch):
     ]
     ends = [0.1, 0.9]
     assert any(np.isnan(s.iou[2]) for s in resampled)
-    for field in ("iou", "f1"):
+    for field in ("iou", "f1", "precision", "recall"):
         low, high = np.nanquantile([getattr(s, field) for s in resampled], ends, axis=0)
         np.testing.assert_allclose(getattr(got, f"{field}_low"), low)
         np.testing.assert_allclose(getattr(got, f"{field}_high"), high)
-    for field in ("mean_iou", "macro_f1"):
+    shares = [np.where(np.isnan(s.iou), np.nan, s.target_pixels) for s in resampled]
+    shares = [share / np.nansum(share) for share in shares]
+    low, high = np.nanquantile(shares, ends, axis=0)
+    np.testing.assert_allclose(got.of("target_share"), (low, high))
+    for field in MEAN_SCORES:
         low, high = np.quantile([getattr(s, field) for s in resampled], ends)
         assert getattr(got, f"{field}_low") == pytest.approx(low)
         assert getattr(got, f"{field}_high") == pytest.approx(high)
@@ -339,6 +377,17 @@ def test_bad_bootstrap_argument_is_refused(arguments, message):
     arguments = {"confusions": np.ones((2, 2, 2), int), **arguments}
     with pytest.raises(ValueError, match=message):
         bootstrap_intervals(**arguments, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"samples": 0}, "samples is 0"), ({"level": 1.0}, r"level is 1\.0; expected a share")],
+)
+def test_bad_argument_of_ratio_intervals_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_ratios(
+            np.ones((3, 1)), np.ones((3, 1)), rng=np.random.default_rng(0), **arguments
+        )
 
 
 # --- dict and table ------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from clothseg_utils.classes import SUPERCATEGORY_NAMES
 from clothseg_utils.photos import read_photo
 from clothseg_utils.predict import (
     PhotoTask,
+    logits_to_confidence,
     logits_to_mask,
     logits_to_probabilities,
     mask_to_coco,
@@ -102,6 +103,23 @@ def test_probabilities_add_up_and_agree_with_the_mask(tiny_network, drawn):
     of_mask = np.take_along_axis(probabilities, mask[None].astype(np.int64), axis=0)[0]
     assert np.array_equal(of_mask, probabilities.max(axis=0))
     assert len(np.unique(mask)) >= 3, "one class only would prove nothing"
+
+
+def test_confidence_is_the_probability_of_the_masks_class(tiny_network, drawn):
+    image = np.asarray(drawn)
+    logits = predict_logits(tiny_network, image)
+    probabilities = logits_to_probabilities(logits, *image.shape[:2])
+    confidence = logits_to_confidence(logits, *image.shape[:2])
+    assert confidence.shape == (64, 96)
+    assert confidence.dtype == np.float32
+    np.testing.assert_allclose(confidence, probabilities.max(axis=0), atol=2**-11)
+
+
+def test_confidence_of_extreme_logits():
+    """Between a pixel that is sure of class 0 and one that is sure of class 2."""
+    logits = torch.full((1, 3, 1, 2), -400.0)
+    logits[0, 0, 0, 0] = logits[0, 2, 0, 1] = 400.0
+    assert logits_to_confidence(logits, 1, 3).tolist() == [[1.0, 0.5, 1.0]]
 
 
 # --- one photo -----------------------------------------------------------------------------------

@@ -291,7 +291,7 @@ def test_headline_table_puts_protocols_and_reported_scores_side_by_side(
 def test_class_table_marks_absent_and_untargeted_classes(page: Page) -> None:
     rows = {row[0]: row for row in page.table("class", "status")}
     assert rows["upperbody"][:5] == ["upperbody", "ok", "0.800", "0.610 to 0.940", "0.889"]
-    assert rows["upperbody"][5:] == ["–", "1.000", "0.800", "50.0 %"]
+    assert rows["upperbody"][5:] == ["–", "1.000", "–", "0.800", "–", "50.0 %"]
     assert rows["closures"][1:3] == ["absent", "–"]
     assert rows["head"][1:3] == ["no target", "0.000"]
 
@@ -437,10 +437,67 @@ def test_unknown_figures_and_tables_are_shown(page: Page) -> None:
 
 def test_limits_say_why_a_stratum_is_empty(page: Page) -> None:
     assert "the annotations of this dataset carry no person counts" in page.text
-    assert page.table("group", "n", "mean recall") == [["tiny", "0 annotations", "–", "–"]]
+    rows = page.table("group", "n", "mean recall")
+    assert rows == [["tiny", "0 annotations", "–", "–", "–", "–"]]
     assert "this split holds nothing of that group" in page.text
     assert "0.500 in the group “rest” and 0.250 in the group “pile”" in page.text
     assert "nothing is known of them: closures" in page.text
+
+
+def test_boundaries_and_calibration_are_reported(full_run: RunFolder) -> None:
+    metrics = json.loads((full_run.path / "metrics.json").read_text())
+    metrics["boundary"] = {
+        "protocol": "bands of 2 %",
+        "mean_iou": 0.321,
+        "mean_iou_no_background": 0.123,
+        "intervals": {"mean_iou": [0.3, 0.4]},
+        "per_class": {name: {"iou": 0.25, "interval": [0.2, None]} for name in NAMES},
+    }
+    of_class = {"ece": None, "mean_confidence": 0.75, "precision": 0.5}
+    metrics["calibration"] = {
+        "protocol": "15 bins",
+        "ece": 0.0625,
+        "interval": [0.05, 0.07],
+        "ece_no_background": 0.2,
+        "mean_confidence": 0.9,
+        "pixel_accuracy": 0.85,
+        "per_class": dict.fromkeys(NAMES, of_class),
+    }
+    write_json(full_run.path / "metrics.json", metrics)
+    page, markdown = _read(full_run)
+    assert "Mean boundary IoU 0.321 (95 % interval 0.300 to 0.400)" in page.text
+    assert page.table("class", "boundary IoU")[0] == ["background", "0.250", "–", "0.750"]
+    assert "ECE 0.062 (95 % interval 0.050 to 0.070)" in page.text
+    assert "gives its class 90.0 % and is right in 85.0 % of the pixels" in page.text
+    assert "too sure" in page.text
+    assert page.table("predicted class")[1] == ["closures", "–", "0.750", "0.500"]
+    assert "bands of 2 %" in markdown.text
+
+
+def test_composites_say_what_company_costs(full_run: RunFolder) -> None:
+    metrics = json.loads((full_run.path / "metrics.json").read_text())
+    metrics["composite_protocol"] = "photos made into one"
+    metrics["strata"]["composites"] = [
+        {
+            "stratum": "2 photos, overlapping",
+            "n": "7 composites",
+            **{"score": 0.3, "low": 0.2, "high": 0.4, "missed": 0.35},
+            **{"alone": 0.5, "drop": 0.2, "drop_low": 0.1, "drop_high": 0.3, "missed_alone": 0.25},
+        }
+    ]
+    write_json(full_run.path / "metrics.json", metrics)
+    page, _ = _read(full_run)
+    assert "Protocol: photos made into one." in page.text
+    (row,) = page.table("group", "n", "mean IoU", "95 % interval", "photos alone")
+    assert row[2:] == [
+        "0.300",
+        "0.200 to 0.400",
+        "0.500",
+        "0.200",
+        "0.100 to 0.300",
+        "0.350",
+        "0.250",
+    ]
 
 
 def test_loss_section_holds_the_weights_of_the_run(page: Page) -> None:

@@ -29,6 +29,7 @@ def rectangle(annotation_id, category_id, left, top, right, bottom, *, area=None
         category_id=category_id,
         segmentation=[[left, top, right, top, right, bottom, left, bottom]],
         area=(right - left) * (bottom - top) if area is None else area,
+        bbox=(left, top, right - left, bottom - top),
     )
 
 
