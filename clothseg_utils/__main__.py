@@ -30,6 +30,24 @@ _Set = Annotated[
     typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change a setting; repeatable."),
 ]
 _DataRoot = Annotated[Path | None, typer.Option(help="Dataset in Fashionpedia's layout.")]
+_Flip = Annotated[bool, typer.Option("--tta-flip", help="Average with the mirrored photo.")]
+_Scales = Annotated[
+    str,
+    typer.Option(
+        "--tta-scales",
+        metavar="FACTORS",
+        help="Further input sizes to average over, such as 0.75,1.25.",
+    ),
+]
+_Window = Annotated[
+    int,
+    typer.Option(
+        "--window-px",
+        min=0,
+        metavar="PIXELS",
+        help="Slide windows of this side over photos that are larger.",
+    ),
+]
 _RunName = Annotated[str | None, typer.Option(help="Folder under outputs/.")]
 
 
@@ -173,6 +191,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for metrics.json and evaluation/.")],
     split: Annotated[str, typer.Option(help="train or val.")] = "val",
     write_masks: Annotated[bool, typer.Option("--write-masks", help="Keep the masks.")] = False,
+    tta_flip: _Flip = False,
+    tta_scales: _Scales = "",
+    window_px: _Window = 0,
 ) -> int:
     """Score a checkpoint on a split; needs the files of that split only.
 
@@ -187,7 +208,8 @@ def evaluate(
     from clothseg_utils.evaluate import seconds_text, write_evaluation
     from clothseg_utils.network import load_network
 
-    trained = load_network(checkpoint)
+    inference = _inference(tta_flip, tta_scales, window_px)
+    trained = load_network(checkpoint, inference=inference)
     data_config = DataConfig(data_root=_portable(data_root), scheme=trained.scheme)
     split_data = load_split(data_config, split)
     evaluation = score(trained, split_data, masks_dir=out / "masks" if write_masks else None)
@@ -217,6 +239,9 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Class probabilities as <stem>.npz.")
     ] = False,
+    tta_flip: _Flip = False,
+    tta_scales: _Scales = "",
+    window_px: _Window = 0,
 ) -> int:
     """Segment photos of any size: mask, colour mask and overlay for each.
 
@@ -225,8 +250,9 @@ def predict(
     from clothseg_utils.network import load_network
     from clothseg_utils.predict import plan_predictions, predict_photos
 
+    inference = _inference(tta_flip, tta_scales, window_px)
     tasks = plan_predictions(photos, out, as_json=json, probabilities=probabilities)
-    trained = load_network(checkpoint)
+    trained = load_network(checkpoint, inference=inference)
     summary = predict_photos(trained, tasks, as_json=json, probabilities=probabilities)
     for reason in summary.failed.values():
         _complain(reason)
@@ -270,6 +296,14 @@ def _config(
         if given and value and value not in ("imagenet", "none"):
             changed[name] = _portable(Path(value))
     return replace_fields(config, changed)
+
+
+def _inference(tta_flip: bool, tta_scales: str, window_px: int) -> Any:
+    """Test-time options given on the command line, checked like settings of a run."""
+    from clothseg_utils.config import Config, replace_fields
+
+    options = {"tta_flip": tta_flip, "tta_scales": tta_scales, "window_px": window_px}
+    return replace_fields(Config(), options).inference
 
 
 def _portable(path: Path) -> str:

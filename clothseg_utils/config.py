@@ -8,7 +8,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clothseg_utils.classes import Scheme
 
@@ -23,6 +23,9 @@ _Positive = Annotated[float, Field(gt=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
 _Count = Annotated[int, Field(ge=1)]
 _CountOrZero = Annotated[int, Field(ge=0)]
+
+_SMALLEST_WINDOW_PX = 32
+_SCALE_LIMITS = (0.25, 4.0)
 
 
 class _Section(BaseModel):
@@ -121,6 +124,68 @@ class EvaluateConfig(_Section):
 
     checkpoint: str = ""  # file to evaluate; empty means the run's best
     bootstrap_samples: Annotated[int, Field(ge=100)] = 2000  # resamples behind each interval
+    trial_photos: _CountOrZero = 60  # val photos to try test-time options on; 0 tries none
+
+
+class InferenceConfig(_Section):
+    """Test-time options: more looks at each photo for a better mask; all off by default."""
+
+    tta_flip: bool = False  # average with the mirrored photo
+    tta_scales: str = ""  # further input sizes, such as 0.75,1.25 of image_size; empty means none
+    window_px: _CountOrZero = 0  # side of windows slid over larger photos, pixels; 0 means none
+
+    @field_validator("tta_scales")
+    @classmethod
+    def _check_scales(cls, text: str) -> str:
+        _parse_scales(text)
+        return text
+
+    @field_validator("window_px")
+    @classmethod
+    def _check_window(cls, window_px: int) -> int:
+        if 0 < window_px < _SMALLEST_WINDOW_PX:
+            raise ValueError(f"expected 0 or at least {_SMALLEST_WINDOW_PX} pixels")
+        return window_px
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Input sizes as factors of `image_size`; the plain one first."""
+        return (1.0, *_parse_scales(self.tta_scales))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each photo is looked at once, as a whole."""
+        return self == InferenceConfig()
+
+    def describe(self) -> str:
+        """The options in words.
+
+        Example:
+            >>> InferenceConfig(tta_flip=True, window_px=512).describe()
+            'mirrored too; windows of 512 px over larger photos'
+        """
+        parts = ["mirrored too"] * self.tta_flip
+        if self.tta_scales:
+            parts.append("input sizes × " + ", ".join(f"{scale:g}" for scale in self.scales))
+        if self.window_px:
+            parts.append(f"windows of {self.window_px} px over larger photos")
+        return "; ".join(parts) or "none"
+
+
+PLAIN_INFERENCE = InferenceConfig()
+"""No test-time options: each photo is looked at once, as a whole."""
+
+
+def _parse_scales(text: str) -> tuple[float, ...]:
+    """Read "0.75, 1.25"; refuse what is no list of different factors other than 1."""
+    try:
+        scales = tuple(float(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise ValueError('expected factors separated by commas, such as "0.75,1.25"') from None
+    low, high = _SCALE_LIMITS
+    if len({*scales, 1.0}) <= len(scales) or not all(low <= scale <= high for scale in scales):
+        raise ValueError(f"expected different factors from {low:g} to {high:g}, without 1")
+    return scales
 
 
 class PredictConfig(_Section):
@@ -140,6 +205,7 @@ class Config(_Section):
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    inference: InferenceConfig = PLAIN_INFERENCE
     predict: PredictConfig = PredictConfig()
 
 
@@ -194,7 +260,7 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
             "epoch_images": 0,
             "num_workers": 0,
         },
-        "evaluate": {"bootstrap_samples": 200},
+        "evaluate": {"bootstrap_samples": 200, "trial_photos": 2},
         "predict": {"overlay_count": 2},
     },
 }

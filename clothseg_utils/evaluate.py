@@ -234,7 +234,7 @@ class _Counter:
 
     def _predict_squashed(self, image: np.ndarray, logits: torch.Tensor) -> np.ndarray:
         """Mask at the network's own size, (image_size, image_size) uint8, of the squashed photo."""
-        if self.trained.resize != "squash":
+        if self.trained.resize != "squash" or not self.trained.inference.is_plain:
             logits = predict_logits(self.trained, image, squash=True)
         return logits.max(dim=1).indices[0].byte().cpu().numpy()
 
@@ -370,8 +370,9 @@ def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[st
     watch.lap("calibration")
     strata = _strata(evaluation, split_data, samples)
     watch.lap("strata")
+    options = trained.inference
     return {
-        "protocol": PROTOCOL,
+        "protocol": f"{PROTOCOL}; test-time options: {options.describe()}",
         "n_images": len(evaluation.image_ids),
         "excluded": split_data.excluded,
         "split": split_data.split,
@@ -383,6 +384,7 @@ def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[st
         "annotations_sha256": split_data.coco.sha256,
         "image_size": trained.image_size,
         "resize": trained.resize,
+        "inference": options.model_dump(),
         **scores_to_dict(scores_from_confusion(confusion), names),
         "intervals": _intervals_to_dict(intervals, names, samples),
         "reported_protocol": {

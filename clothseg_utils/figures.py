@@ -26,7 +26,13 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from clothseg_utils.classes import SUPERCATEGORY_NAMES, ClassTable, class_colors
-from clothseg_utils.overlays import colorize, legend_entries, overlay
+from clothseg_utils.overlays import (
+    ERROR_COLORS,
+    ERROR_NAMES,
+    colorize,
+    legend_entries,
+    overlay,
+)
 from clothseg_utils.runs import atomic_path
 
 # Okabe-Ito, for all that is not a class: told apart by colour-blind readers.
@@ -57,6 +63,8 @@ _STYLE = {
     "savefig.facecolor": "white",
     "hatch.linewidth": 0.6,
 }
+
+_CENTRED = {"ha": "center", "va": "center"}
 
 P = ParamSpec("P")
 
@@ -884,6 +892,172 @@ def plot_overlap_pairs(pairs: pd.DataFrame, *, source: str) -> Figure:
 
 
 @_styled
+def plot_option_trials(trials: pd.DataFrame, *, source: str) -> Figure:
+    """Plot what each test-time option gains beside what it costs.
+
+    Args:
+        trials: one row per option, the plain one first: columns option, settings, mean_iou, gain
+            (of mean IoU), low, high (its interval; nan where there is none), seconds (per photo)
+            and cost (times the plain prediction).
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, or there are no rows.
+    """
+    _check_columns(
+        trials,
+        "trials",
+        ["option", "settings", "mean_iou", "gain", "low", "high", "seconds", "cost"],
+    )
+    rows = np.arange(len(trials))[::-1]
+    figure = _new_figure(1.6 + 0.42 * len(trials), source, width_in=9)
+    gains, costs = figure.subplots(1, 2, sharey=True, width_ratios=[1.3, 1])
+    _draw_differences(gains, rows, trials["gain"], trials["low"], trials["high"])
+    gains.set_title("Gain of mean IoU")
+    gains.set_xlabel("mean IoU minus that without options")
+    names = [f"{o}  ({m:.3f})" for o, m in zip(trials["option"], trials["mean_iou"], strict=True)]
+    gains.set_yticks(rows, names)
+    gains.set_ylim(-0.6, len(trials) - 0.4)
+    bars = costs.barh(rows, trials["cost"], 0.55, color="0.65")
+    texts = [
+        f"× {c:.1f}  ({1000 * s:,.0f} ms)"
+        for c, s in zip(trials["cost"], trials["seconds"], strict=True)
+    ]
+    costs.bar_label(bars, texts, padding=4, fontsize=8.5)
+    costs.margins(x=0.35)
+    costs.set_title("Cost")
+    costs.set_xlabel("time of one photo, times that without options")
+    figure.suptitle("Test-time options: gain and cost", x=0.01, ha="left")
+    return figure
+
+
+@_styled
+def plot_differences(
+    differences: pd.DataFrame, names: tuple[str, str], table: ClassTable, *, source: str
+) -> Figure:
+    """Plot the scores of one run minus those of another, class by class, with intervals.
+
+    Args:
+        differences: one row per class: columns class_name, difference, low, high (of IoU; nan where
+            the class is absent in a run).
+        names: of the two runs; right of zero the first one is better.
+        table: names and colours of the classes.
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, there are no rows, or a class is not in the table.
+    """
+    _check_columns(differences, "differences", ["class_name", "difference", "low", "high"])
+    _check_classes(differences["class_name"], "differences", table)
+    differences = differences.sort_values("difference", na_position="first", kind="stable")
+    rows = np.arange(len(differences))
+    ids = [table.names.index(name) for name in differences["class_name"]]
+    figure = _new_figure(_rows_in(len(rows)) + 0.3, source)
+    axes = figure.subplots()
+    columns = (differences[name].to_numpy(float) for name in ("difference", "low", "high"))
+    _draw_differences(axes, rows, *columns, colors=table.colors[ids] / 255)
+    for row in rows[differences["difference"].isna()]:
+        axes.text(0, row, " absent", va="center", color="0.35", style="italic", fontsize=8.5)
+    axes.set_yticks(rows, differences["class_name"])
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    one, other = (_shorten(name, 30) for name in names)
+    axes.set_xlabel(f"IoU of {one} minus IoU of {other}; hollow: the interval holds zero")
+    axes.set_title(f"← {other} is better", loc="left", fontsize=9, weight="normal")
+    axes.set_title(f"{one} is better →", loc="right", fontsize=9, weight="normal")
+    figure.suptitle("Difference of two runs on the same photos", x=0.01, ha="left")
+    return figure
+
+
+@_styled
+def plot_error_kinds(kinds: np.ndarray, class_names: Sequence[str], *, source: str) -> Figure:
+    """Plot what became of each garment's pixels, and beside it the false alarms.
+
+    Args:
+        kinds: (C, 4) pixels of each class that are correct, missed, of a wrong class, and false
+            alarms (`errors.error_kinds`); class 0, background, is left out.
+        class_names: index = class id.
+        source: what the data are.
+
+    Raises:
+        ValueError: not four numbers per class, or one class only.
+    """
+    kinds = np.asarray(kinds, np.float64)
+    if kinds.shape != (len(class_names), 4) or len(kinds) < 2:
+        raise ValueError(
+            f"kinds are {kinds.shape}; expected ({len(class_names)}, 4), and background not alone"
+        )
+    totals = kinds[1:, :3].sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        percent = 100 * kinds[1:] / totals[:, None]  # nan rows: not in the truth
+    order = np.argsort(np.nan_to_num(percent[:, 0], nan=-1), kind="stable")
+    rows = np.arange(len(order))
+    figure = _new_figure(_rows_in(len(rows)) + 0.4, source, width_in=9)
+    truth, alarms = figure.subplots(1, 2, sharey=True, width_ratios=[2.2, 1])
+    left = np.zeros(len(rows))
+    few = len(rows) <= _FEW
+    for code in (1, 2, 3):
+        values = np.nan_to_num(percent[order, code - 1])
+        color = ERROR_COLORS[code] / 255
+        truth.barh(rows, values, 0.72, left, color=color, ec="white", lw=0.6)
+        for row, value, start in zip(rows, values, left, strict=True):
+            if few and value >= 6:  # narrower ones have no room for a number
+                truth.text(start + value / 2, row, f"{value:.0f}", **_CENTRED, fontsize=8)
+        left += values
+    for row in rows[np.isnan(percent[order, 0])]:
+        truth.text(1, row, "not in the truth", va="center", style="italic", color="0.35")
+    truth.set_xlim(0, 100)
+    truth.set_xlabel("of the class's true pixels, %")
+    truth.set_yticks(rows, [class_names[1 + i] for i in order])
+    truth.set_ylim(-0.7, len(rows) - 0.3)
+    shown = np.where(np.isfinite(percent[order, 3]), percent[order, 3], 0)
+    bars = alarms.barh(rows, shown, 0.72, color=ERROR_COLORS[4] / 255)
+    texts = [f"{v:.0f}" if np.isfinite(v) else "" for v in percent[order, 3]]
+    alarms.bar_label(bars, texts, padding=3, fontsize=8)
+    alarms.margins(x=0.15)
+    alarms.set_xlabel("background taken for the class,\n% of the class's true pixels")
+    patches = _patches([ERROR_NAMES[code] for code in (1, 2, 3, 4)], ERROR_COLORS[1:5] / 255)
+    figure.legend(handles=patches, loc="outside upper right", ncols=4)
+    figure.suptitle("Kinds of error", x=0.01, ha="left")
+    return figure
+
+
+@_styled
+def plot_class_extremes(
+    tiles: Mapping[str, Sequence[tuple[str, np.ndarray]]], *, source: str, classes_per_row: int = 2
+) -> Figure:
+    """Show each class's best, median and worst photo, the errors of that class in colour.
+
+    Args:
+        tiles: class name -> up to three pairs of title and image (H, W, 3) uint8 RGB.
+        source: what the data are.
+        classes_per_row: classes beside each other.
+
+    Raises:
+        ValueError: no tiles.
+    """
+    _check_not_empty(tiles, "tiles")
+    n_rows = -(-len(tiles) // classes_per_row)
+    figure = _new_figure(0.9 + 1.55 * n_rows, source, width_in=1 + 3.9 * classes_per_row)
+    grid = figure.subplots(n_rows, 3 * classes_per_row, squeeze=False)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    for number, (class_name, pairs) in enumerate(tiles.items()):
+        row, place = divmod(number, classes_per_row)
+        for column, (title, image) in enumerate(pairs):
+            axes = grid[row, 3 * place + column]
+            axes.imshow(image, interpolation="antialiased")
+            axes.set_title(title, fontsize=8.5, loc="center", weight="normal")
+        if pairs:
+            grid[row, 3 * place].set_ylabel(_shorten(class_name, 20), fontsize=8.5, weight="bold")
+    patches = _patches([ERROR_NAMES[code] for code in (1, 2, 3, 4)], ERROR_COLORS[1:5] / 255)
+    figure.legend(handles=patches, loc="outside upper right", ncols=4)
+    figure.suptitle("Best, median and worst of each class", x=0.01, ha="left")
+    return figure
+
+
+@_styled
 def plot_comparison(
     ours: Mapping[str, float], reported: Mapping[str, float], *, source: str, note: str = ""
 ) -> Figure:
@@ -1008,6 +1182,35 @@ def _gallery(
         axes.imshow(image, interpolation="antialiased")
         axes.set_title(_shorten(title, longest), fontsize=8.5, loc="center", weight="normal")
     return figure
+
+
+def _draw_differences(
+    axes: Axes,
+    rows: np.ndarray,
+    difference: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    colors: np.ndarray | str = _BLUE,
+) -> None:
+    """Dots with intervals around a line at zero; a dot is hollow where the interval holds zero."""
+    difference, low, high = (np.asarray(v, np.float64) for v in (difference, low, high))
+    axes.axvline(0, color=_GREY, lw=1.2, zorder=1)
+    axes.hlines(rows, low, high, color="0.35", lw=1.6)
+    real = (low > 0) | (high < 0)
+    axes.scatter(difference, rows, s=48, c=colors, ec="0.2", lw=0.8, zorder=3)
+    axes.scatter(difference[~real], rows[~real], s=14, c="white", zorder=4)
+    for row, value, end in zip(rows, difference, np.fmax(difference, high), strict=True):
+        if np.isfinite(value):
+            axes.annotate(
+                f"{value:+.3f}",
+                (end, row),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+    axes.margins(x=0.15)
+    axes.grid(axis="x")
 
 
 def _whole_numbers() -> MaxNLocator:

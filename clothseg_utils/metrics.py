@@ -366,6 +366,60 @@ def bootstrap_counts(
     )
 
 
+def bootstrap_differences(
+    confusions: np.ndarray,
+    others: np.ndarray,
+    *,
+    samples: int = 2000,
+    level: float = 0.95,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Give percentile bootstrap intervals of the differences between two predictions (paired).
+
+    Both are scored on the same resamples: how hard the photos happen to be falls out of the
+    difference, so that it is known far better than either score.
+
+    Args:
+        confusions: (n, C, C) integer counts, one matrix per image.
+        others: (n, C, C) of the other prediction, the same images in the same order.
+        samples, level, rng: as for ``bootstrap_intervals``.
+
+    Returns:
+        Score -> lower and upper end of "confusions minus others": (2, C) for ``iou``, ``f1`` and
+        the other scores of a class, (2,) for the means. NaN where a score is undefined in either,
+        and for fewer than two images.
+
+    Raises:
+        ValueError: other shapes, ``samples`` or ``level`` out of range, or not matrices of counts.
+
+    Example:
+        >>> better = np.stack([np.array([[3, 1], [0, 4]])] * 5)
+        >>> worse = np.stack([np.array([[2, 2], [0, 4]])] * 5)
+        >>> ends = bootstrap_differences(better, worse, samples=50, rng=np.random.default_rng(0))
+        >>> ends["iou"][0].round(3)
+        array([0.25 , 0.133])
+    """
+    _check_bootstrap(samples, level)
+    confusions, others = _check_confusions(confusions, ndim=3), _check_confusions(others, ndim=3)
+    if confusions.shape != others.shape:
+        raise ValueError(
+            f"others have shape {others.shape}; expected that of confusions, {confusions.shape}."
+        )
+    ours, theirs = _three_counts(confusions), _three_counts(others)
+    pieces = []
+    for weights in resample_weights(len(ours), samples, rng):
+        first = _scores_of_counts(*np.split(weights @ ours, 3, axis=1))
+        second = _scores_of_counts(*np.split(weights @ theirs, 3, axis=1))
+        pieces.append({name: first[name] - second[name] for name in first})
+    ends = {
+        name: percentile_ends(np.concatenate([piece[name] for piece in pieces]), level)
+        for name in pieces[0]
+    }
+    if len(ours) < 2:  # one image says nothing about spread
+        return {name: np.full_like(pair, np.nan) for name, pair in ends.items()}
+    return ends
+
+
 def bootstrap_ratios(
     numerators: np.ndarray,
     denominators: np.ndarray,
@@ -604,6 +658,12 @@ def _check_bootstrap(samples: int, level: float) -> None:
         raise ValueError(f"samples is {samples}; expected at least 1.")
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; expected a share between 0 and 1, such as 0.95.")
+
+
+def _three_counts(confusions: np.ndarray) -> np.ndarray:
+    """(n, 3 C) float64: pixels in target and prediction, in the target, in the prediction."""
+    diagonals = np.diagonal(confusions, axis1=1, axis2=2)
+    return np.concatenate([diagonals, confusions.sum(2), confusions.sum(1)], axis=1).astype(float)
 
 
 def _scores_of_counts(

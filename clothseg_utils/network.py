@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from clothseg_utils.classes import ClassTable, Scheme, class_colors
-from clothseg_utils.config import Resize
+from clothseg_utils.config import PLAIN_INFERENCE, InferenceConfig, Resize
 from clothseg_utils.runs import resolve_path
 
 CHECKPOINT_KEY = "clothseg"
@@ -175,6 +175,7 @@ class TrainedNetwork:
         image_size: side of the square input, pixels.
         resize: how a photo becomes the square.
         info: what training wrote into the checkpoint (config, data, classes), plain values.
+        inference: test-time options; all that predicts with this network uses them.
     """
 
     path: Path
@@ -183,6 +184,7 @@ class TrainedNetwork:
     image_size: int
     resize: Resize
     info: Mapping[str, Any]
+    inference: InferenceConfig = PLAIN_INFERENCE
 
     @property
     def scheme(self) -> Scheme:
@@ -234,12 +236,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_network(path: str | Path, device: str | torch.device = "auto") -> TrainedNetwork:
+def load_network(
+    path: str | Path,
+    device: str | torch.device = "auto",
+    inference: InferenceConfig = PLAIN_INFERENCE,
+) -> TrainedNetwork:
     """Read a trained network from a checkpoint; nothing is downloaded.
 
     Args:
         path: checkpoint that training wrote.
         device: "auto" takes CUDA where there is one.
+        inference: test-time options; they belong to the use of a network, not to its training.
 
     Raises:
         FileNotFoundError: no such file.
@@ -273,6 +280,7 @@ def load_network(path: str | Path, device: str | torch.device = "auto") -> Train
         image_size=config["data"]["image_size"],
         resize=config["data"]["resize"],
         info=info,
+        inference=inference,
     )
 
 

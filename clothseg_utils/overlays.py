@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from clothseg_utils.classes import IGNORE_INDEX
+from clothseg_utils.errors import crop_around, largest_area
 
 IGNORE_COLOR = (150, 150, 150)
 
@@ -224,6 +225,60 @@ def error_map(target: np.ndarray, pred_mask: np.ndarray) -> np.ndarray:
     return colorize(error_codes(target, pred_mask), ERROR_COLORS)
 
 
+def class_error_codes(target: np.ndarray, pred_mask: np.ndarray, class_id: int) -> np.ndarray:
+    """Sort every pixel into the kinds of error of ONE class.
+
+    Args:
+        target: (H, W) uint8 class ids, or 255: those pixels are "ignored".
+        pred_mask: (H, W) uint8 class ids.
+        class_id: the class.
+
+    Returns:
+        (H, W) uint8, index into `ERROR_NAMES`: "missed" is the class taken for background, "wrong
+        class" the class taken for other clothing, "false alarm" anything else taken for the class;
+        what has nothing to do with it is "background".
+
+    Raises:
+        ValueError: the two are no masks of one size.
+
+    Example:
+        >>> target = np.array([[0, 1, 1, 1, 2]], np.uint8)
+        >>> class_error_codes(target, np.array([[0, 1, 0, 2, 1]], np.uint8), 1)
+        array([[0, 1, 2, 3, 4]], dtype=uint8)
+    """
+    error_codes(target, pred_mask)  # checks the two
+    truly, said = target == class_id, pred_mask == class_id
+    codes = np.select(
+        [target == IGNORE_INDEX, truly & said, truly & (pred_mask == 0), truly, said],
+        [5, 1, 2, 3, 4],
+        default=0,
+    )
+    return codes.astype(np.uint8)
+
+
+def draw_errors(image: np.ndarray, codes: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+    """Lay kinds of error over a photo turned grey and light, so that only they have colour.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, 0..255.
+        codes: (H, W) uint8, from `error_codes` or `class_error_codes`.
+        opacity: weight of the colour, 0..1.
+
+    Returns:
+        (H, W, 3) uint8 RGB; a new array.
+
+    Raises:
+        ValueError: photo and codes do not fit each other.
+    """
+    _check_pair(image, codes, "codes")
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    drawn = cv2.addWeighted(grey, 0.7, np.full_like(grey, 255), 0.3, 0)
+    painted = colorize(codes, ERROR_COLORS)
+    blended = cv2.addWeighted(painted, opacity, drawn, 1 - opacity, 0)
+    cv2.copyTo(blended, (codes != 0).astype(np.uint8), drawn)
+    return drawn
+
+
 def draw_instances(
     image: np.ndarray,
     instance_masks: Sequence[np.ndarray],
@@ -389,6 +444,78 @@ def prediction_panel(
     drawn = panel(images, titles)
     headers = tuple(masks) if target is not None else ()
     return _beside(drawn, _legend(rows, drawn.shape[0], _panel_font_px(images), headers))
+
+
+def class_error_tile(
+    image: np.ndarray, target: np.ndarray, pred_mask: np.ndarray, class_id: int, side: int = 240
+) -> np.ndarray:
+    """Cut a class out of a photo, with some of what surrounds it, and colour its errors.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, 0..255.
+        target: (H, W) uint8 class ids, or 255; holds the class.
+        pred_mask: (H, W) uint8 class ids.
+        class_id: the class.
+        side: of the tile, pixels; a cut that is not square is padded with white.
+
+    Returns:
+        (side, side, 3) uint8 RGB; kinds of error in `ERROR_COLORS`.
+
+    Raises:
+        ValueError: the target does not hold the class, or photo and masks do not fit each other.
+    """
+    codes = class_error_codes(target, pred_mask, class_id)
+    drawn = draw_errors(image, codes)[crop_around(target == class_id)]
+    scale = side / max(drawn.shape[:2])
+    width, height = (max(1, round(length * scale)) for length in drawn.shape[1::-1])
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    tile = np.full((side, side, 3), 255, np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    tile[top : top + height, left : left + width] = cv2.resize(
+        drawn, (width, height), interpolation=interpolation
+    )
+    return tile
+
+
+def confusion_panel(
+    image: np.ndarray,
+    target: np.ndarray,
+    pred_mask: np.ndarray,
+    pair: tuple[int, int],
+    class_names: Sequence[str],
+    colors: np.ndarray,
+    height: int = 260,
+) -> np.ndarray:
+    """Cut out the largest area of one class taken for another: photo, truth, prediction.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, 0..255.
+        target: (H, W) uint8 class ids, or 255.
+        pred_mask: (H, W) uint8 class ids.
+        pair: class id in the truth, class id in the prediction; such a pixel must occur.
+        class_names: index = class id.
+        colors: (C, 3) uint8 RGB.
+        height: of the cuts, pixels.
+
+    Returns:
+        (H', W', 3) uint8 RGB; below truth and prediction stands the class that each of them says.
+
+    Raises:
+        ValueError: no such pixel, or photo and masks do not fit each other.
+    """
+    _check_pair(image, target, "target")
+    _check_pair(image, pred_mask, "pred_mask")
+    truly, said = pair
+    confused = (target == truly) & (pred_mask == said)
+    cut = crop_around(largest_area(confused))
+    photo = _resize(np.ascontiguousarray(image[cut]), height)
+    masks = [
+        _resize(np.ascontiguousarray(mask[cut]), height, nearest=True)
+        for mask in (target, pred_mask)
+    ]
+    drawn = [overlay(photo, mask, colors) for mask in masks]
+    captions = ["", class_names[truly], class_names[said]]
+    return panel([photo, *drawn], ["photo", "truth", "prediction"], captions)
 
 
 class _Row(NamedTuple):

@@ -13,9 +13,9 @@ import torch
 from pycocotools import mask as coco_mask
 from torch.nn import functional
 
-from clothseg_utils.geometry import content_box, fit_image
+from clothseg_utils.inference import photo_logits, run_network
 from clothseg_utils.masks import write_mask
-from clothseg_utils.network import TrainedNetwork, default_precision, normalize_images
+from clothseg_utils.network import TrainedNetwork
 from clothseg_utils.overlays import colorize, overlay_with_legend
 from clothseg_utils.photos import PHOTO_SUFFIXES, read_photo
 from clothseg_utils.progress import progress_bar
@@ -28,32 +28,23 @@ _Result = TypeVar("_Result")
 def predict_logits(
     trained: TrainedNetwork, image: np.ndarray, *, squash: bool = False
 ) -> torch.Tensor:
-    """Run the network on one photo.
+    """Run the network on one photo, with its test-time options.
 
     One photo a batch, always: the result then does not depend on what else is predicted.
 
     Args:
-        trained: network and its input geometry.
+        trained: network, its input geometry and its test-time options.
         image: (H, W, 3) uint8 RGB, 0..255, any size.
-        squash: fill the square whatever the network was trained on (for `reported_protocol`).
+        squash: fill the square whatever the network was trained on, and look once whatever its
+            options are (for `reported_protocol`).
 
     Returns:
-        (1, C, h, w) float32 logits on the network's device; the padding of a letterbox is cut off,
-        so that they cover exactly the photo.
+        (1, C, h, w) float32 logits on the network's device, covering exactly the photo. With
+        test-time options: the logarithm of the looks' mean probabilities.
     """
-    resize = "squash" if squash else trained.resize
-    square = fit_image(image, trained.image_size, resize)
-    batch = torch.from_numpy(square).permute(2, 0, 1)[None].to(trained.device)
-    images = normalize_images(batch).contiguous(memory_format=torch.channels_last)
-    dtype = default_precision(trained.device)
-    with (
-        torch.inference_mode(),
-        torch.autocast(trained.device.type, dtype=dtype, enabled=dtype is not None),
-    ):
-        logits = trained.network(images)
-    box = content_box(*image.shape[:2], trained.image_size, resize)
-    logits = logits[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
-    return logits.float()
+    if squash:
+        return run_network(trained, image, trained.image_size, "squash")
+    return photo_logits(trained, image)
 
 
 def logits_to_mask(logits: torch.Tensor, height: int, width: int) -> np.ndarray:

@@ -59,6 +59,8 @@ _FIGURE_TITLES = {
     "03_curves": "Training curves: train Dice loss, train loss, val loss, val mIoU, val F1",
     "04_class_scores": "Scores of each class",
     "04_confusion_matrix": "Confusion matrix, rows are the truth",
+    "04_error_kinds": "Kinds of error of each class: correct, missed, wrong class, false alarm",
+    "04_options": "Test-time options: gain of mean IoU and cost",
     "04_boundaries": "Boundary IoU of each class, beside its mask IoU",
     "04_reliability": "Reliability diagram of the pixel probabilities",
     "04_people": "Score by number of people",
@@ -72,6 +74,9 @@ _FIGURE_TITLES = {
     "05_best": "Best photos: input, truth, prediction",
     "05_median": "Median photos: input, truth, prediction",
     "05_worst": "Worst photos: input, truth, prediction",
+    "05_class_extremes": "Best, median and worst photo of each class, errors in colour",
+    "05_confusions": "The largest confusions: photo, truth, prediction",
+    "05_disagreement": "Photos on which network and label disagree, with error maps",
     "05_own_photos": "Own photos: overlays",
 }
 
@@ -86,8 +91,10 @@ _KNOWN_TABLES = (
     "04_boundaries",
     "04_headline",
     "04_per_class",
+    "04_options",
     "04_reliability",
     "04_strata",
+    "05_disagreement",
     "05_failed",
 )
 

@@ -30,18 +30,23 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "calibration",
     "composites",
     "strata",
+    "errors",
     "overlays",
     "figures",
     "network",
     "model",
     "train",
+    "inference",
     "predict",
+    "trials",
     "evaluate",
+    "compare",
     "report",
     "pipeline",
     "__main__",
 ]
-WITH_TORCH = ["dataset", "losses", "network", "model", "train", "predict", "evaluate"]
+WITH_TORCH = ["dataset", "losses", "network", "model", "train"]
+WITH_TORCH += ["inference", "predict", "trials", "evaluate"]
 WITHOUT_TORCH = [module for module in MODULE_ORDER if module not in WITH_TORCH]
 
 # Runs in a process of its own and writes what it saw to the file argv[1]. It imports argv[2:] in

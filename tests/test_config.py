@@ -169,6 +169,12 @@ def test_overrides_leave_the_config_as_it_was():
         ("train.freeze_encoder=perhaps", r"train.freeze_encoder: got 'perhaps'; .*boolean"),
         ("augment.crop_scale_min=0", r"augment.crop_scale_min: got '0'; .*greater than 0"),
         ("augment.jitter_hue=0.6", r"augment.jitter_hue: got '0.6'; .*less than or equal to 0.5"),
+        ("inference.tta_scales=big", r"tta_scales: got 'big'; .*separated by commas"),
+        ("inference.tta_scales=0.5,1", r"tta_scales: .*different factors .*, without 1"),
+        ("inference.tta_scales=2,2", r"tta_scales: .*different factors"),
+        ("inference.tta_scales=9", r"tta_scales: .*factors from 0.25 to 4"),
+        ("inference.tta_scales=nan", r"tta_scales: .*factors from 0.25 to 4"),
+        ("inference.window_px=8", r"window_px: got '8'; expected 0 or at least 32 pixels"),
         ("predict.overlay_opacity=2", r"overlay_opacity: got '2'; .*less than or equal to 1"),
     ],
 )
@@ -208,6 +214,14 @@ def test_replace_fields_knows_its_fields():
     assert replace_fields(Config(), {"run_name": "mine"}).run.run_name == "mine"
     with pytest.raises(ValueError, match=r'unknown field "run"; expected one of run_name, '):
         replace_fields(Config(), {"run": "mine"})
+
+
+def test_test_time_options_are_off_unless_asked_for():
+    assert all(profile_config(profile).inference.is_plain for profile in PROFILES)
+    config = apply_overrides(Config(), ["inference.tta_scales= 0.75, 1.25"])
+    assert config.inference.scales == (1.0, 0.75, 1.25)
+    assert config.inference.describe() == "input sizes × 1, 0.75, 1.25"
+    assert not config.inference.is_plain
 
 
 def test_a_misspelt_field_in_json_is_refused():

@@ -118,6 +118,26 @@ MASK = np.zeros((32, 24), np.uint8)
 MASK[8:20, 4:20] = 12
 MASK[:4] = 255
 PIXELS = np.array([800, 0, 50, 10, 0, 0, 0, 0, 0, 0, 100, 0, 40])
+TRIALS = pd.DataFrame(
+    {
+        "option": ["none", "flip"],
+        "settings": ["none", "mirrored too"],
+        "mean_iou": [0.4, 0.42],
+        "gain": [0.0, 0.02],
+        "low": [0.0, 0.01],
+        "high": [0.0, 0.03],
+        "seconds": [0.02, 0.04],
+        "cost": [1.0, 2.0],
+    }
+)
+DIFFERENCES = pd.DataFrame(
+    {
+        "class_name": ["head", "neck", "waist"],
+        "difference": [0.1, -0.02, np.nan],
+        "low": [0.05, -0.1, np.nan],
+        "high": [0.15, 0.06, np.nan],
+    }
+)
 
 PLOTS = {
     "category_counts": lambda: figures.plot_category_counts(ANNOTATIONS, source=SOURCE),
@@ -142,6 +162,16 @@ PLOTS = {
     ),
     "class_scores": lambda: figures.plot_class_scores(SCORES, TABLE, source=SOURCE),
     "strata": lambda: figures.plot_strata("People", STRATA, source=SOURCE),
+    "option_trials": lambda: figures.plot_option_trials(TRIALS, source=SOURCE),
+    "differences": lambda: figures.plot_differences(DIFFERENCES, ("a", "b"), TABLE, source=SOURCE),
+    "error_kinds": lambda: figures.plot_error_kinds(
+        np.array([[9, 0, 1, 0], [6, 3, 1, 5], [0, 0, 0, 7]]),
+        ["background", "a", "b"],
+        source=SOURCE,
+    ),
+    "class_extremes": lambda: figures.plot_class_extremes(
+        {"head": [("best 0.90", PHOTO), ("worst 0.10", PHOTO)], "neck": []}, source=SOURCE
+    ),
     "boundary_scores": lambda: figures.plot_boundary_scores(BOUNDARIES, TABLE, source=SOURCE),
     "reliability": lambda: figures.plot_reliability(BINS, ece=0.2, source=SOURCE),
     "composites": lambda: figures.plot_composites(COMPOSITES, source=SOURCE),
@@ -321,6 +351,33 @@ def test_strata_show_their_numbers_and_empty_ones():
     assert {"1 person  (n = 40)", "2 people  (n = 7 photos)", "0.500", "no data"} <= set(texts)
 
 
+def test_options_show_gain_and_cost_side_by_side():
+    gains, costs = drawn("option_trials").axes
+    assert [t.get_text() for t in gains.get_yticklabels()] == ["none  (0.400)", "flip  (0.420)"]
+    assert "+0.020" in texts_of(drawn("option_trials"))
+    assert [bar.get_width() for bar in costs.patches] == [1, 2]
+    assert "× 2.0  (40 ms)" in texts_of(drawn("option_trials"))
+
+
+def test_differences_that_may_be_chance_are_hollow():
+    (axes,) = drawn("differences").axes
+    filled, hollow = (dots.get_offsets() for dots in axes.collections[-2:])
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["waist", "neck", "head"]
+    assert hollow[-1].tolist() == [-0.02, 1]
+    assert [0.1, 2] in filled.tolist()
+    assert " absent" in texts_of(drawn("differences"))
+
+
+def test_error_kinds_are_percentages_of_the_truth():
+    texts = texts_of(drawn("error_kinds"))
+    assert {"60", "30", "10", "50", "not in the truth"} <= set(texts)
+
+
+def test_class_extremes_name_class_rank_and_score():
+    texts = texts_of(drawn("class_extremes"))
+    assert {"head", "best 0.90", "worst 0.10", "missed", "false alarm"} <= set(texts)
+
+
 def test_boundary_scores_name_absent_classes_and_the_mean():
     texts = texts_of(drawn("boundary_scores"))
     assert "absent" in texts
@@ -452,6 +509,21 @@ BAD_CALLS = {
         lambda: figures.plot_comparison({"a": 0.1}, {"b": 0.1}, source=SOURCE),
         r"reported has scores \['b'\]; expected \['a'\]",
     ),
+    "no trials": (
+        lambda: figures.plot_option_trials(TRIALS.iloc[:0], source=SOURCE),
+        "no trials; expected",
+    ),
+    "difference of an unknown class": (
+        lambda: figures.plot_differences(
+            DIFFERENCES.assign(class_name="hat"), ("a", "b"), TABLE, source=SOURCE
+        ),
+        r"differences have classes \['hat'\]",
+    ),
+    "kinds of another number of classes": (
+        lambda: figures.plot_error_kinds(np.zeros((2, 4)), ["a"], source=SOURCE),
+        r"kinds are \(2, 4\); expected \(1, 4\)",
+    ),
+    "no tiles": (lambda: figures.plot_class_extremes({}, source=SOURCE), "no tiles; expected"),
     "no scores": (
         lambda: figures.plot_image_score_histogram([np.nan], source=SOURCE),
         "no scores; expected",

@@ -11,6 +11,7 @@ from clothseg_utils import metrics
 from clothseg_utils.metrics import (
     CLASS_SCORES,
     MEAN_SCORES,
+    bootstrap_differences,
     bootstrap_intervals,
     bootstrap_ratios,
     confusion_matrix,
@@ -432,3 +433,26 @@ def test_table_has_one_row_per_class():
 def test_class_names_must_fit(to_something, names):
     with pytest.raises(ValueError, match="expected 2 different names"):
         to_something(scores_from_confusion(np.eye(2, dtype=int)), names)
+
+
+def test_paired_differences_by_hand():
+    """No image differs from another, so both ends are the difference itself."""
+    ours, theirs = np.array([[[3, 1], [0, 4]]] * 4), np.array([[[2, 2], [0, 4]]] * 4)
+    ends = bootstrap_differences(ours, theirs, samples=50, rng=np.random.default_rng(0))
+    assert ends["iou"] == pytest.approx(np.array([[3 / 4 - 2 / 4, 4 / 5 - 4 / 6]] * 2))
+    assert ends["mean_iou"] == pytest.approx((0.25 + 4 / 5 - 4 / 6) / 2 * np.ones(2))
+    assert ends["pixel_accuracy"] == pytest.approx([1 / 8, 1 / 8])
+
+
+def test_paired_differences_need_two_images():
+    one = np.array([[[3, 1], [0, 4]]])
+    ends = bootstrap_differences(one, one, samples=10, rng=np.random.default_rng(0))
+    assert np.isnan(ends["iou"]).all()
+    assert np.isnan(ends["mean_iou"]).all()
+
+
+def test_paired_differences_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"others have shape \(1, 2, 2\); expected .*\(3, 2, 2\)"):
+        bootstrap_differences(
+            np.zeros((3, 2, 2), int), np.zeros((1, 2, 2), int), rng=np.random.default_rng(0)
+        )

@@ -317,3 +317,47 @@ def test_text_is_drawn_without_matplotlib_too(monkeypatch):
     drawn = overlays.panel([grey_photo(100, 100)], ["title"])
     overlays._font.cache_clear()
     assert (drawn[:20] < 100).any()  # dark letters above the image
+
+
+def test_error_tile_shows_the_class_alone():
+    image = np.full((80, 100, 3), 90, np.uint8)
+    target, pred_mask = np.zeros((80, 100), np.uint8), np.zeros((80, 100), np.uint8)
+    target[30:50, 40:60] = 2  # missed
+    target[:, :4] = pred_mask[:, :4] = 1  # another class, found: no matter here
+    tile = overlays.class_error_tile(image, target, pred_mask, class_id=2, side=128)
+    assert tile.shape == (128, 128, 3)
+    grey = (tile == tile[..., :1]).all(axis=2)
+    coloured = tile[~grey]
+    assert len(np.unique(coloured, axis=0)) == 1
+    assert 0.05 < (~grey).mean() < 0.2  # 20 of 64 pixels a side
+    red, green, blue = coloured[0].astype(int)
+    assert red > green > blue  # vermilion, the colour of what is missed
+
+
+def test_error_tile_of_a_class_that_is_not_there_is_refused():
+    mask = np.zeros((8, 8), np.uint8)
+    with pytest.raises(ValueError, match="marks no pixel"):
+        overlays.class_error_tile(np.zeros((8, 8, 3), np.uint8), mask, mask, class_id=1)
+
+
+def test_errors_on_a_photo_leave_the_rest_grey():
+    image = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    codes = np.zeros((6, 8), np.uint8)
+    codes[2, 3] = 4
+    drawn = overlays.draw_errors(image, codes)
+    grey = (drawn == drawn[..., :1]).all(axis=2)
+    assert np.argwhere(~grey).tolist() == [[2, 3]]
+
+
+def test_confusion_panel_holds_three_pictures():
+    image = np.full((80, 100, 3), 90, np.uint8)
+    target, pred_mask = np.zeros((80, 100), np.uint8), np.zeros((80, 100), np.uint8)
+    target[30:50, 40:60] = 2
+    pred_mask[30:50, 40:60] = 1
+    colors = class_colors(3)
+    picture = overlays.confusion_panel(
+        image, target, pred_mask, (2, 1), ["background", "a", "b"], colors, height=64
+    )
+    assert picture.shape[1] > 3 * 64
+    with pytest.raises(ValueError, match="marks no pixel"):
+        overlays.confusion_panel(image, target, pred_mask, (1, 2), ["background", "a", "b"], colors)

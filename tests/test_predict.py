@@ -442,3 +442,34 @@ def test_write_image_that_fails_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match=r"a\.png could not be written"):
         write_image(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8))
     assert files_below(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "options", [("--tta-flip", "--tta-scales", "2"), ("--window-px", "100", "--tta-flip")]
+)
+def test_test_time_options_give_predict_and_evaluate_one_mask(
+    cli, tiny_training, synthetic_root, tmp_path, options
+):
+    checkpoint = ("--checkpoint", tiny_training.run.best_checkpoint, *options)
+    photo = min((synthetic_root / "test").iterdir())
+    predicted = cli("predict", *checkpoint, "--out", tmp_path / "p", photo)
+    scored = ("--data-root", synthetic_root, "--out", tmp_path / "e", "--write-masks")
+    evaluated = cli("evaluate", *checkpoint, *scored)
+    assert (predicted.code, evaluated.code) == (0, 0)
+    name = f"{photo.stem}.png"
+    mask = (tmp_path / "p" / name).read_bytes()
+    assert mask == (tmp_path / "e" / "masks" / name).read_bytes()
+    plain = cli("predict", *checkpoint[:2], "--out", tmp_path / "plain", photo)
+    assert plain.code == 0
+    assert mask != (tmp_path / "plain" / name).read_bytes(), "the options changed nothing"
+    metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert "; test-time options: mirrored too" in metrics["protocol"]
+
+
+def test_bad_test_time_options_do_nothing(cli, tmp_path):
+    done = cli(
+        "predict", "--checkpoint", "no.ckpt", "--out", tmp_path, "--tta-scales", "big", tmp_path
+    )
+    assert done.code == 2
+    assert "inference.tta_scales: got 'big'; " in done.err
+    assert done.err.count("\n") == 1
