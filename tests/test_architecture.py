@@ -34,6 +34,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "predict",
     "evaluate",
     "report",
+    "widgets",
     "pipeline",
     "__main__",
 ]
