@@ -30,6 +30,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "figures",
     "network",
     "model",
+    "live",
     "train",
     "predict",
     "evaluate",
@@ -38,7 +39,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "pipeline",
     "__main__",
 ]
-WITH_TORCH = ["dataset", "losses", "network", "model", "train", "predict", "evaluate"]
+WITH_TORCH = ["dataset", "losses", "network", "model", "live", "train", "predict", "evaluate"]
 WITHOUT_TORCH = [module for module in MODULE_ORDER if module not in WITH_TORCH]
 
 # Runs in a process of its own and writes what it saw to the file argv[1]. It imports argv[2:] in
