@@ -6,6 +6,8 @@ VENV_PYTHON := .venv/bin/python
 STAMP := .venv/.installed
 LAB_FOLDER ?= notebooks/
 LAB_OPTIONS ?=
+LOG_FOLDER ?= outputs
+TENSORBOARD_OPTIONS ?=
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < tuple(map(int, "$(PYTHON_VERSION)".split("."))))
 
 .DEFAULT_GOAL := help
@@ -38,7 +40,8 @@ lab: setup ## open JupyterLab on notebooks/
 		--ServerApp.tornado_settings='{"websocket_max_message_size": 104857600}'
 
 tensorboard: $(STAMP) ## serve the training logs of all runs on 127.0.0.1
-	@$(VENV_PYTHON) -m tensorboard.main --logdir outputs --host 127.0.0.1
+	@$(VENV_PYTHON) -m tensorboard.main --logdir $(LOG_FOLDER) --host 127.0.0.1 \
+		$(TENSORBOARD_OPTIONS)
 
 lint: $(STAMP) ## check style, notebooks included
 	@$(VENV_PYTHON) -m ruff check

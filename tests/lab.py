@@ -13,17 +13,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import papermill
 from nbformat import NotebookNode
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
-from playwright.sync_api import Locator, Page
 
 from clothseg_utils.pipeline import notebook_path
 from clothseg_utils.runs import repo_root
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_FLAGS = (
@@ -38,7 +40,7 @@ CHROMIUM_FLAGS = (
 # Cells out of sight stay in the page, or a picture of the whole notebook would miss them; and no
 # question about news covers it.
 _SETTINGS = {
-    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none"},
+    "@jupyterlab/notebook-extension/tracker": {"windowingMode": "none", "scrollPastEnd": False},
     "@jupyterlab/apputils-extension/notification": {
         "fetchNews": "false",
         "checkForUpdates": False,
@@ -116,7 +118,7 @@ class Lab:
         page: the browser's page.
     """
 
-    def __init__(self, folder: Path, page: Page) -> None:
+    def __init__(self, folder: Path, page: "Page") -> None:
         self.folder = folder / "notebooks"
         self.folder.mkdir(parents=True)
         self.page = page
@@ -167,12 +169,15 @@ class Lab:
     def open(self, notebook: str) -> None:
         """Open a notebook with a fresh kernel, and wait until it is ready."""
         address = f"{self._root}/lab/tree/{notebook}.ipynb?token={self._token}&reset"
-        self.page.goto(address, wait_until="load")
+        self.page.goto(address, wait_until="load", timeout=120_000)
         # The reset redirects once and wipes the page's state.
         self.page.wait_for_url("**/lab/**", timeout=60_000)
         self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=90_000)
         self.page.wait_for_timeout(3000)
         self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=90_000)
+        self._wait_for_kernel()
+
+    def _wait_for_kernel(self) -> None:
         self.page.wait_for_function(
             "() => window.jupyterapp?.shell.currentWidget?.sessionContext"
             "?.session?.kernel?.status === 'idle'",
@@ -186,6 +191,17 @@ class Lab:
     def command(self, name: str) -> Any:
         """Run one of JupyterLab's commands to its end."""
         return self.page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
+
+    def start_command(self, name: str) -> None:
+        """Run one of JupyterLab's commands, and do not wait for it."""
+        self.page.evaluate("name => { window.jupyterapp.commands.execute(name); }", name)
+
+    def restart_kernel(self) -> None:
+        """Restart the kernel, and answer yes when asked."""
+        self.start_command("notebook:restart-kernel")
+        self.page.locator(".jp-Dialog .jp-mod-accept").click()
+        self.page.wait_for_selector(".jp-Dialog", state="detached")
+        self._wait_for_kernel()
 
     def save(self, notebook: str) -> NotebookNode:
         """Save the notebook, and read it from its file."""
@@ -226,10 +242,6 @@ class Lab:
             timeout=1000 * seconds,
         )
 
-    def outputs(self) -> Locator:
-        """All outputs of the notebook."""
-        return self.page.locator(".jp-NotebookPanel .jp-OutputArea-output")
-
     def screenshot(self, path: Path) -> None:
         """Take a picture of the whole notebook: the window grows until nothing has to scroll."""
         if self._is_left_area_open():
@@ -238,7 +250,7 @@ class Lab:
         for _ in range(2):  # what comes into sight may grow
             height = self.page.evaluate(
                 "() => { const outer = document.querySelector("
-                "'.jp-NotebookPanel .jp-WindowedPanel-outer');"
+                "'.jp-NotebookPanel .jp-WindowedPanel-outer'); outer.scrollTop = 0;"
                 " return outer.scrollHeight - outer.clientHeight + window.innerHeight; }"
             )
             self.page.set_viewport_size({"width": size["width"], "height": min(height, 16_000)})
