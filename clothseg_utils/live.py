@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -184,17 +183,9 @@ class LiveCurves(pl.Callback):
             self._handle.update(figure)
 
 
-class GroupedLogger(TensorBoardLogger):
-    """TensorBoard's logger with every scalar in a named group, and charts of train beside val."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log scalars; Lightning's own `epoch` joins the group `progress`."""
-        grouped = {name if "/" in name else f"progress/{name}": v for name, v in metrics.items()}
-        super().log_metrics(grouped, step)
-
-    def add_layout(self) -> None:
-        """Describe the tab "Custom scalars"."""
-        self.experiment.add_custom_scalars(_LAYOUT)
+def log_layout(writer: SummaryWriter) -> None:
+    """Describe TensorBoard's tab "Custom scalars": train beside val, a chart for each score."""
+    writer.add_custom_scalars(_LAYOUT)
 
 
 def log_precision_recall(

@@ -16,10 +16,11 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from clothseg_utils.config import Config, TrainConfig, config_to_parameters
 from clothseg_utils.dataset import ClothingDataModule, SplitData
-from clothseg_utils.live import GroupedLogger, live_callbacks, log_precision_recall
+from clothseg_utils.live import live_callbacks, log_layout, log_precision_recall
 from clothseg_utils.model import MONITOR, ClothingSegmenter
 from clothseg_utils.network import CHECKPOINT_KEY, default_precision, read_checkpoint
 from clothseg_utils.overlays import prediction_panel
@@ -297,12 +298,11 @@ def train(
         ),
     }
     if trainer.is_global_zero:
+        writer = trainer.logger.experiment
         module.load_state_dict(read_checkpoint(run.best_checkpoint)["state_dict"])
         with trainer.precision_plugin.forward_context():
-            log_precision_recall(
-                trainer.logger.experiment, module, data_module.val_dataset, best_row["step"]
-            )
-        trainer.logger.add_layout()
+            log_precision_recall(writer, module, data_module.val_dataset, best_row["step"])
+        log_layout(writer)
         _log_hyperparameters(trainer, config, best_row)
         write_json(run.training_path, summary | {"package": package_hash()})
     return _finished_result(run, tuple(notes))
@@ -369,7 +369,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
         precision=_lightning_precision(train),
         max_epochs=-1 if by_clock else train.max_epochs,
         gradient_clip_val=train.gradient_clip_norm or None,
-        logger=GroupedLogger(run.path, name=None, version="logs"),
+        logger=TensorBoardLogger(run.path, name=None, version="logs"),
         callbacks=callbacks,
         num_sanity_val_steps=0,  # its scores would be the first row of the history
         enable_progress_bar=False,  # ours is a callback

@@ -43,19 +43,22 @@ View = Literal["prediction", "truth", "errors", "photo"]
 _SENT_SIDE_PX = 1280  # longest side sent to the browser: sharp at twice the size shown
 _STILL_HEIGHT_PX = 480  # of the photos in a still picture of predictions
 _JPEG_QUALITY = 88
+_SHOWN_WH = (760, 560)  # what a photo fills on the page, CSS pixels
 _STYLE = """<style>
 .clothseg-view { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start; }
-.clothseg-view svg { max-height: 620px; max-width: min(100%, 760px); border: 1px solid #8884; }
+.clothseg-view svg { max-width: 100%; height: auto; border: 1px solid #8884; }
 .clothseg-view path { fill-opacity: 0.25; stroke-opacity: 1; }
 .clothseg-view path:hover { fill-opacity: 0.65; }
-.clothseg-view table { border-collapse: collapse; font-size: 13px; line-height: 1.35; }
-.clothseg-view td { padding: 1px 8px 1px 0; text-align: left; }
-.clothseg-view td.number { text-align: right; font-variant-numeric: tabular-nums; }
-.clothseg-view tr.later { opacity: 0.4; }
-.clothseg-view tr.last { font-weight: bold; }
-.clothseg-view i.swatch { display: inline-block; width: 12px; height: 12px; }
+.clothseg-view > div { flex: 1 1 240px; }
+.clothseg-view p { margin: 0 0 6px 0; max-width: 44em; overflow-wrap: anywhere; }
+.clothseg-view ul { list-style: none; margin: 0; padding: 0; font-size: 13px; line-height: 1.35; }
+.clothseg-view ul { columns: 210px auto; column-fill: auto; column-gap: 24px; max-height: 500px; }
+.clothseg-view li { display: flex; gap: 8px; break-inside: avoid; margin: 0; }
+.clothseg-view li span.number { margin-left: auto; font-variant-numeric: tabular-nums; }
+.clothseg-view li.later { opacity: 0.4; }
+.clothseg-view li.last { font-weight: bold; }
+.clothseg-view i.swatch { flex: none; width: 12px; height: 12px; margin-top: 2px; }
 .clothseg-view i.swatch { border: 1px solid #888; }
-.clothseg-view p { margin: 0 0 6px 0; max-width: 44em; }
 </style>"""
 
 
@@ -467,6 +470,9 @@ class PredictionViewer(_Viewer):
                 mask = self._shown(loaded.target if view == "truth" else loaded.pred_mask)
                 drawn = overlay(drawn, mask, self._colors, self.opacity)
             rows = self._class_rows(loaded)
+            notes.append(
+                "Shares of the pixels" + ("" if loaded.target is None else ": truth → prediction")
+            )
         return _view(drawn, "", notes, rows)
 
     def picture(self) -> np.ndarray:
@@ -700,15 +706,17 @@ def _view(
         rows: colour, name, number and CSS class of each line of the legend.
     """
     height, width = image.shape[:2]
-    table = "".join(
-        f'<tr class="{state}"><td><i class="swatch" style="background:{_css(color)}"></i></td>'
-        f'<td>{html.escape(name)}</td><td class="number">{number}</td></tr>'
+    scale = min(_SHOWN_WH[0] / width, _SHOWN_WH[1] / height)
+    legend = "".join(
+        f'<li class="{state}"><i class="swatch" style="background:{_css(color)}"></i>'
+        f'<span>{html.escape(name)}</span><span class="number">{number}</span></li>'
         for color, name, number, state in rows
     )
-    side = f"{''.join(f'<p>{note}</p>' for note in notes if note)}<table>{table}</table>"
+    side = f"{''.join(f'<p>{note}</p>' for note in notes if note)}<ul>{legend}</ul>"
     return (
         f'{_STYLE}<div class="clothseg-view"><svg viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" role="img"><image width="{width}" height="{height}" '
+        f'width="{scale * width:.0f}" height="{scale * height:.0f}" role="img">'
+        f'<image width="{width}" height="{height}" '
         f'href="data:image/jpeg;base64,{_jpeg_base64(_limit_side(image))}"/>{shapes}</svg>'
         f"<div>{side}</div></div>"
     )

@@ -148,17 +148,17 @@ def check_dataset_browser(page: Page, _: Path) -> None:
     page.get_by_role("button", name="val", exact=True).click()
     expect(page.get_by_text("of 8", exact=True)).to_be_visible()
     page.locator(".widget-dropdown select").select_option("shoe")
-    expect(view.locator("td").filter(has_text="shoe")).to_be_visible()
+    expect(view.locator("li").filter(has_text="shoe")).to_be_visible()
 
 
 def check_painting(page: Page, _: Path) -> None:
     view = page.locator(".clothseg-view")
-    expect(view.locator("tr.last")).to_have_count(1)
-    expect(view.locator("tr.later")).to_have_count(0)
+    expect(view.locator("li.last")).to_have_count(1)
+    expect(view.locator("li.later")).to_have_count(0)
     handle = page.locator(".widget-slider .noUi-handle").first
     handle.focus()
     handle.press("ArrowLeft")
-    expect(view.locator("tr.later")).to_have_count(1)
+    expect(view.locator("li.later")).to_have_count(1)
 
 
 def check_predictions(page: Page, folder: Path) -> None:
@@ -167,7 +167,7 @@ def check_predictions(page: Page, folder: Path) -> None:
     page.get_by_role("button", name="next ▶").click()
     expect(view).not_to_have_text(first)
     page.get_by_role("button", name="errors", exact=True).click()
-    expect(view.locator("td").filter(has_text="correct")).to_be_visible()
+    expect(view.locator("li").filter(has_text="correct")).to_be_visible()
     page.get_by_role("button", name="prediction", exact=True).click()
     # Noise does not compress: more than the 10 MB that a server takes by itself.
     noise = np.random.default_rng(0).integers(0, 256, (2100, 2100, 3), dtype=np.uint8)

@@ -247,7 +247,7 @@ def test_prediction_truth_and_photo(viewer):
 
 def test_errors_have_their_own_legend(viewer):
     viewer.view = "errors"
-    assert re.findall(r"</td><td>([a-z ]+)</td>", viewer.markup()) == ["correct", "wrong class"]
+    assert re.findall(r"<span>([a-z ]+)</span>", viewer.markup()) == ["correct", "wrong class"]
 
 
 def test_a_hidden_class_is_not_drawn(viewer):
