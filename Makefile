@@ -4,6 +4,10 @@ PYTHON_VERSION := 3.11
 PYTHON ?= python$(PYTHON_VERSION) python3
 VENV_PYTHON := .venv/bin/python
 STAMP := .venv/.installed
+LAB_FOLDER ?= notebooks/
+LAB_OPTIONS ?=
+LOG_FOLDER ?= outputs
+TENSORBOARD_OPTIONS ?=
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < tuple(map(int, "$(PYTHON_VERSION)".split("."))))
 
 .DEFAULT_GOAL := help
@@ -29,11 +33,15 @@ test: $(STAMP) ## run every test
 test-fast: $(STAMP) ## run the tests that take seconds
 	@$(VENV_PYTHON) -m pytest -m "not slow"
 
+# Uploads reach the kernel as one message, and a server takes 10 MB unless told: a phone's photos
+# are larger.
 lab: setup ## open JupyterLab on notebooks/
-	@$(VENV_PYTHON) -m jupyterlab notebooks/
+	@$(VENV_PYTHON) -m jupyterlab $(LAB_FOLDER) $(LAB_OPTIONS) \
+		--ServerApp.tornado_settings='{"websocket_max_message_size": 104857600}'
 
 tensorboard: $(STAMP) ## serve the training logs of all runs on 127.0.0.1
-	@$(VENV_PYTHON) -m tensorboard.main --logdir outputs --host 127.0.0.1
+	@$(VENV_PYTHON) -m tensorboard.main --logdir $(LOG_FOLDER) --host 127.0.0.1 \
+		$(TENSORBOARD_OPTIONS)
 
 lint: $(STAMP) ## check style, notebooks included
 	@$(VENV_PYTHON) -m ruff check

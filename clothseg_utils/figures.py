@@ -480,6 +480,50 @@ def plot_training_curves(history: pd.DataFrame, *, source: str) -> Figure:
 
 
 @_styled
+def plot_live_curves(history: pd.DataFrame, *, source: str) -> Figure:
+    """Plot losses and val scores so far, small and quick to draw: for the cell that trains.
+
+    Args:
+        history: one row per epoch, as for `plot_training_curves`.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or there are no rows.
+    """
+    charts = {
+        "Loss": {"train/loss": ("train", _BLUE), "val/loss": ("val", _ORANGE)},
+        "Val score": {
+            "val/mean_iou": ("mean IoU", _ORANGE),
+            "val/macro_f1": ("macro F1", _GREEN),
+        },
+    }
+    columns = [column for curves in charts.values() for column in curves]
+    _check_columns(history, "history", ["epoch", *columns])
+    done = history["epoch"] + 1
+    figure = _new_figure(2.7, source)
+    for axes, (title, curves) in zip(figure.subplots(1, 2), charts.items(), strict=True):
+        for column, (name, color) in curves.items():
+            latest = history[column].iloc[-1]
+            axes.plot(done, history[column], color=color, marker="o", ms=3, label=name)
+            axes.annotate(
+                f"{latest:.3f}",
+                (done.iloc[-1], latest),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+                color=color,
+                fontsize=8.5,
+            )
+        axes.set_title(title)
+        axes.set_xlabel("epochs done")
+        axes.set_xlim(0, 1.04 * done.max())
+        axes.xaxis.set_major_locator(_whole_numbers())
+        axes.grid()
+        _legend_above(axes)
+    return figure
+
+
+@_styled
 def plot_batch(
     images: np.ndarray, masks: np.ndarray, table: ClassTable, *, source: str, columns: int = 2
 ) -> Figure:

@@ -34,9 +34,24 @@ def read_photo(path: str | Path) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"photo {path} not found; expected a file. Check the path.")
-    data = path.read_bytes()
+    return decode_photo(path.read_bytes(), str(path))
+
+
+def decode_photo(data: bytes, name: str) -> np.ndarray:
+    """Decode the bytes of a photo file, as `read_photo` does.
+
+    Args:
+        data: a whole jpg, png, webp, bmp or tif file.
+        name: what an error calls the photo.
+
+    Returns:
+        image, (H, W, 3) uint8 RGB, 0..255.
+
+    Raises:
+        ValueError: the data are empty, truncated or no photo.
+    """
     if not data:
-        raise ValueError(f"photo {path} is empty (0 bytes); expected an image. Fetch it again.")
+        raise ValueError(f"photo {name} is empty (0 bytes); expected an image. Fetch it again.")
     try:
         with Image.open(io.BytesIO(data)) as photo:
             image = _fast_jpeg_to_image(photo, data)
@@ -48,7 +63,7 @@ def read_photo(path: str | Path) -> np.ndarray:
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "no known image format"
         raise ValueError(
-            f"photo {path} cannot be decoded ({reason}); expected a whole "
+            f"photo {name} cannot be decoded ({reason}); expected a whole "
             f"{', '.join(suffix[1:] for suffix in PHOTO_SUFFIXES)} file. Fetch or export it again."
         ) from None
 

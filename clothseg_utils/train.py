@@ -15,11 +15,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from clothseg_utils.config import Config, TrainConfig, config_to_parameters
 from clothseg_utils.dataset import ClothingDataModule, SplitData
+from clothseg_utils.live import live_callbacks, log_layout, log_precision_recall
 from clothseg_utils.model import MONITOR, ClothingSegmenter
 from clothseg_utils.network import (
     CHECKPOINT_KEY,
@@ -28,7 +29,7 @@ from clothseg_utils.network import (
     set_prior_bias,
 )
 from clothseg_utils.overlays import prediction_panel
-from clothseg_utils.progress import is_attended
+from clothseg_utils.progress import in_notebook, is_attended
 from clothseg_utils.runs import RunFolder, package_hash, read_json, write_json, write_text
 
 PANEL_COUNT = 4
@@ -139,11 +140,8 @@ class TrainingClock(pl.Callback):
         row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
         before = pl_module.history[-2]["seconds"] if len(pl_module.history) > 1 else 0.0
         images = pl_module.epoch_images
-        figures = {
-            "learning_rate": row["learning_rate"],
-            "images_per_second": images / max(1e-9, row["seconds"] - before),
-        }
-        row["images_per_second"] = round(figures["images_per_second"], 2)
+        row["images_per_second"] = round(images / max(1e-9, row["seconds"] - before), 2)
+        figures = {f"progress/{name}": row[name] for name in ("learning_rate", "images_per_second")}
         trainer.logger.log_metrics(figures, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, float]:
@@ -220,15 +218,6 @@ class _BestCheckpoint(ModelCheckpoint):
         return "BestCheckpoint"
 
 
-class _ProgressBar(TQDMProgressBar):
-    """Lightning's bar, drawn by our choice of tqdm and without the version number."""
-
-    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
-        items = super().get_metrics(trainer, pl_module)
-        items.pop("v_num", None)
-        return items
-
-
 def train(
     config: Config,
     train_split: SplitData,
@@ -293,7 +282,7 @@ def train(
     data_module = ClothingDataModule(config, train_split, val_split)
     clock = TrainingClock(config.train)
     with _quiet_lightning():
-        trainer = _build_trainer(config, run, clock)
+        trainer = _build_trainer(config, run, clock, val_split.source)
         with _plain_interrupts(trainer):
             trainer.fit(
                 module, datamodule=data_module, ckpt_path=checkpoint_path, weights_only=True
@@ -317,6 +306,11 @@ def train(
         ),
     }
     if trainer.is_global_zero:
+        writer = trainer.logger.experiment
+        module.load_state_dict(read_checkpoint(run.best_checkpoint)["state_dict"])
+        with trainer.precision_plugin.forward_context():
+            log_precision_recall(writer, module, data_module.val_dataset, best_row["step"])
+        log_layout(writer)
         _log_hyperparameters(trainer, config, best_row)
         write_json(run.training_path, summary | {"package": package_hash()})
     return _finished_result(run, tuple(notes))
@@ -338,7 +332,7 @@ def write_history(path: str | Path, history: list[dict[str, float]]) -> None:
     write_text(path, buffer.getvalue())
 
 
-def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock) -> pl.Trainer:
+def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source: str) -> pl.Trainer:
     train = config.train
     attended = is_attended()
     checkpoint_options = {
@@ -372,7 +366,8 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock) -> pl.T
     if not by_clock:
         callbacks.append(EarlyStopping(MONITOR, mode="max", patience=train.patience))
     if attended:
-        callbacks.append(_ProgressBar(refresh_rate=1))
+        planned = 0 if by_clock else train.max_epochs
+        callbacks += live_callbacks(clock, planned, source, in_notebook=in_notebook())
     return pl.Trainer(
         default_root_dir=run.path,
         accelerator="auto",
@@ -385,7 +380,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock) -> pl.T
         logger=TensorBoardLogger(run.path, name=None, version="logs"),
         callbacks=callbacks,
         num_sanity_val_steps=0,  # its scores would be the first row of the history
-        enable_progress_bar=attended,
+        enable_progress_bar=False,  # ours is a callback
         enable_model_summary=False,
         log_every_n_steps=10,
     )

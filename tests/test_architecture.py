@@ -35,6 +35,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "figures",
     "network",
     "model",
+    "live",
     "train",
     "inference",
     "predict",
@@ -42,10 +43,11 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "evaluate",
     "compare",
     "report",
+    "widgets",
     "pipeline",
     "__main__",
 ]
-WITH_TORCH = ["dataset", "losses", "network", "model", "train"]
+WITH_TORCH = ["dataset", "losses", "network", "model", "live", "train"]
 WITH_TORCH += ["inference", "predict", "trials", "evaluate"]
 WITHOUT_TORCH = [module for module in MODULE_ORDER if module not in WITH_TORCH]
 

@@ -153,6 +153,7 @@ PLOTS = {
     "hidden_pixels": lambda: figures.plot_hidden_pixels(
         np.array([np.nan] * 10 + [0.5, 0.0, 0.1]), TABLE, source=SOURCE
     ),
+    "live_curves": lambda: figures.plot_live_curves(HISTORY, source=SOURCE),
     "training_curves": lambda: figures.plot_training_curves(HISTORY, source=SOURCE),
     "batch": lambda: figures.plot_batch(
         np.stack([PHOTO] * 2), np.stack([MASK] * 2), TABLE, source=SOURCE
@@ -312,6 +313,11 @@ def test_training_curves_are_the_five_with_the_best_epoch_marked():
         "0.400",
         "0.500",
     ]
+
+
+def test_live_curves_end_in_the_latest_values():
+    texts = texts_of(drawn("live_curves"))
+    assert {"0.500", "0.650", "0.300", "0.450"} <= set(texts)
 
 
 def test_training_curves_without_validation_say_so():

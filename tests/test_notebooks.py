@@ -159,6 +159,34 @@ def test_links_lead_to_files(notebook):
     assert neighbours - {f"{notebook}.ipynb"} <= set(links)
 
 
+def test_contents_lead_to_every_section(notebook):
+    cells = read(notebook).cells
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    (contents,) = re.findall(r"^\*\*Contents\*\* (.+)$", cells[0].source, re.MULTILINE)
+    # JupyterLab, nbconvert and GitHub make a heading's anchor of its text in this way.
+    assert contents == " · ".join(f"[{h}](#{h.replace(' ', '-')})" for h in headings)
+
+
+def test_first_and_last_cell_lead_to_the_neighbours(notebook):
+    cells = read(notebook).cells
+    number = NOTEBOOKS.index(notebook)
+    neighbours = {NOTEBOOKS[i] for i in (number - 1, number + 1) if 0 <= i < len(NOTEBOOKS)}
+    for cell in (cells[0], cells[-1]):
+        assert set(re.findall(r"\]\((\d\d_\w+)\.ipynb\)", cell.source)) == neighbours
+
+
+def test_every_figure_is_explained_before_and_after(notebook):
+    cells = read(notebook).cells
+    shown = [i for i, cell in enumerate(cells) if cell.source.splitlines()[-1:] == ["figure"]]
+    assert shown
+    for index in shown:
+        assert cells[index - 1].cell_type == "markdown", cells[index].source
+        assert cells[index + 1].cell_type == "markdown", cells[index].source
+        # A heading would already be about the next thing.
+        assert not cells[index + 1].source.startswith("#"), cells[index].source
+
+
 # --- the notebooks, run --------------------------------------------------------------------------
 
 
@@ -219,6 +247,12 @@ def check_files(run: RunFolder) -> None:
         executed = nbformat.read(run.notebooks_dir / f"{name}.ipynb", as_version=4)
         counts = [c.execution_count for c in executed.cells if c.cell_type == "code"]
         assert counts == list(range(1, len(counts) + 1)), name
+        # Nobody can click: no widget, but a viewer's still picture.
+        assert "widgets" not in executed.metadata, name
+        kinds = [set(o.get("data", {})) for c in executed.cells for o in c.get("outputs", ())]
+        assert not any("application/vnd.jupyter.widget-view+json" in kind for kind in kinds), name
+        has_viewer = name[:2] in ("01", "02", "05")
+        assert any("image/jpeg" in kind for kind in kinds) == has_viewer, name
         assert "<html" in (run.notebooks_dir / f"{name}.html").read_text(), name
         assert list(run.figures_dir.glob(f"{name[:2]}_*.png")), name
     for name in NOTEBOOKS[:4]:

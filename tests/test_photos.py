@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clothseg_utils.photos import check_photo, read_photo
+from clothseg_utils.photos import check_photo, decode_photo, read_photo
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -165,3 +165,17 @@ def test_every_real_photo_is_read_alike_by_both_decoders(real_data):
         with Image.open(path) as photo:
             expected = np.array(photo.convert("RGB"), dtype=int)
         assert np.abs(read_photo(path) - expected).max() <= 1
+
+
+def test_bytes_are_read_as_a_file_is(tmp_path):
+    path = tmp_path / "photo.jpg"
+    two_halves().save(path)
+    assert (decode_photo(path.read_bytes(), "upload") == read_photo(path)).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "is empty"), (b"no photo", "cannot be decoded")]
+)
+def test_bad_bytes_are_named(data, reason):
+    with pytest.raises(ValueError, match=f"photo mine.jpg {reason}"):
+        decode_photo(data, "mine.jpg")

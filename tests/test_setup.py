@@ -176,7 +176,11 @@ def test_make_alone_lists_every_target(checkout: Checkout) -> None:
     [
         ("pipeline", "-m clothseg_utils run --profile demo"),
         ("test", "-m pytest"),
-        ("lab", "-m jupyterlab notebooks/"),
+        (
+            "lab",
+            "-m jupyterlab notebooks/ "
+            '--ServerApp.tornado_settings={"websocket_max_message_size": 104857600}',
+        ),
         ("tensorboard", "-m tensorboard.main --logdir outputs --host 127.0.0.1"),
     ],
 )
