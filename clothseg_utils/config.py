@@ -45,7 +45,7 @@ class DataConfig(_Section):
     data_root: str = "data/synthetic"  # dataset in Fashionpedia's layout
     derived_root: str = "data/derived"  # folder for masks made from it
     scheme: Scheme = "supercategory"
-    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 96  # network input side, pixels
+    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 64  # network input side, pixels
     resize: Resize = "squash"  # letterbox keeps the aspect ratio, squash does not
     image_limit: _CountOrZero = 0  # photos of each split to use; 0 means all
     mask_workers: _CountOrZero = 0  # processes that make masks; 0 means one per CPU core
@@ -54,18 +54,16 @@ class DataConfig(_Section):
 class AugmentConfig(_Section):
     """Random changes to training photos; zeros (and scale 1) switch each of them off."""
 
-    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 0.85  # smallest crop, share of the area
+    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 1.0  # smallest crop, share of the area
     crop_scale_max: Annotated[float, Field(gt=0, le=1)] = 1.0  # largest crop, share of the area
     crop_ratio_min: _Positive = 0.5  # narrowest crop, width over height
     crop_ratio_max: _Positive = 2.0  # widest crop, width over height
     flip_probability: _Fraction = 0.5  # mirrored left to right
-    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 3.0  # up to, both ways
-    translate_fraction: _Fraction = 0.03  # up to, share of the side, both ways
-    shear_degrees: Annotated[float, Field(ge=0, lt=90)] = 3.0  # up to, both ways
-    jitter_strength: _Fraction = 0.2  # brightness, contrast, saturation: 1 minus to 1 plus this
-    jitter_hue: Annotated[float, Field(ge=0, le=0.5)] = (
-        0.05  # share of the colour circle, both ways
-    )
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0  # up to, both ways
+    translate_fraction: _Fraction = 0.0  # up to, share of the side, both ways
+    shear_degrees: Annotated[float, Field(ge=0, lt=90)] = 0.0  # up to, both ways
+    jitter_strength: _Fraction = 0.1  # brightness, contrast, saturation: 1 minus to 1 plus this
+    jitter_hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # share of the colour circle
     grayscale_probability: _Fraction = 0.0  # colour taken away
 
     @model_validator(mode="after")
@@ -103,10 +101,10 @@ class TrainConfig(_Section):
     batch_size: _Count = 4  # photos per step and device
     max_epochs: _Count = 15  # used while max_minutes is 0
     max_minutes: _NotNegative = 5.0  # above 0: train and validate this long, whatever the epochs
-    epoch_images: _CountOrZero = 960  # photos drawn per epoch; 0 means every photo once
+    epoch_images: _CountOrZero = 640  # photos drawn per epoch; 0 means every photo once
     learning_rate: _Positive = 1e-3
     weight_decay: _NotNegative = 0.01  # AdamW; at 0 it is Adam
-    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.98  # memory of Adam's second moment
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.95  # memory of Adam's second moment
     gradient_clip_norm: _NotNegative = 1.0  # longest gradient; 0 does not clip
     schedule: Schedule = "cosine"  # learning rate after the warm-up
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of training, linear
@@ -223,6 +221,7 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
         "data": {"data_root": "data/fashionpedia", "image_size": 512, "resize": "squash"},
         "augment": {
             "crop_scale_min": 0.8,
+            "jitter_strength": 0.2,
             "crop_ratio_min": 0.75,
             "crop_ratio_max": 1.33,
             "rotation_degrees": 10.0,
