@@ -80,7 +80,7 @@ REPORTED_PROTOCOL = (
 
 BOUNDARY_PROTOCOL = (
     "boundary IoU (Cheng et al., CVPR 2021) at native resolution: of each class only the pixels "
-    f"within {BAND_SHARE:.0%} of the photo's diagonal inside its outline count, in truth and "
+    f"within {100 * BAND_SHARE:g} % of the photo's diagonal inside its outline count, in truth and "
     "prediction; pixels summed over the split; ignored pixels left out; absent classes left out of "
     "means; background in"
 )

@@ -788,7 +788,7 @@ def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
         strata, "strata", ["stratum", "n", "score", "low", "high", *ends, "missed", "missed_alone"]
     )
     rows = np.arange(len(strata))[::-1]
-    figure = _new_figure(1.7 + 0.42 * len(strata), source, width_in=9)
+    figure = _new_figure(1.7 + 0.42 * len(strata), source, width_in=9.5)
     scores, drops, missed = figure.subplots(1, 3, sharey=True, width_ratios=[1.2, 1, 1])
     for prefix, offset, color in (("alone", 0.13, "0.5"), ("", -0.13, _BLUE)):
         low, high = (f"{prefix}_low", f"{prefix}_high") if prefix else ("low", "high")
@@ -799,12 +799,13 @@ def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
     drops.axvline(0, color=_GREY, lw=1.2)
     drops.hlines(rows, strata["drop_low"], strata["drop_high"], color=_ORANGE, lw=2.2)
     drops.scatter(strata["drop"], rows, s=46, color=_ORANGE, zorder=3)
-    drops.set_title("Drop (alone - together)")
+    drops.set_title("Drop")
+    drops.set_xlabel("alone minus together")
     for column, offset, color in (("missed_alone", 0.13, "0.5"), ("missed", -0.13, _BLUE)):
         missed.scatter(100 * strata[column], rows + offset, s=38, color=color, zorder=3)
     missed.set_xlim(0, 100)
-    missed.set_title("Taken for background, %")
-    missed.set_xlabel("of the garments' pixels")
+    missed.set_title("Missed")
+    missed.set_xlabel("% taken for background")
     for axes in (scores, drops, missed):
         axes.grid(axis="x")
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -854,7 +855,12 @@ def plot_area_curve(
         ends = ("low", "high") if column == "score" else ("iou_low", "iou_high")
         low, high = (bands[end].to_numpy(float) for end in ends)
         by_band.fill_between(places, low, high, color=color, alpha=0.18, lw=0)
-        by_band.plot(places, bands[column], "o-", color=color, ms=5, label=f"mean {label}")
+        # The two agree where nothing overlaps: the wider line shows behind the other.
+        wide = column == "score"
+        width, size = (3.4, 8) if wide else (1.4, 4)
+        by_band.plot(
+            places, bands[column], "o-", color=color, lw=width, ms=size, label=f"mean {label}"
+        )
     names = [
         f"{s.removesuffix(' px')}\n{str(n).split()[0]}"
         for s, n in zip(bands["stratum"], bands["n"], strict=True)
