@@ -23,7 +23,7 @@ from clothseg_utils.train import read_history
 
 pytest.importorskip("playwright.sync_api", reason="no Playwright: install the dev dependencies")
 
-from lab import CHROMIUM_FLAGS, CHROMIUM_NAMES, Lab, Server, free_port
+from lab import CHROMIUM_FLAGS, CHROMIUM_NAMES, PATIENCE_MS, Lab, Server, free_port
 from playwright.sync_api import Error, Page, expect, sync_playwright
 
 pytestmark = [
@@ -55,7 +55,8 @@ def page(chromium_path: str) -> Iterator[Page]:
         )
         SHOTS_DIR.mkdir(parents=True, exist_ok=True)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
         yield page
         browser.close()
 
@@ -177,7 +178,7 @@ def check_predictions(page: Page, folder: Path) -> None:
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="own photos").click()
     chooser.value.set_files(photo)
-    expect(view.get_by_text("large.png (uploaded)")).to_be_visible(timeout=120_000)
+    expect(view.get_by_text("large.png (uploaded)")).to_be_visible()
 
 
 CHECKS = {
@@ -220,11 +221,9 @@ def test_stepping_with_shift_enter_and_running_each_cell_twice(opened):
             lab.select(index)
             lab.page.keyboard.press("Shift+Enter")
             lab.wait_for_cell(index, once)
-    lab.select(len(cells) - 1)
-    lab.page.keyboard.press("Control+Enter")
-    lab.wait_for_cell(len(cells) - 1, None)
+    assert cells[-1]["kind"] == "markdown"  # so Shift-Enter has never added a cell
     counts = [cell["count"] for cell in lab.cells() if cell["kind"] == "code"]
-    assert counts == [*range(2, 2 * len(counts), 2), 2 * len(counts) - 1]
+    assert counts == list(range(2, 2 * len(counts) + 1, 2))
     check_outputs(lab, notebook)
 
 
@@ -234,14 +233,13 @@ def test_training_is_watched_and_goes_on_after_a_kernel_restart(opened, paramete
     run = RunFolder(parameters["outputs_root"], "restarted")
     lab.start_command("notebook:run-all-cells")
     line = lab.page.locator(".jp-OutputArea-output").get_by_text("images/s")
-    expect(line).to_be_visible(timeout=180_000)
-    expect(line).to_contain_text("val mIoU", timeout=60_000)
+    expect(line).to_be_visible()
+    expect(line).to_contain_text("val mIoU")
     expect(line).to_contain_text(" left")
     curves = lab.page.locator(".jp-RenderedImage img")
-    n_images = curves.count()
+    expect(curves.nth(1)).to_be_visible()  # after that of the batch
     line.scroll_into_view_if_needed()
     lab.page.screenshot(path=SHOTS_DIR / "03_training_live.png")
-    assert n_images >= 2  # the batch, and the growing curves
     assert run.last_checkpoint.exists()
     lab.restart_kernel()
     assert not run.training_path.exists()
