@@ -8,7 +8,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -228,8 +229,8 @@ def test_stepping_with_shift_enter_and_running_each_cell_twice(opened):
 
 
 def test_training_is_watched_and_goes_on_after_a_kernel_restart(opened, parameters):
-    # By the clock: long enough to be interrupted on any machine, and its end is near.
-    lab = opened("03_training", run_name="restarted", max_minutes=0.75)
+    # Longer than any machine needs for an epoch; the test does not wait for the end.
+    lab = opened("03_training", run_name="restarted", max_minutes=30.0)
     run = RunFolder(parameters["outputs_root"], "restarted")
     lab.start_command("notebook:run-all-cells")
     line = lab.page.locator(".jp-OutputArea-output").get_by_text("images/s")
@@ -240,18 +241,26 @@ def test_training_is_watched_and_goes_on_after_a_kernel_restart(opened, paramete
     expect(curves.nth(1)).to_be_visible()  # after that of the batch
     line.scroll_into_view_if_needed()
     lab.page.screenshot(path=SHOTS_DIR / "03_training_live.png")
-    assert run.last_checkpoint.exists()
+    wait_until(run.last_checkpoint.exists)
     lab.restart_kernel()
-    assert not run.training_path.exists()
-    epochs_before = len(read_history(run.logs_dir / "history.csv"))
+    before = read_history(run.logs_dir / "history.csv")
 
-    assert lab.run_all(), lab.page.locator(".jp-NotebookPanel").inner_text()[-2000:]
+    lab.start_command("notebook:run-all-cells")
     expect(lab.page.get_by_text("training goes on from last.ckpt, after")).to_be_visible()
-    history = read_history(run.logs_dir / "history.csv")
-    assert len(history) > epochs_before
-    seconds = [row["seconds"] for row in history]
-    assert seconds == sorted(seconds)
-    assert seconds[-1] >= 45
+    wait_until(lambda: len(read_history(run.logs_dir / "history.csv")) > len(before))
+    after = read_history(run.logs_dir / "history.csv")
+    # The row of the epoch that the restart cut off may have been written already.
+    assert after[: len(before) - 1] == before[:-1]
+    seconds = [row["seconds"] for row in after]
+    assert seconds == sorted(seconds)  # the clock went on
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait for something that the page does not show."""
+    until = time.monotonic() + PATIENCE_MS / 1000
+    while not is_so():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.2)
 
 
 # --- TensorBoard ---------------------------------------------------------------------------------
