@@ -18,7 +18,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from clothseg_utils.config import Config, TrainConfig, config_to_parameters
+from clothseg_utils.config import Config, TrainConfig
 from clothseg_utils.dataset import ClothingDataModule, SplitData
 from clothseg_utils.live import live_callbacks, log_layout, log_precision_recall
 from clothseg_utils.model import MONITOR, ClothingSegmenter
@@ -37,6 +37,8 @@ PANEL_COUNT = 4
 
 PANEL_HEIGHT = 320
 """Height of the pictures in a panel, pixels: the legend stays readable at small inputs."""
+
+_LEARNING_SECTIONS = ("data", "augment", "loss", "train")
 
 # Settings that change where and how fast, not what is learned: a resume may change them.
 _FREE_FIELDS = {
@@ -441,7 +443,7 @@ def _read_state(run: RunFolder) -> dict[str, Any] | None:
 
 def _difference(config: Config, data_info: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     """The first thing that differs from a stored run, in words; empty if nothing does."""
-    for section in ("data", "augment", "loss", "train"):
+    for section in _LEARNING_SECTIONS:
         stored = state["config"].get(section, {})
         for field, value in getattr(config, section).model_dump().items():
             if field in _FREE_FIELDS.get(section, ()):
@@ -481,7 +483,13 @@ def _trained_by(run: RunFolder) -> str:
 
 
 def _log_hyperparameters(trainer: pl.Trainer, config: Config, best_row: Mapping[str, Any]) -> None:
-    """Show settings beside the best scores in TensorBoard's HPARAMS tab."""
+    """Show what decides the result beside the best scores in TensorBoard's HPARAMS tab."""
     scores = {f"best/{name}": best_row[name] for name in (MONITOR, "val/macro_f1", "val/loss")}
-    trainer.logger.log_hyperparams(config_to_parameters(config), scores)
+    settings = {
+        field: value
+        for section in _LEARNING_SECTIONS
+        for field, value in getattr(config, section).model_dump().items()
+        if field not in _FREE_FIELDS.get(section, ())
+    }
+    trainer.logger.log_hyperparams(settings, scores)
     trainer.logger.save()

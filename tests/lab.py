@@ -27,6 +27,9 @@ from clothseg_utils.runs import repo_root
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+PATIENCE_MS = 300_000
+"""Longest wait for any one thing: a busy machine is slow, and a broken page waits for ever."""
+
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM_FLAGS = (
     "--headless",
@@ -85,7 +88,7 @@ class Server:
             self.stop()
             raise
 
-    def _wait(self, log_path: Path, seconds: float = 120) -> None:
+    def _wait(self, log_path: Path, seconds: float = PATIENCE_MS / 1000) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until and self._process.poll() is None:
             try:
@@ -169,19 +172,19 @@ class Lab:
     def open(self, notebook: str) -> None:
         """Open a notebook with a fresh kernel, and wait until it is ready."""
         address = f"{self._root}/lab/tree/{notebook}.ipynb?token={self._token}&reset"
-        self.page.goto(address, wait_until="load", timeout=120_000)
+        self.page.goto(address, wait_until="load", timeout=PATIENCE_MS)
         # The reset redirects once and wipes the page's state.
-        self.page.wait_for_url("**/lab/**", timeout=60_000)
-        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=90_000)
+        self.page.wait_for_url("**/lab/**", timeout=PATIENCE_MS)
+        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=PATIENCE_MS)
         self.page.wait_for_timeout(3000)
-        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=90_000)
+        self.page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=PATIENCE_MS)
         self._wait_for_kernel()
 
     def _wait_for_kernel(self) -> None:
         self.page.wait_for_function(
             "() => window.jupyterapp?.shell.currentWidget?.sessionContext"
             "?.session?.kernel?.status === 'idle'",
-            timeout=90_000,
+            timeout=PATIENCE_MS,
         )
 
     def run_all(self) -> bool:
@@ -231,7 +234,7 @@ class Lab:
             index,
         )
 
-    def wait_for_cell(self, index: int, count: int | None, seconds: float = 120) -> None:
+    def wait_for_cell(self, index: int, count: int | None) -> None:
         """Wait until a cell has finished, with another execution count than `count`."""
         self.page.wait_for_function(
             "([index, count]) => { const model ="
@@ -239,7 +242,7 @@ class Lab:
             " return model.executionCount && model.executionCount !== count &&"
             " model.executionState === 'idle'; }",
             arg=[index, count],
-            timeout=1000 * seconds,
+            timeout=PATIENCE_MS,
         )
 
     def screenshot(self, path: Path) -> None:

@@ -8,7 +8,8 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from clothseg_utils.train import read_history
 
 pytest.importorskip("playwright.sync_api", reason="no Playwright: install the dev dependencies")
 
-from lab import CHROMIUM_FLAGS, CHROMIUM_NAMES, Lab, Server, free_port
+from lab import CHROMIUM_FLAGS, CHROMIUM_NAMES, PATIENCE_MS, Lab, Server, free_port
 from playwright.sync_api import Error, Page, expect, sync_playwright
 
 pytestmark = [
@@ -55,7 +56,8 @@ def page(chromium_path: str) -> Iterator[Page]:
         )
         SHOTS_DIR.mkdir(parents=True, exist_ok=True)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
         yield page
         browser.close()
 
@@ -177,7 +179,7 @@ def check_predictions(page: Page, folder: Path) -> None:
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="own photos").click()
     chooser.value.set_files(photo)
-    expect(view.get_by_text("large.png (uploaded)")).to_be_visible(timeout=120_000)
+    expect(view.get_by_text("large.png (uploaded)")).to_be_visible()
 
 
 CHECKS = {
@@ -220,40 +222,45 @@ def test_stepping_with_shift_enter_and_running_each_cell_twice(opened):
             lab.select(index)
             lab.page.keyboard.press("Shift+Enter")
             lab.wait_for_cell(index, once)
-    lab.select(len(cells) - 1)
-    lab.page.keyboard.press("Control+Enter")
-    lab.wait_for_cell(len(cells) - 1, None)
+    assert cells[-1]["kind"] == "markdown"  # so Shift-Enter has never added a cell
     counts = [cell["count"] for cell in lab.cells() if cell["kind"] == "code"]
-    assert counts == [*range(2, 2 * len(counts), 2), 2 * len(counts) - 1]
+    assert counts == list(range(2, 2 * len(counts) + 1, 2))
     check_outputs(lab, notebook)
 
 
 def test_training_is_watched_and_goes_on_after_a_kernel_restart(opened, parameters):
-    # By the clock: long enough to be interrupted on any machine, and its end is near.
-    lab = opened("03_training", run_name="restarted", max_minutes=0.75)
+    # Longer than any machine needs for an epoch; the test does not wait for the end.
+    lab = opened("03_training", run_name="restarted", max_minutes=30.0)
     run = RunFolder(parameters["outputs_root"], "restarted")
     lab.start_command("notebook:run-all-cells")
     line = lab.page.locator(".jp-OutputArea-output").get_by_text("images/s")
-    expect(line).to_be_visible(timeout=180_000)
-    expect(line).to_contain_text("val mIoU", timeout=60_000)
+    expect(line).to_be_visible()
+    expect(line).to_contain_text("val mIoU")
     expect(line).to_contain_text(" left")
     curves = lab.page.locator(".jp-RenderedImage img")
-    n_images = curves.count()
+    expect(curves.nth(1)).to_be_visible()  # after that of the batch
     line.scroll_into_view_if_needed()
     lab.page.screenshot(path=SHOTS_DIR / "03_training_live.png")
-    assert n_images >= 2  # the batch, and the growing curves
-    assert run.last_checkpoint.exists()
+    wait_until(run.last_checkpoint.exists)
     lab.restart_kernel()
-    assert not run.training_path.exists()
-    epochs_before = len(read_history(run.logs_dir / "history.csv"))
+    before = read_history(run.logs_dir / "history.csv")
 
-    assert lab.run_all(), lab.page.locator(".jp-NotebookPanel").inner_text()[-2000:]
+    lab.start_command("notebook:run-all-cells")
     expect(lab.page.get_by_text("training goes on from last.ckpt, after")).to_be_visible()
-    history = read_history(run.logs_dir / "history.csv")
-    assert len(history) > epochs_before
-    seconds = [row["seconds"] for row in history]
-    assert seconds == sorted(seconds)
-    assert seconds[-1] >= 45
+    wait_until(lambda: len(read_history(run.logs_dir / "history.csv")) > len(before))
+    after = read_history(run.logs_dir / "history.csv")
+    # The row of the epoch that the restart cut off may have been written already.
+    assert after[: len(before) - 1] == before[:-1]
+    seconds = [row["seconds"] for row in after]
+    assert seconds == sorted(seconds)  # the clock went on
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Wait for something that the page does not show."""
+    until = time.monotonic() + PATIENCE_MS / 1000
+    while not is_so():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.2)
 
 
 # --- TensorBoard ---------------------------------------------------------------------------------
