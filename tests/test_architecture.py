@@ -22,6 +22,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "wardrobe",
     "synthetic",
     "coco",
+    "convert",
     "masks",
     "dataset",
     "losses",
@@ -45,6 +46,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "report",
     "widgets",
     "pipeline",
+    "sweep",
     "__main__",
 ]
 WITH_TORCH = ["dataset", "losses", "network", "model", "live", "train"]
