@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import sys
 import time
@@ -337,6 +338,10 @@ def _write_html(executed: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nbconvert warns of pictures without alternative text
         body, _ = HTMLExporter(embed_images=True).from_filename(str(executed))
+    # Scripts for formulas and live widgets, of which there are none: the page asks no server.
+    body = re.sub(r'<script[^>]*\ssrc="https?://[^"]*"[^>]*>\s*</script>', "", body)
+    # The neighbours lie beside it as pages, too; a browser would only save their notebooks.
+    body = re.sub(rf'href="({"|".join(NOTEBOOKS)})\.ipynb', r'href="\1.html', body)
     write_text(executed.with_suffix(".html"), body)
 
 
