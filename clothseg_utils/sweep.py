@@ -396,9 +396,14 @@ def _write_html(
     fields: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
 ) -> None:
-    sections = [Section("Leaderboard", (_leaderboard_table(fields, rows), *_picture(rows)))]
+    sections = [
+        Section(
+            "Leaderboard",
+            (Text(_TABLE_NOTE), _leaderboard_table(fields, rows), *_picture(fields, rows)),
+        )
+    ]
     if "seed" in fields and len(fields) > 1:
-        sections.append(Section("Over seeds", (_seed_table(fields, rows),)))
+        sections.append(Section("Over seeds", (Text(_SEED_NOTE), _seed_table(fields, rows))))
     failures = [f"{row['run_name']}: {row['failure']}" for row in rows if row["failure"]]
     if failures:
         sections.append(Section("Failures", (Items(tuple(failures)),)))
@@ -443,15 +448,15 @@ _STATE_WORDS = {"done": "done", "failed": "failed", "running": "cut off", "waiti
 
 
 def _leaderboard_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    head = ("run", *fields, "mean IoU (95 % interval)", "to the best (95 % interval)", "verdict")
+    head = ("", *fields, "verdict", "mean IoU (95 % interval)", "to the best (95 % interval)")
     head += ("macro F1", "pixel accuracy", "val mIoU in training", "epochs", "training", "in all")
     cells = [
         (
-            _link(row),
+            _link(row, _MISSING if row["rank"] is None else f"{row['rank']}."),
             *(_value_text(row[field]) for field in fields),
+            row["verdict"] or _STATE_WORDS[row["state"]],
             _range_text(row, _SCORES),
             _range_text(row, _DIFFERENCES, sign="+"),
-            row["verdict"] or _STATE_WORDS[row["state"]],
             _score_text(row["macro_f1"]),
             _score_text(row["pixel_accuracy"]),
             _score_text(row["val_mean_iou_at_input_size"]),
@@ -461,26 +466,29 @@ def _leaderboard_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]])
         )
         for row in rows
     ]
-    title = (
-        "Runs, best first. Scores at each photo's own resolution; differences are paired over the "
-        "same photos, and a run whose interval holds zero is not told apart from the best."
-    )
     marked = 0 if rows[0]["mean_iou"] is not None else -1
-    return Table(head, tuple(cells), text_columns=1 + len(fields), title=title, marked=marked)
+    return Table(head, tuple(cells), 2 + len(fields), title="Runs, best first", marked=marked)
 
 
-def _link(row: Mapping[str, Any]) -> str:
-    """The run's name, leading to its report or else to its scores, where there are any."""
+_TABLE_NOTE = (
+    "Numbers lead to the runs' reports. Scores are taken at each photo's own resolution. A "
+    "difference to the best run is paired over the same photos; where its interval holds zero, "
+    "the two runs are not told apart."
+)
+
+
+def _link(row: Mapping[str, Any], text: str) -> str:
+    """A text that leads to the run's report or else to its scores, where there are any."""
     run = row["run"]
     pages = (run.report_dir / "index.html", run.notebooks_dir / "04_metric_evaluation.html")
     page = next((page for page in pages if page.exists()), None)
     if row["state"] != "done" or page is None:
-        return row["run_name"]
+        return text
     address = quote(f"../../{run.name}/{page.relative_to(run.path).as_posix()}")
-    return Markup('<a href="{}">{}</a>').format(address, row["run_name"])
+    return Markup('<a href="{}" title="{}">{}</a>').format(address, row["run_name"], text)
 
 
-def _picture(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
+def _picture(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     """Mean IoU of every run with its interval."""
     # matplotlib takes a second to load; planning a sweep must not wait for it.
     import pandas as pd
@@ -494,7 +502,10 @@ def _picture(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     missing = float("nan")
     table = pd.DataFrame(
         {
-            "stratum": [f"{row['rank']}." for row in scored],
+            "stratum": [
+                f"{row['rank']}. {', '.join(_value_text(row[field]) for field in fields)}"
+                for row in scored
+            ],
             "score": [row["mean_iou"] for row in scored],
             "low": [
                 missing if row["mean_iou_low"] is None else row["mean_iou_low"] for row in scored
@@ -513,9 +524,15 @@ def _picture(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     size_wh = tuple(round(160 * side) for side in figure.get_size_inches())
     plt.close(figure)
     text = (
-        "Mean IoU of each run with its 95 % bootstrap interval over photos, in the table's order."
+        f"Mean IoU of each run ({', '.join(fields)}) with its 95 % bootstrap interval over photos."
     )
     return [Picture("leaderboard.png", buffer.getvalue(), size_wh, alt=text, caption=text)]
+
+
+_SEED_NOTE = (
+    "A difference between settings that is no larger than that between seeds may be luck. Seeds "
+    "that were not run, or failed, are missing from the means."
+)
 
 
 def _seed_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -534,12 +551,12 @@ def _seed_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Tab
             str(len(scores)),
             _score_text(statistics.fmean(scores)),
             _score_text(statistics.stdev(scores) if len(scores) > 1 else None),
-            f"{min(scores):.4f} to {max(scores):.4f}",
+            f"{min(scores):.3f} to {max(scores):.3f}",
         )
         for key, scores in ranked
     ]
     head = (*others, "runs", "mean of mean IoU", "standard deviation", "lowest to highest")
-    title = "A difference between settings means little where it is not larger than that of seeds."
+    title = "Mean and spread over seeds of each combination of the other settings"
     return Table(head, tuple(cells), text_columns=len(others), title=title)
 
 
@@ -560,17 +577,14 @@ def _settings_blocks(record: Mapping[str, Any], fields: Sequence[str]) -> tuple[
     return tuple(blocks)
 
 
-def _score_text(score: float | None) -> str:
-    return _MISSING if score is None else f"{score:.4f}"
+def _score_text(score: float | None, *, sign: str = "") -> str:
+    return _MISSING if score is None else f"{score:{sign}.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _range_text(row: Mapping[str, Any], columns: Sequence[str], *, sign: str = "") -> str:
     """A score with the ends of its interval, where it has one."""
-    score, low, high = (row[column] for column in columns)
-    if score is None:
-        return _MISSING
-    interval = "" if low is None else f" ({low:{sign}.4f} to {high:{sign}.4f})"
-    return f"{score:{sign}.4f}{interval}"
+    score, low, high = (_score_text(row[column], sign=sign) for column in columns)
+    return score if _MISSING in (score, low) else f"{score} ({low} to {high})"
 
 
 def _seconds_text(seconds: float | None) -> str:

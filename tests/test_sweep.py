@@ -161,7 +161,9 @@ class Stand:
 def stand(monkeypatch) -> Stand:
     stand = Stand()
     monkeypatch.setattr(sweep, "run_pipeline", stand)
-    monkeypatch.setattr(sweep, "_picture", lambda rows: [])  # drawing takes most of the time
+    monkeypatch.setattr(
+        sweep, "_picture", lambda fields, rows: []
+    )  # drawing takes most of the time
     return stand
 
 
@@ -338,7 +340,9 @@ def test_broken_record_is_named(go, stand, tmp_path):
 def test_page_links_to_the_reports_and_says_what_is_real(go, stand, monkeypatch, tmp_path):
     monkeypatch.setattr(sweep, "_picture", DRAW_PICTURE)
     html = go(seed=[0, 1], learning_rate=[0.001, 0.1]).html_path.read_text()
-    assert '<a href="../../s-learning_rate%3D0.001-seed%3D0/report/index.html">' in html
+    name = "s-learning_rate=0.001-seed=0"
+    address = name.replace("=", "%3D")
+    assert f'<a href="../../{address}/report/index.html" title="{name}">1.</a>' in html
     assert "4 runs: 4 done." in html
     assert "drawn photos (synthetic)" in html
     assert ">worse</td>" in html
@@ -374,7 +378,7 @@ def test_seeds_are_averaged_by_hand(go, stand):
     scores = [row["mean_iou"] for row in read_rows_of(html, go, "0.001")]
     mean = sum(scores) / 2
     deviation = abs(scores[0] - scores[1]) / 2**0.5
-    assert first[:4] == ["0.001", "2", f"{mean:.4f}", f"{deviation:.4f}"]
+    assert first[:4] == ["0.001", "2", f"{mean:.3f}", f"{deviation:.3f}"]
 
 
 def read_rows_of(html, go, learning_rate):
