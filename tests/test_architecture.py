@@ -41,6 +41,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "trials",
     "evaluate",
     "compare",
+    "latex",
     "report",
     "pipeline",
     "__main__",
