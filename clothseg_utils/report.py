@@ -903,7 +903,8 @@ def _configuration(facts: _Facts) -> list[Block]:
     ]
     if not rows:
         return [_missing("a record of the parameters (manifest.json)")]
-    return [Table(("section", "field", "value"), tuple(rows), 3, title="All recorded parameters")]
+    title = "All recorded parameters"
+    return [Table(("section", "field", "value"), tuple(rows), 3, title=title, folded=True)]
 
 
 def _training(facts: _Facts) -> list[Block]:
@@ -1059,8 +1060,8 @@ def _options(facts: _Facts) -> list[Block]:
         for t in trials
     )
     title = (
-        f"Test-time options, paired on {_count(int(trials[0]['n']), 'photo')} spread over the "
-        f"split; {facts.metrics['source'].partition(', n =')[0]}, native resolution"
+        f"Test-time options; {facts.metrics['source'].partition(', n =')[0]}, native resolution, "
+        f"paired on {_count(int(trials[0]['n']), 'photo')} spread over the split"
     )
     columns = ("option", "what it does", "mean IoU", "gain", "95 % interval of the gain")
     return [
@@ -1107,7 +1108,9 @@ def _comparison(facts: _Facts, comparison: Comparison, other: _Facts) -> list[Bl
                 "training with another seed would give",
             )
         ),
-        Table(("score", *head), means, title=f"{one} and {two}; {_source(facts)}, {n_photos}"),
+        Table(
+            ("score", *head), means, title=f"Means of {one} and {two}; {_source(facts)}, {n_photos}"
+        ),
         _difference_picture(facts, comparison),
         Table(
             ("class", *head, "difference of F1"),

@@ -617,7 +617,7 @@ def test_options_show_gain_beside_cost(full_run: RunFolder) -> None:
         "flip", "mirrored too", "0.420", "+0.020", "-0.010 to 0.050", "0.041", "2.0"
     ]  # fmt: skip
     assert "taken without test-time options" in page.text
-    assert "paired on 9 photos spread over the split; synthetic, val, native" in page.text
+    assert "synthetic, val, native resolution, paired on 9 photos spread" in page.text
 
 
 def test_model_card_says_what_it_is_for_and_names_the_worst_classes(page: Page) -> None:
