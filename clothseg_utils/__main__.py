@@ -263,16 +263,27 @@ def predict(
 
 
 @app.command()
-def report(run_name: Annotated[str, typer.Option(help="Folder under outputs/.")]) -> int:
-    """Write a run's report again.
+def report(
+    run_name: Annotated[str, typer.Option(help="Folder under outputs/.")],
+    against: Annotated[
+        str | None, typer.Option(help="Another run, to compare with on the same photos.")
+    ] = None,
+) -> int:
+    """Write a run's report again; with --against, compare it with another run.
 
-    Example: python -m clothseg_utils report --run-name demo
+    Example: python -m clothseg_utils report --run-name demo --against other
     """
+    from clothseg_utils.compare import compare_runs, verdict
     from clothseg_utils.config import RunConfig
     from clothseg_utils.report import write_report
     from clothseg_utils.runs import RunFolder, portable_path
 
-    paths = write_report(RunFolder(RunConfig().outputs_root, run_name))
+    run, *others = (
+        RunFolder(RunConfig().outputs_root, name) for name in (run_name, against) if name
+    )
+    paths = write_report(run, *others)
+    for other in others:
+        _say(verdict(compare_runs(run, other)))
     _say(f"report: {portable_path(paths[0])}")
     return 0
 

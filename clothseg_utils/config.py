@@ -122,7 +122,7 @@ class EvaluateConfig(_Section):
 
     checkpoint: str = ""  # file to evaluate; empty means the run's best
     bootstrap_samples: Annotated[int, Field(ge=100)] = 2000  # resamples behind each interval
-    trial_photos: _CountOrZero = 60  # val photos to try test-time options on; 0 tries none
+    trial_photos: _CountOrZero = 24  # val photos to try test-time options on; 0 tries none
 
 
 class InferenceConfig(_Section):

@@ -42,6 +42,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "trials",
     "evaluate",
     "compare",
+    "latex",
     "report",
     "widgets",
     "pipeline",
