@@ -22,7 +22,6 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
     # Letters that not every font of pdflatex has.
     "²": r"$^2$",
     "×": r"$\times$",
@@ -43,7 +42,6 @@ def escape_latex(text: str) -> str:
         >>> print(escape_latex("50 % of a_b\\n& c"))
         50 \\% of a\\_b \\& c
     """
-    # A trailing \item or such in a hostile name is text like any other: every backslash is escaped.
     return "".join(_SPECIAL.get(letter, letter) for letter in " ".join(text.split()))
 
 

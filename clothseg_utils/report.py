@@ -108,6 +108,7 @@ _KNOWN_TABLES = (
     "04_options",
     "04_reliability",
     "04_strata",
+    "05_class_extremes",
     "05_disagreement",
     "05_failed",
 )
@@ -1086,7 +1087,6 @@ def _comparison(facts: _Facts, comparison: Comparison, other: _Facts) -> list[Bl
     one, two = comparison.names
     n_classes = sum(np.isfinite(d.low) for d in comparison.iou.values())
     by_chance = (1 - LEVEL) * n_classes
-    n_photos = f"paired, n = {_count(comparison.n_images, 'photo')}"
     head = (one, two, "difference", "95 % interval", "verdict")
     means = tuple(
         (COMPARED_MEANS[name], *_difference_cells(difference, comparison.names))
@@ -1109,14 +1109,12 @@ def _comparison(facts: _Facts, comparison: Comparison, other: _Facts) -> list[Bl
                 "training with another seed would give",
             )
         ),
-        Table(
-            ("score", *head), means, title=f"Means of {one} and {two}; {_source(facts)}, {n_photos}"
-        ),
+        Table(("score", *head), means, title=f"Means of {one} and {two}; {_source(facts)}, paired"),
         _difference_picture(facts, comparison),
         Table(
             ("class", *head, "difference of F1"),
             classes,
-            title=f"IoU of each class in {one} and {two}; {_source(facts)}, {n_photos}",
+            title=f"IoU of each class in {one} and {two}; {_source(facts)}, paired",
         ),
     ]
     differing = tuple(
@@ -1435,9 +1433,11 @@ def _failures(facts: _Facts) -> list[Block]:
         )
         title = f"Lowest mean IoU over the classes that a photo holds; {_source(facts)}"
         blocks.append(Table(("photo", "image id", "mean IoU"), rows, 2, title=title))
+    extremes = facts.tables.get("05_class_extremes")
     blocks += [
         Heading("Each class at its best and worst"),
         *_pictures(facts, "05_class_extremes"),
+        *([_file_table("05_class_extremes", extremes)] if extremes else []),
         Heading("Classes taken for each other"),
         *_pictures(facts, "05_confusions"),
         Heading("Where network and label disagree"),
@@ -1641,7 +1641,9 @@ def _card_limits(facts: _Facts) -> Iterable[str]:
         texts = [f"{name} ({_score(scored[name])})" for name in worst]
         yield f"lowest IoU: {', '.join(texts)}"
     for name, title in _STRATUM_TITLES.items():
-        known = [s for s in facts.metrics.get("strata", {}).get(name, ()) if s["score"] is not None]
+        # A group of one photo, which has no interval, is no limit of the network.
+        strata = facts.metrics.get("strata", {}).get(name, ())
+        known = [s for s in strata if s["low"] is not None]
         if name in _UNORDERED_STRATA or len(known) < 2:
             continue
         label = _STRATUM_SCORES.get(name, "mean IoU")
