@@ -100,7 +100,7 @@ class TrainConfig(_Section):
     prior_bias: bool = True  # begin by predicting each class as often as it occurs
     batch_size: _Count = 4  # photos per step and device
     max_epochs: _Count = 15  # used while max_minutes is 0
-    max_minutes: _NotNegative = 5.0  # above 0: train and validate this long, whatever the epochs
+    max_minutes: _NotNegative = 4.0  # above 0: train and validate this long, whatever the epochs
     epoch_images: _CountOrZero = 640  # photos drawn per epoch; 0 means every photo once
     learning_rate: _Positive = 1e-3
     weight_decay: _NotNegative = 0.01  # AdamW; at 0 it is Adam
@@ -122,7 +122,7 @@ class EvaluateConfig(_Section):
 
     checkpoint: str = ""  # file to evaluate; empty means the run's best
     bootstrap_samples: Annotated[int, Field(ge=100)] = 2000  # resamples behind each interval
-    trial_photos: _CountOrZero = 24  # val photos to try test-time options on; 0 tries none
+    trial_photos: _CountOrZero = 12  # val photos to try test-time options on; 0 tries none
 
 
 class InferenceConfig(_Section):
@@ -190,7 +190,7 @@ class PredictConfig(_Section):
     """Overlays."""
 
     photos_dir: str = ""  # folder of own photos to predict; empty means none
-    overlay_count: _Count = 4  # photos in each gallery of overlays
+    overlay_count: _Count = 3  # photos in each gallery of overlays
     overlay_opacity: _Fraction = 0.55  # of the class colour over the photo
 
 

@@ -1206,7 +1206,15 @@ def save_figure(figure: Figure, path_stem: str | Path, *, caption: str = "") -> 
         for suffix, metadata in (("png", {}), ("svg", {"Date": None})):
             path = path_stem.with_name(f"{path_stem.name}.{suffix}")
             with atomic_path(path) as temporary:
-                figure.savefig(temporary, format=suffix, dpi=200, metadata=metadata | described)
+                # The lowest compression takes half the time, for a quarter more bytes.
+                options = {"pil_kwargs": {"compress_level": 1}} if suffix == "png" else {}
+                figure.savefig(
+                    temporary,
+                    format=suffix,
+                    dpi=200,
+                    metadata=metadata | described,
+                    **options,
+                )
             paths.append(path)
     return paths
 
