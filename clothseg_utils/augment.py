@@ -190,6 +190,10 @@ def _warp(
     interpolation: int,
     fill: int | tuple[int, int, int],
 ) -> np.ndarray:
+    height, width = array.shape[:2]
+    corners = np.array([(x, y, 1) for x in (0, image_size) for y in (0, image_size)])
+    corners = corners @ to_photo[:2].T  # (4, 2), on the photo
+    is_inside = corners.min() > -1e-6 and (corners - [width, height]).max() < 1e-6
     # OpenCV counts from the centre of the first pixel.
     centred = _translation(-0.5, -0.5) @ to_photo @ _translation(0.5, 0.5)
     return cv2.warpAffine(
@@ -197,7 +201,8 @@ def _warp(
         centred[:2],
         (image_size, image_size),
         flags=interpolation | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
+        # The fill would blend into the outermost half pixel of an enlarged photo.
+        borderMode=cv2.BORDER_REPLICATE if is_inside else cv2.BORDER_CONSTANT,
         borderValue=fill,
     )
 
