@@ -1,6 +1,9 @@
 """The command line: one verb per stage. `python -m clothseg_utils --help` lists them."""
 
 import os
+import re
+import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -10,12 +13,23 @@ import typer
 
 # Every verb imports what it needs itself: --help and errors in the arguments answer at once.
 
+_MODULE_PROGRAM = "python -m clothseg_utils"
+_SCRIPT_PROGRAM = "clothseg"  # the same as a command of its own, which shells can complete
+
 app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Clothing segmentation on Fashionpedia, from photos to a report.",
+    help="""Clothing segmentation on Fashionpedia, from photos to a report.
+
+    \b
+    Examples:
+      python -m clothseg_utils run --profile demo
+      python -m clothseg_utils run --help
+
+    The first one needs no data: it draws them, trains for minutes and writes a report.
+    """,
 )
 
 # Typer carries its own copy of click and names only the leaves of its errors; this is their root.
@@ -24,10 +38,52 @@ _ClickError = typer.BadParameter.__mro__[2]
 # What shells report for a program that Ctrl-C ended; typer answers Ctrl-C with it too.
 _INTERRUPTED = 130
 
-_Profile = Annotated[str, typer.Option(help="demo, fashionpedia or smoke.")]
+_PHOTOS = " PHOTO_OR_FOLDER"  # what a user has to fill in; not quoted
+
+
+def _complete_profile() -> list[str]:
+    from clothseg_utils.config import PROFILE_NAMES
+
+    return list(PROFILE_NAMES)
+
+
+def _complete_setting(incomplete: str) -> list[str]:
+    from clothseg_utils.config import field_sections
+
+    names = [f"{section}.{field}=" for field, section in field_sections().items()]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+def _complete_run_name(incomplete: str) -> list[str]:
+    from clothseg_utils.config import RunConfig
+    from clothseg_utils.runs import resolve_path
+
+    manifests = resolve_path(RunConfig().outputs_root).glob("*/manifest.json")
+    return sorted(p.parent.name for p in manifests if p.parent.name.startswith(incomplete))
+
+
+_Profile = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="demo, fashionpedia or smoke.", autocompletion=_complete_profile
+    ),
+]
 _Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="Change a setting; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="SECTION.FIELD=VALUE",
+        help="Change a setting; repeatable. All of them: clothseg_utils/config.py.",
+        autocompletion=_complete_setting,
+    ),
+]
+_Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NN",
+        help="Run this notebook only, such as 03; repeatable.",
+        autocompletion=lambda: ["01", "02", "03", "04", "05"],
+    ),
 ]
 _DataRoot = Annotated[Path | None, typer.Option(help="Dataset in Fashionpedia's layout.")]
 _Flip = Annotated[bool, typer.Option("--tta-flip", help="Average with the mirrored photo.")]
@@ -48,7 +104,26 @@ _Window = Annotated[
         help="Slide windows of this side over photos that are larger.",
     ),
 ]
-_RunName = Annotated[str | None, typer.Option(help="Folder under outputs/.")]
+_RunName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Folder under outputs/.", autocompletion=_complete_run_name),
+]
+_OwnRunName = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="Folder under outputs/.", autocompletion=_complete_run_name),
+]
+_Scheme = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="supercategory or category.",
+        autocompletion=lambda: ["supercategory", "category"],
+    ),
+]
+_Split = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="train or val.", autocompletion=lambda: ["train", "val"]),
+]
 
 
 @app.command()
@@ -57,17 +132,21 @@ def run(
     data_root: _DataRoot = None,
     run_name: _RunName = None,
     set_: _Set = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NN", help="Run this notebook only, such as 03; repeatable."),
-    ] = None,
+    only: _Only = None,
 ) -> int:
-    """Run the five notebooks, from annotations and photos to a report.
+    """Run the five notebooks, from photos to a report.
 
-    Example: python -m clothseg_utils run --profile demo --data-root data/fashionpedia
+    What is done already and did not change is skipped.
+
+    \b
+    Examples:
+      python -m clothseg_utils run --profile demo
+      python -m clothseg_utils run --profile fashionpedia
+      python -m clothseg_utils run --data-root data/mine --run-name mine \\
+          --set train.batch_size=16 --set data.image_size=256
+      python -m clothseg_utils run --run-name mine --only 04 --only 05
     """
     from clothseg_utils.pipeline import NotebookFailedError, run_pipeline
-    from clothseg_utils.runs import portable_path
 
     config = _config(profile, data_root, run_name, set_)
     try:
@@ -77,7 +156,11 @@ def run(
         return 1 if error.any_done else 2
     report = folder.report_dir / "index.html"
     if report.exists():
-        _say(f"report: {portable_path(report)}")
+        _say(f"report: {_shown(report)}")
+        _say("next: open the report in a browser; for photos of your own:")
+        _say_command("predict", "--checkpoint", folder.best_checkpoint, "--out", "predictions")
+    else:
+        _say(f"run: {_shown(folder.path)}; the report is written by notebook 05 (--only 05)")
     return 0
 
 
@@ -88,14 +171,19 @@ def synthesize(
     val: Annotated[int, typer.Option(min=1, help="Photos in the val split.")] = 60,
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds draw equal photos.")] = 0,
 ) -> int:
-    """Draw the embedded dataset.
+    """Draw a dataset: people in layered clothes, with exact masks.
 
-    Example: python -m clothseg_utils synthesize --out data/synthetic
+    \b
+    Examples:
+      python -m clothseg_utils synthesize --out data/synthetic
+      python -m clothseg_utils synthesize --out data/large --train 2000 --val 300
     """
     from clothseg_utils.synthetic import synthesize as draw
 
     path = draw(out, train=train, val=val, seed=seed)
     _say(f"{train} train and {val} val photos are in {path}")
+    _say("next:")
+    _say_command("run", "--data-root", path)
     return 0
 
 
@@ -105,12 +193,58 @@ def download(
 ) -> int:
     """Fetch and unpack Fashionpedia; goes on where it stopped.
 
-    Example: python -m clothseg_utils download --data-root data/fashionpedia
+    \b
+    Examples:
+      python -m clothseg_utils download --data-root data/fashionpedia
     """
     from clothseg_utils.download import download as fetch
 
     fetched = fetch(data_root)
     _say(f"{len(fetched)} files are in {data_root}; sizes and sha256 in download.json")
+    _say("next:")
+    _say_command("run", "--profile", "fashionpedia", "--data-root", data_root)
+    return 0
+
+
+@app.command()
+def convert(
+    photos: Annotated[Path, typer.Option(help="Folder of your photos, subfolders included.")],
+    annotations: Annotated[Path, typer.Option(help="COCO JSON of these photos.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
+    classes: Annotated[
+        Path | None, typer.Option(help="JSON: category name -> class name, or null to leave out.")
+    ] = None,
+    val_share: Annotated[
+        float, typer.Option(help="Share of the photos to validate on, 0 to 1.")
+    ] = 0.2,
+) -> int:
+    """Make a dataset of your own photos and a COCO file.
+
+    The photos are only read. Without --classes the file's own supercategories are the classes.
+
+    \b
+    Examples:
+      python -m clothseg_utils convert --photos shop/ --annotations shop.json \\
+          --classes classes.json --out data/shop
+
+    In this example classes.json holds
+
+    \b
+      {"T-shirt": "upperbody", "jeans": "lowerbody", "person": null}
+    """
+    from clothseg_utils.convert import convert_coco
+
+    made = convert_coco(photos, annotations, out, classes_file=classes, val_share=val_share)
+    _say(f"{out}: {made.summary()}")
+    by_category = [] if made.has_known_classes else ["--set", "data.scheme=category"]
+    if by_category:
+        _say(
+            "the supercategories are not Fashionpedia's, so each category is a class of its own; "
+            "for the 12 classes give --classes"
+        )
+    _say("next:")
+    run_name = re.sub(r"[^\w.+=-]+", "_", out.resolve().name).lstrip("._-") or "mine"
+    _say_command("run", "--data-root", out, "--run-name", run_name, *by_category)
     return 0
 
 
@@ -122,7 +256,11 @@ def audit(
 ) -> int:
     """Check annotations, and the photos that they name.
 
-    Example: python -m clothseg_utils audit --annotations val.json --images-dir test
+    \b
+    Examples:
+      python -m clothseg_utils audit --annotations val.json
+      python -m clothseg_utils audit --annotations val.json --images-dir test \\
+          --json findings.json
     """
     from clothseg_utils.coco import audit as find_problems
     from clothseg_utils.coco import read_annotations, write_audit
@@ -139,36 +277,46 @@ def audit(
 def rasterize(
     annotations: Annotated[Path, typer.Option(help="Annotation JSON.")],
     out: Annotated[Path, typer.Option(help="Folder for <stem>.png and index.json.")],
-    scheme: Annotated[str, typer.Option(help="supercategory or category.")] = "supercategory",
+    scheme: _Scheme = "supercategory",
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one per core.")] = 0,
 ) -> int:
-    """Paint the annotations of a split into masks; makes what is missing or stale.
+    """Paint the annotations of a split into masks.
 
-    Example: python -m clothseg_utils rasterize --annotations val.json --out masks
+    Makes what is missing or stale. A pixel's value is its class id, so the masks look black.
+
+    \b
+    Examples:
+      python -m clothseg_utils rasterize --annotations val.json --out masks
+      python -m clothseg_utils rasterize --annotations val.json --out masks47 \\
+          --scheme category
     """
     from clothseg_utils.masks import rasterize_split
 
     index = rasterize_split(annotations, out, _checked_scheme(scheme), workers=workers)
-    _say(f"{len(index.entries)} masks are in {out}")
+    _say(f"{len(index.entries)} masks are in {out}; class names in {out / 'index.json'}")
     return 0
 
 
 @app.command()
 def train(
     data_root: Annotated[Path, typer.Option(help="Dataset in Fashionpedia's layout.")],
-    run_name: Annotated[str, typer.Option(help="Folder under outputs/.")],
+    run_name: _OwnRunName,
     profile: _Profile = "demo",
     set_: _Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from last.ckpt.")] = False,
 ) -> int:
     """Train a network.
 
-    Example: python -m clothseg_utils train --data-root data/synthetic --run-name mine --resume
+    \b
+    Examples:
+      python -m clothseg_utils train --data-root data/synthetic --run-name mine
+      python -m clothseg_utils train --data-root data/synthetic --run-name mine \\
+          --set train.max_minutes=20 --resume
     """
     config = _config(profile, data_root, run_name, set_)
     from clothseg_utils.dataset import load_split
     from clothseg_utils.pipeline import check_data_root
-    from clothseg_utils.runs import RunFolder, portable_path
+    from clothseg_utils.runs import RunFolder
     from clothseg_utils.train import train as fit
 
     check_data_root(config.data)
@@ -179,7 +327,12 @@ def train(
         result = fit(config, *splits, folder, resume=resume)
     _say(
         f"val mIoU {result.best_score:.4f} at network size after {result.epochs} epochs "
-        f"({result.reason}): {portable_path(result.best_checkpoint)}"
+        f"({result.reason}): {_shown(result.best_checkpoint)}"
+    )
+    _say("next:")
+    _say_command(
+        *("evaluate", "--checkpoint", result.best_checkpoint),
+        *("--data-root", data_root, "--out", folder.path),
     )
     return 0
 
@@ -189,16 +342,22 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint that training wrote.")],
     data_root: Annotated[Path, typer.Option(help="Dataset in Fashionpedia's layout.")],
     out: Annotated[Path, typer.Option(help="Folder for metrics.json and evaluation/.")],
-    split: Annotated[str, typer.Option(help="train or val.")] = "val",
+    split: _Split = "val",
     write_masks: Annotated[bool, typer.Option("--write-masks", help="Keep the masks.")] = False,
     tta_flip: _Flip = False,
     tta_scales: _Scales = "",
     window_px: _Window = 0,
 ) -> int:
-    """Score a checkpoint on a split; needs the files of that split only.
+    """Score a checkpoint on a split.
 
-    Example: python -m clothseg_utils evaluate --checkpoint best.ckpt --data-root data/synthetic
-    --out scores
+    Needs the files of that split only.
+
+    \b
+    Examples:
+      python -m clothseg_utils evaluate --data-root data/synthetic --out scores \\
+          --checkpoint outputs/demo/checkpoints/best.ckpt
+      python -m clothseg_utils evaluate --data-root data/synthetic --out scores \\
+          --checkpoint best.ckpt --split train --write-masks
     """
     if split not in ("train", "val"):
         raise ValueError(f'unknown --split "{split}"; expected train or val.')
@@ -243,9 +402,16 @@ def predict(
     tta_scales: _Scales = "",
     window_px: _Window = 0,
 ) -> int:
-    """Segment photos of any size: mask, colour mask and overlay for each.
+    """Segment photos of any size.
 
-    Example: python -m clothseg_utils predict --checkpoint best.ckpt --out masks photos/
+    Each gets a mask of class ids, a colour mask and an overlay, of its own size.
+
+    \b
+    Examples:
+      python -m clothseg_utils predict --out predictions photos/ \\
+          --checkpoint outputs/demo/checkpoints/best.ckpt
+      python -m clothseg_utils predict --out predictions me.jpg you.png --json \\
+          --checkpoint best.ckpt
     """
     from clothseg_utils.network import load_network
     from clothseg_utils.predict import plan_predictions, predict_photos
@@ -258,34 +424,93 @@ def predict(
         _complain(reason)
     if not summary.done:
         return 2
-    _say(f"{len(summary.done)} of {len(tasks)} photos are done: {out}")
+    _say(
+        f"{len(summary.done)} of {len(tasks)} photos are done: {out} (look at the overlays, "
+        "*_overlay.jpg)"
+    )
     return 1 if summary.failed else 0
 
 
 @app.command()
 def report(
-    run_name: Annotated[str, typer.Option(help="Folder under outputs/.")],
+    run_name: _OwnRunName,
     against: Annotated[
         str | None, typer.Option(help="Another run, to compare with on the same photos.")
     ] = None,
 ) -> int:
     """Write a run's report again; with --against, compare it with another run.
 
-    Example: python -m clothseg_utils report --run-name demo --against other
+    \b
+    Examples:
+      python -m clothseg_utils report --run-name demo
+      python -m clothseg_utils report --run-name demo --against other
     """
     from clothseg_utils.compare import compare_runs, verdict
     from clothseg_utils.config import RunConfig
     from clothseg_utils.report import write_report
-    from clothseg_utils.runs import RunFolder, portable_path
+    from clothseg_utils.runs import RunFolder
 
     run, *others = (
         RunFolder(RunConfig().outputs_root, name) for name in (run_name, against) if name
     )
-    paths = write_report(run, *others)
+    html_path, markdown_path, *_ = write_report(run, *others)
     for other in others:
         _say(verdict(compare_runs(run, other)))
-    _say(f"report: {portable_path(paths[0])}")
+    _say(f"report: {_shown(html_path)} (for a browser), {_shown(markdown_path)} (for GitHub)")
     return 0
+
+
+@app.command()
+def sweep(
+    set_: Annotated[
+        list[str],
+        typer.Option(
+            "--set",
+            metavar="SECTION.FIELD=V1,V2",
+            help="Values to try, or one value for all runs; repeatable.",
+            autocompletion=_complete_setting,
+        ),
+    ],
+    profile: _Profile = "demo",
+    name: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Folder under outputs/sweeps/.  [default: the profile]"),
+    ] = None,
+    data_root: _DataRoot = None,
+    only: _Only = None,
+) -> int:
+    """Run a grid of settings, and rank the runs.
+
+    Every combination is a run of its own; what is done already is skipped, and a run that fails
+    does not stop the others. A value that holds a comma goes in double quotes.
+
+    \b
+    Examples:
+      python -m clothseg_utils sweep --profile demo --set train.seed=0,1,2
+      python -m clothseg_utils sweep --name encoders --set train.max_minutes=2 \\
+          --set train.seed=0,1,2 --set train.encoder_name=mit_b0,mit_b1
+      python -m clothseg_utils sweep --name scales --only 04 \\
+          --set evaluate.checkpoint=outputs/demo/checkpoints/best.ckpt \\
+          --set 'inference.tta_scales=,"0.75,1.25"'
+    """
+    from clothseg_utils.sweep import expand_grid, plan_sweep, run_sweep
+
+    configs = [_config(profile, data_root, None, settings) for settings in expand_grid(set_)]
+    name = name or profile
+    planned = plan_sweep(name, configs)
+    result = run_sweep(
+        name, planned, only or (), command=[_MODULE_PROGRAM, *sys.argv[1:]], say=_say
+    )
+    for run_name, reason in result.failed.items():
+        _complain(f"run {run_name}: {reason}")
+    _say(f"{len(result.done)} of {len(planned)} runs are done")
+    if result.best is not None:
+        _say(f"best: {result.best['run_name']}, mIoU {result.best['mean_iou']:.4f}")
+    _say(f"leaderboard: {_shown(result.html_path)} (for a browser), {_shown(result.csv_path)}")
+    if not result.failed:
+        return 0
+    _say("next: the same command runs what failed again")
+    return 1 if result.done or result.any_step_done else 2
 
 
 def _config(
@@ -334,6 +559,24 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
+def _shown(path: Path) -> str:
+    """A path as a user can open it from the current folder."""
+    path = Path(path).absolute()
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _say_command(verb: str, *arguments: str | Path) -> None:
+    """A command to type next, from the current folder and with the Python in use."""
+    if Path(sys.argv[0]).name == _SCRIPT_PROGRAM:
+        program = [sys.argv[0]]
+    else:
+        on_path = shutil.which("python") == sys.executable
+        program = ["python" if on_path else _shown(Path(sys.executable)), "-m", "clothseg_utils"]
+    words = (_shown(a) if isinstance(a, Path) and a.is_absolute() else str(a) for a in arguments)
+    _say(f"    {shlex.join([*program, verb, *words])}{_PHOTOS if verb == 'predict' else ''}")
+
+
 def _say_excluded(excluded: dict[str, str]) -> None:
     if excluded:
         name, reason = next(iter(excluded.items()))
@@ -347,9 +590,13 @@ def _complain(error: object) -> None:
 
 def main() -> int:
     """Run the command line; return the exit code (0 done, 1 partly done, 2 nothing done)."""
-    program = "python -m clothseg_utils"
+    arguments = sys.argv[1:] or ["--help"]
+    is_script = Path(sys.argv[0]).name == _SCRIPT_PROGRAM
+    # Shells complete a command by its one name; `python -m` has none of its own.
+    about_completion = arguments[0] in ("--install-completion", "--show-completion")
+    program = _SCRIPT_PROGRAM if is_script or about_completion else _MODULE_PROGRAM
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False, prog_name=program) or 0
+        code = app(arguments, standalone_mode=False, prog_name=program) or 0
     except _ClickError as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else program
@@ -365,7 +612,8 @@ def main() -> int:
     return code
 
 
-if __name__ == "__main__":
+def run_program() -> None:
+    """Run the command line and exit; the entry point of the command `clothseg` too."""
     # A closed pipe (`... | head`) is no error of ours.
     try:
         code = main()
@@ -374,3 +622,7 @@ if __name__ == "__main__":
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    run_program()

@@ -4,6 +4,7 @@ Field names are unique over all sections: they are also the notebooks' parameter
 differ only in values, never in which code runs.
 """
 
+import ast
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
@@ -29,7 +30,12 @@ _SCALE_LIMITS = (0.25, 4.0)
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,  # `papermill -p devices 2` gives a number
+    )
 
 
 class RunConfig(_Section):
@@ -58,6 +64,15 @@ class DataConfig(_Section):
                 f"resized_side {self.resized_side} is below image_size {self.image_size}"
             )
         return self
+
+
+class ConvertConfig(_Section):
+    """Own photos with a COCO file of any categories, from which `data_root` is made."""
+
+    coco_file: str = ""  # annotations; empty means that data_root is there already
+    coco_photos: str = ""  # folder of the photos that coco_file names
+    coco_classes: str = ""  # JSON, category -> class or null; empty keeps the supercategories
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of the photos to validate on
 
 
 class AugmentConfig(_Section):
@@ -208,6 +223,7 @@ class Config(_Section):
 
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
+    convert: ConvertConfig = ConvertConfig()
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
@@ -215,8 +231,31 @@ class Config(_Section):
     inference: InferenceConfig = PLAIN_INFERENCE
     predict: PredictConfig = PredictConfig()
 
+    @model_validator(mode="after")
+    def _check_own_data(self) -> Self:
+        if self.convert.coco_file:
+            if not self.convert.coco_photos:
+                raise ValueError("coco_file is set and coco_photos, its folder of photos, is not")
+            if self.data.data_root == DataConfig().data_root:
+                raise ValueError(
+                    "coco_file is set and data_root is still that of the drawn photos; set "
+                    "data_root to a new folder"
+                )
+        return self
 
-PATH_FIELDS = frozenset({"outputs_root", "data_root", "derived_root", "checkpoint", "photos_dir"})
+
+PATH_FIELDS = frozenset(
+    {
+        "outputs_root",
+        "data_root",
+        "derived_root",
+        "coco_file",
+        "coco_photos",
+        "coco_classes",
+        "checkpoint",
+        "photos_dir",
+    }
+)
 """Fields that hold a path; relative means the repository root, empty means none.
 `encoder_weights` is one too, unless it says "imagenet" or "none"."""
 
@@ -272,6 +311,10 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
         "predict": {"overlay_count": 2},
     },
 }
+
+
+PROFILE_NAMES: tuple[str, ...] = get_args(Profile)
+"""Names of the profiles."""
 
 
 def profile_config(profile: Profile) -> Config:
@@ -352,7 +395,8 @@ def replace_fields(config: Config, values: Mapping[str, Any]) -> Config:
     except ValidationError as error:
         problems = []
         for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"])
+            # A check over several sections has no place of its own; there is one, on own data.
+            where = ".".join(str(part) for part in problem["loc"]) or "convert"
             got = "" if isinstance(problem["input"], dict) else f" got {problem['input']!r};"
             problems.append(f"{where}:{got} {problem['msg'].removeprefix('Value error, ')}")
         raise ValueError("bad setting " + "; ".join(problems) + ".") from None
@@ -373,13 +417,35 @@ def config_from_parameters(namespace: Mapping[str, Any]) -> Config:
     have keep the values of profile "demo".
 
     Raises:
-        ValueError: a bad value, named with its field.
+        ValueError: a bad value, named with its field; a misspelt name that papermill was given,
+            which it only warns of.
 
     Example:
         >>> config_from_parameters({"image_size": 64, "x": 1}).data.image_size
         64
     """
     sections = field_sections()
+    unknown = [name for name in _injected_names(namespace) if name not in sections]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], sections, n=1, cutoff=0.5)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ValueError(
+            f'unknown parameter "{unknown[0]}"; expected one of {", ".join(sections)}.{hint}'
+        )
     return replace_fields(
         Config(), {name: value for name, value in namespace.items() if name in sections}
     )
+
+
+def _injected_names(namespace: Mapping[str, Any]) -> list[str]:
+    """Names that papermill's cell sets: the one whose source, which IPython keeps, begins so."""
+    sources = [text for text in namespace.get("_ih", ()) if text.startswith("# Parameters\n")]
+    if not sources:
+        return []
+    return [
+        target.id
+        for node in ast.parse(sources[-1]).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]

@@ -1362,9 +1362,10 @@ def _legend_above(axes: Axes) -> None:
 
 
 def _supercategory_colors(names: Sequence[str]) -> np.ndarray:
-    """(K, 3) float RGB, 0..1."""
-    ids = [SUPERCATEGORY_NAMES.index(name) for name in names]
-    return class_colors(len(SUPERCATEGORY_NAMES))[ids] / 255
+    """(K, 3) float RGB, 0..1; grey for those of another taxonomy than Fashionpedia's."""
+    colors = dict(zip(SUPERCATEGORY_NAMES, class_colors(len(SUPERCATEGORY_NAMES)), strict=True))
+    grey = np.full(3, 150, np.uint8)
+    return np.array([colors.get(name, grey) for name in names]).reshape(-1, 3) / 255
 
 
 def _positive_areas(annotations: pd.DataFrame) -> tuple[pd.Series, str]:

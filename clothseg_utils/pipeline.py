@@ -1,6 +1,9 @@
 """The five notebooks through papermill: in order, resumable, without a person."""
 
+import json
 import logging
+import re
+import shutil
 import sys
 import time
 import warnings
@@ -9,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from clothseg_utils.coco import annotation_path, images_dir
-from clothseg_utils.config import Config, DataConfig, config_to_parameters
+from clothseg_utils.config import Config, DataConfig, config_to_parameters, replace_fields
+from clothseg_utils.convert import check_sources
 from clothseg_utils.runs import (
     RunFolder,
+    atomic_path,
     package_hash,
     portable_path,
     repo_root,
@@ -29,6 +34,9 @@ NOTEBOOKS = (
     "05_qualitative_overlays",
 )
 """The steps of a run, in order."""
+
+# What these find depends on the data alone: a run can take it over from another one.
+_ABOUT_DATA = NOTEBOOKS[:2]
 
 # Steps whose outputs a step reads. Masks are no such output: they follow from the annotations,
 # and every reader makes what is missing.
@@ -96,7 +104,11 @@ def check_data_root(config: DataConfig) -> None:
 
 
 def run_pipeline(
-    config: Config, only: Iterable[str] = (), *, say: Callable[[str], None] = print
+    config: Config,
+    only: Iterable[str] = (),
+    *,
+    say: Callable[[str], None] = print,
+    sibling: RunFolder | None = None,
 ) -> RunFolder:
     """Run the notebooks into the run folder; skip those whose inputs did not change.
 
@@ -104,6 +116,8 @@ def run_pipeline(
         config: the run's settings.
         only: notebooks to run, by name or number; empty means all.
         say: takes one line per step.
+        sibling: a run below the same `outputs_root`. What it found out about the data is taken
+            over where that is the same for this run.
 
     Returns:
         The run folder.
@@ -114,14 +128,18 @@ def run_pipeline(
         NotebookFailedError: a notebook stopped with an error; the steps before it are done.
     """
     notebooks = select_notebooks(only)
-    check_data_root(config.data)
+    check_inputs(config, notebooks)
     run = RunFolder(config.run.outputs_root, config.run.run_name)
     with run.lock():
         for notebook in notebooks:
             number = f"[{NOTEBOOKS.index(notebook) + 1}/{len(NOTEBOOKS)}] {notebook}"
             parameters = notebook_parameters(notebook, config)
-            if _is_done(run, notebook, step_key(config, run, notebook, parameters)):
+            key = step_key(config, run, notebook, parameters)
+            if _is_done(run, notebook, key):
                 say(f"{number}: unchanged, skipped")
+                continue
+            if sibling and _take_over(sibling, config, run, notebook, key):
+                say(f"{number}: the same as in run {sibling.name}, copied")
                 continue
             say(f"{number}: running")
             seconds = _run_notebook(run, notebook, parameters)
@@ -130,6 +148,38 @@ def run_pipeline(
             run.update_step(notebook, {"key": key, "notebook_seconds": round(seconds, 2)})
             say(f"{number}: done in {seconds:.0f} s")
     return run
+
+
+def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
+    """Check what the notebooks will read, before the first one starts."""
+    convert = config.convert
+    if convert.coco_file and NOTEBOOKS[0] in notebooks:
+        classes_path = resolve_path(convert.coco_classes) if convert.coco_classes else None
+        check_sources(
+            resolve_path(convert.coco_photos), resolve_path(convert.coco_file), classes_path
+        )
+    else:
+        check_data_root(config.data)
+
+
+def _take_over(sibling: RunFolder, config: Config, run: RunFolder, notebook: str, key: str) -> bool:
+    """Copy what a sibling's step left, if it is what this step would leave; say whether it is."""
+    if notebook not in _ABOUT_DATA or sibling.path == run.path:
+        return False
+    theirs = replace_fields(config, {"run_name": sibling.name})
+    parameters = notebook_parameters(notebook, theirs)
+    if not _is_done(sibling, notebook, step_key(theirs, sibling, notebook, parameters)):
+        return False
+    entry = dict(sibling.read_manifest()["steps"][notebook])
+    executed = [sibling.notebooks_dir / f"{notebook}{suffix}" for suffix in (".ipynb", ".html")]
+    inside = [sibling.path / name for name in entry["outputs"]]
+    for path in (*inside, *executed):
+        if path.is_file():  # masks lie outside the run, for all runs
+            with atomic_path(run.path / path.relative_to(sibling.path)) as temporary:
+                shutil.copyfile(path, temporary)
+    entry["parameters"] = {**entry["parameters"], "run_name": run.name}
+    run.update_step(notebook, {**entry, "key": key, "copied_from": sibling.name})
+    return True
 
 
 def notebook_path(notebook: str) -> Path:
@@ -171,12 +221,13 @@ def step_key(config: Config, run: RunFolder, notebook: str, parameters: Mapping[
         path = annotation_path(data_root, split)
         parts[path.name] = sha256_file(path) if path.exists() else None
         parts[f"{split} photos"] = _list_files(images_dir(data_root, split))
-    for name in ("checkpoint", "encoder_weights"):
+    for name in ("checkpoint", "encoder_weights", "coco_file", "coco_classes"):
         if parameters.get(name):
             path = resolve_path(parameters[name])
             parts[name] = sha256_file(path) if path.is_file() else None
-    if parameters.get("photos_dir"):
-        parts["own photos"] = _list_files(resolve_path(parameters["photos_dir"]))
+    for name in ("photos_dir", "coco_photos"):
+        if parameters.get(name):
+            parts[name] = _list_files(resolve_path(parameters[name]))
     steps = run.read_manifest().get("steps", {})
     for upstream in _UPSTREAM.get(notebook, ()):
         outputs = steps.get(upstream, {}).get("outputs", {})
@@ -217,6 +268,7 @@ def _is_done(run: RunFolder, notebook: str, key: str) -> bool:
 def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) -> float:
     """Execute one notebook; leave its executed copy and its HTML in the run folder."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     source = notebook_path(notebook)
     executed = run.notebooks_dir / source.name
@@ -241,21 +293,42 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
             )
     except papermill.PapermillExecutionError as error:
         run.update_step(notebook, {"state": "failed"})
-        done = [n for n in NOTEBOOKS if n != notebook and _state(run, n) == "done"]
         raise NotebookFailedError(
             f"{error.evalue.strip()} (notebook {notebook} stopped with {error.ename}; its executed "
             f"copy is {portable_path(executed)})",
-            any_done=bool(done),
+            any_done=_any_done(run, notebook),
+        ) from None
+    except DeadKernelError:
+        run.update_step(notebook, {"state": "failed"})
+        raise NotebookFailedError(
+            f"the process of notebook {notebook} died, most often for lack of memory; expected it "
+            "to end by itself. Lower data.image_size, train.batch_size or train.num_workers.",
+            any_done=_any_done(run, notebook),
         ) from None
     finally:
         if unfinished.exists():
+            _hide_paths(unfinished, source, executed)
             unfinished.replace(executed)
     _write_html(executed)
     return time.perf_counter() - started
 
 
-def _state(run: RunFolder, notebook: str) -> str | None:
-    return run.read_manifest().get("steps", {}).get(notebook, {}).get("state")
+def _any_done(run: RunFolder, failed: str) -> bool:
+    steps = run.read_manifest().get("steps", {})
+    return any(n != failed and steps.get(n, {}).get("state") == "done" for n in NOTEBOOKS)
+
+
+def _hide_paths(unfinished: Path, source: Path, executed: Path) -> None:
+    """papermill notes where it read and wrote, on this machine; keep that relative."""
+    try:
+        notebook = json.loads(unfinished.read_text(encoding="utf-8"))
+    except ValueError:
+        return  # cut off in the middle of a write
+    noted = notebook["metadata"].get("papermill", {})
+    for name, path in (("input_path", source), ("output_path", executed)):
+        if name in noted:
+            noted[name] = portable_path(path)
+    write_text(unfinished, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
 
 
 def _write_html(executed: Path) -> None:
@@ -265,6 +338,10 @@ def _write_html(executed: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nbconvert warns of pictures without alternative text
         body, _ = HTMLExporter(embed_images=True).from_filename(str(executed))
+    # Scripts for formulas and live widgets, of which there are none: the page asks no server.
+    body = re.sub(r'<script[^>]*\ssrc="https?://[^"]*"[^>]*>\s*</script>', "", body)
+    # The neighbours lie beside it as pages, too; a browser would only save their notebooks.
+    body = re.sub(rf'href="({"|".join(NOTEBOOKS)})\.ipynb', r'href="\1.html', body)
     write_text(executed.with_suffix(".html"), body)
 
 

@@ -172,6 +172,7 @@ _UNORDERED_STRATA = ("composites", "category", "overlap_pairs", "hidden")
 
 # The notebook that a section's settings are read by; training for all others.
 _OWNERS = {
+    "convert": "01_data_exploration",
     "evaluate": "04_metric_evaluation",
     "inference": "04_metric_evaluation",
     "predict": "05_qualitative_overlays",
@@ -419,6 +420,27 @@ def write_report(run: RunFolder, against: RunFolder | None = None) -> list[Path]
     write_text(markdown_path, _render("report.md.j2", content, finalize=_to_markdown))
     write_text(html_path, _render("report.html.j2", content))
     return [html_path, markdown_path]
+
+
+def write_page(
+    path: str | Path,
+    title: str,
+    *,
+    date: str,
+    summary: Sequence[Block],
+    sections: Sequence[Section],
+) -> None:
+    """Write a page of other content in the report's own form, as one self-contained HTML file.
+
+    Args:
+        path: the file.
+        title: heading of the page.
+        date: line below it.
+        summary: blocks above the table of contents.
+        sections: parts of the page; cells of tables may be `Markup`, such as links.
+    """
+    content = {"title": title, "date": date, "summary": summary, "sections": sections}
+    write_text(path, _render("report.html.j2", content))
 
 
 def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:

@@ -112,10 +112,12 @@ def cli(
     (tmp_path / "repo").mkdir()
     monkeypatch.setattr(runs, "repo_root", lambda: tmp_path / "repo")
 
-    def call(*arguments: str | Path) -> CliResult:
-        monkeypatch.setattr(sys, "argv", ["clothseg_utils", *map(str, arguments)])
+    def call(*arguments: str | Path, program: str = "__main__.py") -> CliResult:
+        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
         capsys.readouterr()  # what came before is not this command's
         code = main()
         return CliResult(code, *capsys.readouterr())
 
+    # What a command printed that ended in an exception, such as SystemExit.
+    call.read = lambda: CliResult(-1, *capsys.readouterr())
     return call

@@ -23,6 +23,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "wardrobe",
     "synthetic",
     "coco",
+    "convert",
     "masks",
     "resized",
     "dataset",
@@ -48,6 +49,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "report",
     "widgets",
     "pipeline",
+    "sweep",
     "__main__",
 ]
 WITH_TORCH = ["dataset", "losses", "network", "model", "live", "train"]

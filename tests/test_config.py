@@ -258,3 +258,60 @@ def test_parameters_are_picked_out_of_a_notebooks_variables():
 def test_bad_parameter_is_named_with_its_field():
     with pytest.raises(ValueError, match=r"data.image_size: got 65; .*multiple of 32"):
         config_from_parameters({"image_size": 65})
+
+
+# --- as papermill gives them ---------------------------------------------------------------------
+
+
+def injected(source: str) -> dict:
+    """A notebook's variables after papermill's cell, with the history that IPython keeps."""
+    namespace: dict = {
+        "_ih": ["", "import time", "image_size: int = 64", f"# Parameters\n{source}"]
+    }
+    exec(source, namespace)
+    return namespace
+
+
+def test_numbers_of_the_command_line_serve_as_texts():
+    """`papermill -p devices 2 -p run_name 2026 -p tta_scales 0.75` gives numbers."""
+    config = config_from_parameters({"devices": 2, "run_name": 2026, "tta_scales": 0.75})
+    assert (config.train.devices, config.run.run_name) == ("2", "2026")
+    assert config.inference.scales == (1.0, 0.75)
+
+
+def test_known_parameters_of_papermill_pass():
+    config = config_from_parameters(
+        injected('image_size = 32\nlearning_rate = 1.0\nscheme = "category"')
+    )
+    assert (config.data.image_size, config.train.learning_rate) == (32, 1.0)
+
+
+def test_misspelt_parameter_of_papermill_is_an_error():
+    with pytest.raises(
+        ValueError,
+        match=r'unknown parameter "batchsize"; expected one of .* Did you mean batch_size\?',
+    ):
+        config_from_parameters(injected("image_size = 32\nbatchsize = 8"))
+    with pytest.raises(ValueError, match=r'unknown parameter "zzz"; expected one of .*opacity\.$'):
+        config_from_parameters(injected("zzz = 8"))
+
+
+def test_other_variables_of_a_notebook_are_passed_over():
+    namespace = {"batchsize": 8, "_ih": ["", "batchsize = 8"]}
+    assert config_from_parameters(namespace) == Config()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"coco_file": "a.json"}, "convert: coco_file is set and coco_photos, its folder"),
+        (
+            {"coco_file": "a.json", "coco_photos": "a"},
+            "convert: coco_file is set and data_root is still that of the drawn photos",
+        ),
+        ({"val_share": 1}, "convert.val_share: got 1; Input should be less than 1"),
+    ],
+)
+def test_own_data_need_a_folder_and_a_place(values, message):
+    with pytest.raises(ValueError, match=message):
+        replace_fields(Config(), values)

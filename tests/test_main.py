@@ -1,14 +1,17 @@
 """Tests of the command line: verbs, exit codes, and one line for a user's mistake."""
 
 import json
+import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from clothseg_utils import pipeline
+from clothseg_utils import pipeline, sweep
 from clothseg_utils.pipeline import NotebookFailedError
 from clothseg_utils.runs import RunFolder, repo_root
 
@@ -16,12 +19,14 @@ VERBS = (
     "run",
     "synthesize",
     "download",
+    "convert",
     "audit",
     "rasterize",
     "train",
     "evaluate",
     "predict",
     "report",
+    "sweep",
 )
 TRAIN_JSON = "instances_attributes_train2020.json"
 VAL_JSON = "instances_attributes_val2020.json"
@@ -46,6 +51,31 @@ def only_error(result, code=2) -> str:
     return line
 
 
+def next_command(lines: list[str]) -> str:
+    """What the last lines say to type next, without the program."""
+    *_, announcement, command = lines
+    assert announcement.startswith("next:")
+    words = shlex.split(command)
+    assert words[1:3] == ["-m", "clothseg_utils"]
+    assert (Path.cwd() / words[0]).exists() or words[0] == "python"
+    return shlex.join(words[3:])
+
+
+def write_own_data(folder: Path) -> None:
+    """Three photos of a shop, a COCO file of other categories, and the classes of these."""
+    (folder / "shop").mkdir()
+    images, annotations = [], []
+    for number in range(1, 4):
+        Image.new("RGB", (20, 16), "white").save(folder / "shop" / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png"})
+        square = [[2, 2, 8, 2, 8, 8, 2, 8]]
+        annotations.append({"image_id": number, "category_id": 5, "segmentation": square})
+    categories = [{"id": 5, "name": "T-shirt"}]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "shop.json").write_text(json.dumps(content))
+    (folder / "classes.json").write_text('{"T-shirt": "upperbody"}')
+
+
 # --- help and usage ------------------------------------------------------------------------------
 
 
@@ -55,6 +85,9 @@ def test_help_lists_the_verbs(cli, arguments):
     assert (result.code, result.err) == (0, "")
     for verb in VERBS:
         assert f"  {verb} " in result.out, verb
+    commands = result.out.partition("\nCommands:\n")[2]
+    assert "..." not in commands  # every line is whole
+    assert "    python -m clothseg_utils run --profile demo\n" in result.out
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -62,7 +95,10 @@ def test_each_verb_explains_itself(cli, verb):
     result = cli(verb, "--help")
     assert (result.code, result.err) == (0, "")
     assert f"Usage: python -m clothseg_utils {verb} [OPTIONS]" in result.out
-    assert f"Example: python -m clothseg_utils {verb} " in result.out
+    examples = result.out.partition("\n  Examples:\n")[2]
+    # Kept as they are, to be copied: no line is wrapped in the middle of an argument.
+    assert examples.startswith(f"    python -m clothseg_utils {verb} ")
+    assert max(map(len, result.out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -100,6 +136,61 @@ def test_as_a_program(arguments, code, out, err):
     assert out in child.stdout
     assert child.stderr.startswith(err)
     assert len(child.stderr.splitlines()) == bool(err)
+
+
+# --- tab completion ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("clothseg sw", ["sweep"]),
+        ("clothseg run --prof", ["--profile"]),
+        ("clothseg run --profile d", ["demo"]),
+        ("clothseg run --set train.see", ["train.seed="]),
+        (
+            "clothseg sweep --set loss.dice_",
+            ["loss.dice_weight=", "loss.dice_form=", "loss.dice_smooth="],
+        ),
+        ("clothseg run --only 0", ["01", "02", "03", "04", "05"]),
+        ("clothseg rasterize --scheme c", ["category"]),
+        ("clothseg evaluate --split v", ["val"]),
+        ("clothseg report --run-name m", ["mine"]),
+    ],
+)
+def test_shell_completes(cli, monkeypatch, here, typed, expected):
+    """As bash asks: the words so far, and which of them is being typed."""
+    RunFolder(here.parent / "repo" / "outputs", "mine").update_step("03_training", {})
+    monkeypatch.setenv("_CLOTHSEG_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split()) - 1))
+    with pytest.raises(SystemExit) as caught:
+        cli(program="/somewhere/bin/clothseg")
+    assert caught.value.code == 0
+    assert cli.read().out.split() == expected
+
+
+@pytest.mark.parametrize(
+    "program", ["/somewhere/bin/clothseg", "/somewhere/clothseg_utils/__main__.py"]
+)
+def test_completion_script_is_for_the_command_of_one_name(cli, monkeypatch, program):
+    with pytest.raises(SystemExit):
+        cli("--show-completion", "bash", program=program)
+    script = cli.read().out
+    assert script.rstrip().endswith("complete -o default -F _clothseg_completion clothseg")
+    check = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True)
+    assert (check.returncode, check.stderr) == (0, "")
+
+
+def test_command_of_one_name_is_the_same_program(cli):
+    program = "/somewhere/bin/clothseg"
+    result = cli("run", "--help", program=program)
+    assert result.out.startswith("Usage: clothseg run [OPTIONS]")
+    assert "see clothseg run --help." in only_error(cli("run", "--profil", program=program))
+    result = cli("synthesize", "--out", "drawn", "--train", "1", "--val", "1", program=program)
+    assert result.out.splitlines()[-1] == f"    {program} run --data-root drawn"
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())
+    assert scripts["project"]["scripts"] == {"clothseg": "clothseg_utils.__main__:run_program"}
 
 
 # --- run -----------------------------------------------------------------------------------------
@@ -254,7 +345,9 @@ def test_bad_input_is_one_line(
 def test_synthesize(cli, here):
     result = cli("synthesize", "--out", "drawn", "--train", "2", "--val", "1", "--seed", "3")
     assert (result.code, result.err) == (0, "")
-    assert result.out == "2 train and 1 val photos are in drawn\n"
+    first, *following = result.out.splitlines()
+    assert first == "2 train and 1 val photos are in drawn"
+    assert next_command(following) == "run --data-root drawn"
     assert len(list((here / "drawn" / "train").iterdir())) == 2
     assert len(json.loads((here / "drawn" / VAL_JSON).read_text())["images"]) == 1
 
@@ -271,7 +364,8 @@ def test_audit(cli, here, synthetic_root):
 def test_rasterize_leaves_masks_and_index_only(cli, here, synthetic_root):
     options = ["--annotations", synthetic_root / VAL_JSON, "--workers", "1"]
     result = cli("rasterize", *options, "--out", "masks")
-    assert (result.code, result.out) == (0, "8 masks are in masks\n")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == "8 masks are in masks; class names in masks/index.json\n"
     stems = {path.stem for path in (synthetic_root / "test").iterdir()}
     names = {path.name for path in (here / "masks").iterdir()}
     assert names == {f"{stem}.png" for stem in stems} | {"index.json"}
@@ -283,14 +377,142 @@ def test_train_and_resume(cli, here, synthetic_root, monkeypatch):
     command = ["train", "--data-root", synthetic_root, "--run-name", "mine", *options.split()]
     result = cli(*command)
     assert (result.code, result.err) == (0, "")
-    closing = result.out.splitlines()[-1]
+    closing = result.out.splitlines()[-3]
+    folder = here.parent / "repo" / "outputs" / "mine"
+    checkpoints = folder / "checkpoints"
     assert closing.startswith("val mIoU 0.")
-    assert closing.endswith(
-        "after 1 epochs (all 1 epochs are done): outputs/mine/checkpoints/best.ckpt"
+    # The current folder is another one, so the path that is shown is the whole one.
+    assert closing.endswith(f"after 1 epochs (all 1 epochs are done): {checkpoints / 'best.ckpt'}")
+    assert next_command(result.out.splitlines()[-2:]) == (
+        f"evaluate --checkpoint {checkpoints / 'best.ckpt'} --data-root {synthetic_root} "
+        f"--out {folder}"
     )
-    checkpoints = here.parent / "repo" / "outputs" / "mine" / "checkpoints"
     written = (checkpoints / "best.ckpt").stat().st_mtime_ns
 
     again = cli(*command, "--resume")
-    assert (again.code, again.out.splitlines()[-1]) == (0, closing)
+    assert (again.code, again.out.splitlines()[-3]) == (0, closing)
     assert (checkpoints / "best.ckpt").stat().st_mtime_ns == written
+
+
+# --- own data ------------------------------------------------------------------------------------
+
+
+def test_convert(cli, here):
+    write_own_data(here)
+    command = ["convert", "--photos", "shop", "--annotations", "shop.json", "--out", "new set"]
+    result = cli(*command, "--classes", "classes.json")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(
+        "new set: 2 train and 1 val photos, 3 annotations in 1 categories\n"
+    )
+    assert next_command(result.out.splitlines()) == "run --data-root 'new set' --run-name new_set"
+    assert (here / "new set" / VAL_JSON).is_file()
+
+
+def test_convert_without_classes_takes_each_category_for_one(cli, here):
+    write_own_data(here)
+    result = cli("convert", "--photos", "shop", "--annotations", "shop.json", "--out", "new")
+    assert "for the 12 classes give --classes" in result.out
+    command = "run --data-root new --run-name new --set data.scheme=category"
+    assert next_command(result.out.splitlines()) == command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--photos nowhere --annotations shop.json --out new", "photo folder nowhere not found"),
+        ("--photos shop --annotations nowhere.json --out new", "nowhere.json not found"),
+        (
+            "--photos shop --annotations shop.json --out new --classes nowhere.json",
+            "nowhere.json not found; expected a JSON of category -> class",
+        ),
+        ("--photos shop --annotations shop.json --out shop", "shop holds other files than"),
+        ("--photos shop --annotations shop.json --out new --val-share 1", "val_share is 1.0;"),
+        ("--photos shop --annotations classes.json --out new", "classes.json is no COCO file"),
+    ],
+)
+def test_bad_own_data_are_one_line(cli, here, arguments, message):
+    write_own_data(here)
+    assert message in only_error(cli("convert", *arguments.split()))
+    assert not (here / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["convert.coco_file=shop.json"], "convert: coco_file is set and coco_photos, its folder"),
+        (
+            ["convert.coco_file=shop.json", "convert.coco_photos=shop"],
+            "convert: coco_file is set and data_root is still that of the drawn photos",
+        ),
+        (
+            ["convert.coco_file=x.json", "convert.coco_photos=shop", "data.data_root=new"],
+            "x.json not found; expected a COCO JSON",
+        ),
+    ],
+)
+def test_run_on_own_data_that_are_not_there(cli, here, settings, message):
+    write_own_data(here)
+    options = [part for setting in settings for part in ("--set", setting)]
+    assert message in only_error(cli("run", *options))
+
+
+# --- sweep ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pipeline_of(monkeypatch):
+    """A pipeline in which the runs of some seeds fail."""
+
+    def replace(broken: dict[int, Exception]) -> None:
+        def run(config, only, *, say, sibling):
+            if config.train.seed in broken:
+                raise broken[config.train.seed]
+            folder = RunFolder(config.run.outputs_root, config.run.run_name)
+            folder.path.mkdir(parents=True)
+            return folder
+
+        monkeypatch.setattr(sweep, "run_pipeline", run)
+
+    return replace
+
+
+@pytest.mark.parametrize(
+    ("broken", "code"),
+    [
+        ({}, 0),
+        ({1: ValueError("no luck")}, 1),
+        ({0: ValueError("no luck"), 1: ValueError("no luck")}, 2),
+        (
+            {0: NotebookFailedError("no luck", any_done=True), 1: ValueError("no luck")},
+            1,  # a notebook of the first run is done
+        ),
+    ],
+)
+def test_sweep_exit_codes(cli, here, pipeline_of, broken, code):
+    pipeline_of(broken)
+    result = cli("sweep", "--set", "train.seed=0,1", "--name", "s")
+    folder = here.parent / "repo" / "outputs" / "sweeps" / "s"
+    assert result.code == code
+    assert result.err.splitlines() == [f"error: run s-seed={seed}: no luck" for seed in broken]
+    assert f"{2 - len(broken)} of 2 runs are done" in result.out
+    leaderboard = f"leaderboard: {folder / 'leaderboard.html'} (for a browser), "
+    assert leaderboard + f"{folder / 'leaderboard.csv'}" in result.out
+    assert (folder / "leaderboard.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "Missing option '--set'"),
+        ("--set train.seed=0", "no setting has several values"),
+        ("--set train.seed=0,x", "train.seed: got 'x'"),
+        ("--set train.seeds=0,1", "Did you mean train.seed?"),
+        ("--set train.seed=0,1 --data-root nowhere", "no such data root"),
+        ("--set train.seed=0,1 --name a/b", "is not a folder name"),
+        ("--set train.seed=0,1 --only 7", 'unknown notebook "7"'),
+    ],
+)
+def test_sweep_refuses_before_it_writes(cli, here, arguments, message):
+    assert message in only_error(cli("sweep", *arguments.split()))
+    assert list((here.parent / "repo").iterdir()) == []

@@ -12,7 +12,10 @@ import nbformat
 import papermill
 import pytest
 import torch
+import yaml
+from click.testing import CliRunner
 from nbformat import NotebookNode
+from papermill.cli import papermill as papermill_command
 
 from clothseg_utils.config import Config, config_to_parameters, profile_config
 from clothseg_utils.network import read_checkpoint
@@ -71,6 +74,15 @@ def test_parameters_are_what_papermill_sees(notebook):
     inspected = papermill.inspect_notebook(str(notebook_path(notebook)))
     assert names == list(inspected)
     assert len(names) == len(set(names))
+
+
+def test_papermill_lists_every_parameter_with_type_and_comment(notebook):
+    """`papermill --help-notebook` leaves out what it cannot read, without a word."""
+    command = ["--help-notebook", str(notebook_path(notebook))]
+    listing = " ".join(CliRunner().invoke(papermill_command, command).output.split())
+    for line in parameters_cell(notebook).source.splitlines():
+        name, kind, value, comment = re.fullmatch(r"(\w+): (\w+) = (.+?)  # (.+)", line).groups()
+        assert f" {name}: {kind} (default {value}) {comment}" in listing
 
 
 def test_parameters_are_typed_literals_with_a_comment(notebook):
@@ -222,7 +234,12 @@ def test_smoke_run_ends_in_a_report_and_is_not_repeated(synthetic_root, tmp_path
     assert first.returncode == 0, first.stderr
     assert first.stderr == ""
     run = RunFolder(tmp_path / "outputs", "smoke")
-    assert first.stdout.splitlines()[-1] == f"report: {run.report_dir / 'index.html'}"
+    report, following, command_line = first.stdout.splitlines()[-3:]
+    assert report == "report: outputs/smoke/report/index.html"  # seen from the current folder
+    assert following.startswith("next: open the report in a browser")
+    assert command_line.endswith(
+        "predict --checkpoint outputs/smoke/checkpoints/best.ckpt --out predictions PHOTO_OR_FOLDER"
+    )
     check_files(run)
     check_manifest(run)
     assert (run.overlays_dir / "own_photos" / f"{drawn[0].stem}_overlay.jpg").exists()
@@ -236,7 +253,7 @@ def test_smoke_run_ends_in_a_report_and_is_not_repeated(synthetic_root, tmp_path
     second = run_python(*command, cwd=tmp_path)
     assert (second.returncode, second.stderr) == (0, "")
     skipped = [f"[{i}/5] {name}: unchanged, skipped" for i, name in enumerate(NOTEBOOKS, 1)]
-    assert second.stdout.splitlines() == [*skipped, first.stdout.splitlines()[-1]]
+    assert second.stdout.splitlines() == [*skipped, *first.stdout.splitlines()[-3:]]
     locks = {run.path / ".lock", run.path / ".manifest.lock"}
     changed = [path for path, time in written.items() if path.stat().st_mtime_ns != time]
     assert set(changed) <= locks
@@ -325,3 +342,92 @@ def test_papermill_alone_runs_a_notebook_from_any_folder(synthetic_root, tmp_pat
     assert len(read_history(run.logs_dir / "history.csv")) == 1
     assert run.read_manifest()["steps"]["03_training"]["state"] == "done"
     assert (tmp_path / "out.ipynb").exists()
+
+
+@pytest.mark.slow
+def test_each_notebook_runs_alone_with_a_file_of_parameters(synthetic_root, tmp_path):
+    """One file for all five, from the repository root and from `notebooks/` in turn."""
+    parameters = {
+        "run_name": 2026,  # YAML reads a number
+        "outputs_root": str(tmp_path / "outputs"),
+        "derived_root": str(tmp_path / "derived"),
+        "data_root": str(synthetic_root),
+        "image_size": 32,
+        "image_limit": 4,
+        "encoder_name": "mit_b0",
+        "batch_size": 2,
+        "max_minutes": 0,
+        "max_epochs": 1,
+        "epoch_images": 0,
+        "num_workers": 0,
+        "mask_workers": 1,
+        "trial_photos": 0,
+        "overlay_count": 1,
+        "bootstrap_samples": 100,
+    }
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(parameters))
+    for index, name in enumerate(NOTEBOOKS):
+        cwd = repo_root() if index % 2 else repo_root() / "notebooks"
+        path = notebook_path(name).relative_to(cwd)
+        executed = tmp_path / f"{name}.ipynb"
+        done = run_python("papermill", path, executed, "-f", file, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        for cell in nbformat.read(executed, as_version=4).cells:
+            outputs = cell.get("outputs", [])
+            assert "stderr" not in [output.get("name") for output in outputs], cell.source
+            assert str(repo_root()) not in json.dumps(outputs), cell.source
+    assert (tmp_path / "outputs" / "2026" / "report" / "index.html").is_file()
+
+
+@pytest.mark.slow
+def test_misspelt_parameter_stops_the_notebook(synthetic_root, tmp_path):
+    options = ["-p", "data_root", synthetic_root, "-p", "outputs_root", tmp_path, "-p", "sed", "1"]
+    path = notebook_path("01_data_exploration")
+    done = run_python("papermill", path, tmp_path / "out.ipynb", *options, cwd=tmp_path)
+    assert done.returncode == 1
+    assert 'unknown parameter "sed"; expected one of run_name' in done.stderr
+    assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.slow
+def test_own_data_go_through_the_same_pipeline(synthetic_root, tmp_path):
+    """A COCO file of other names, made of drawn photos: convert, train, score, report."""
+    drawn = json.loads((synthetic_root / "instances_attributes_train2020.json").read_text())
+    names = {c["id"]: f"my {c['name']}" for c in drawn["categories"]}
+    classes = {names[c["id"]]: c["supercategory"] for c in drawn["categories"]}
+    own = {
+        "images": [{"id": i["id"], "file_name": i["file_name"]} for i in drawn["images"]],
+        "categories": [{"id": 100 + i, "name": name} for i, name in names.items()],
+        "annotations": [
+            {
+                "image_id": a["image_id"],
+                "category_id": 100 + a["category_id"],
+                "segmentation": a["segmentation"],
+            }
+            for a in drawn["annotations"]
+        ],
+    }
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    (tmp_path / "classes.json").write_text(json.dumps(classes))
+    command = ["clothseg_utils", "run", "--profile", "smoke", "--data-root", "new"]
+    for setting in (
+        "convert.coco_file=own.json",
+        f"convert.coco_photos={synthetic_root / 'train'}",
+        "convert.coco_classes=classes.json",
+        "run.outputs_root=outputs",
+        "data.derived_root=derived",
+        "data.image_size=32",
+        "train.max_epochs=1",
+        "evaluate.trial_photos=0",
+    ):
+        command += ["--set", setting]
+    done = run_python(*command, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    run = RunFolder(tmp_path / "outputs", "smoke")
+    assert "report: outputs/smoke/report/index.html" in done.stdout
+    assert json.loads((run.path / "metrics.json").read_text())["n_images"] == 3
+    counts = (run.tables_dir / "01_categories.csv").read_text()
+    assert "upperbody,my " in counts
+    again = run_python(*command, cwd=tmp_path)
+    assert again.stdout.count("unchanged, skipped") == 5

@@ -6,12 +6,14 @@ a kernel; the real ones run in `test_notebooks.py`.
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from nbclient.exceptions import DeadKernelError
 
 from clothseg_utils import pipeline
 from clothseg_utils.config import Config, DataConfig, config_to_parameters, replace_fields
@@ -19,6 +21,7 @@ from clothseg_utils.pipeline import (
     NOTEBOOKS,
     NotebookFailedError,
     check_data_root,
+    check_inputs,
     notebook_parameters,
     run_pipeline,
     select_notebooks,
@@ -358,6 +361,152 @@ def test_failed_notebook_stops_the_run_and_is_run_again(steps_run, run, broken, 
 def test_run_in_use_is_refused(steps_run, run):
     with run.lock(), pytest.raises(ValueError, match=f"in use by process {os.getpid()}"):
         steps_run()
+
+
+def test_executed_copy_holds_no_path_of_this_machine(steps_run, run, monkeypatch):
+    def execute_and_note(source, target, **options):
+        execute_here(source, target, **options)
+        notebook = nbformat.read(target, as_version=4)
+        notebook.metadata.papermill = {"input_path": source, "output_path": target, "duration": 1}
+        nbformat.write(notebook, target)
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute_and_note)
+    monkeypatch.setattr("clothseg_utils.runs.repo_root", lambda: run.path.parent.parent)
+    steps_run(only=["03"])
+    executed = json.loads((run.notebooks_dir / "03_training.ipynb").read_text())
+    assert executed["metadata"]["papermill"] == {
+        "input_path": "notebooks/03_training.ipynb",
+        "output_path": "out/demo/notebooks/03_training.ipynb",
+        "duration": 1,
+    }
+
+
+def test_copy_that_was_cut_off_is_kept_as_it_is(steps_run, run, monkeypatch):
+    def cut_off(source, target, **options):
+        Path(target).write_text('{"cells": [')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(papermill, "execute_notebook", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        steps_run(only=["03"])
+    assert (run.notebooks_dir / "03_training.ipynb").read_text() == '{"cells": ['
+
+
+@pytest.mark.parametrize(("step", "any_done"), [(STEPS[0], False), (STEPS[1], True)])
+def test_dead_kernel_is_one_clear_error(steps_run, run, monkeypatch, step, any_done):
+    def die(source, target, **options):
+        if step in source:
+            raise DeadKernelError("Kernel died")
+        execute_here(source, target, **options)
+
+    monkeypatch.setattr(papermill, "execute_notebook", die)
+    with pytest.raises(NotebookFailedError, match=f"process of notebook {step} died") as caught:
+        steps_run()
+    assert caught.value.any_done is any_done
+    assert run.read_manifest()["steps"][step]["state"] == "failed"
+
+
+def test_page_needs_no_server_and_leads_to_its_neighbours(notebook_dir, tmp_path):
+    notebook = nbformat.read(notebook_dir / "03_training.ipynb", as_version=4)
+    link = "[next](04_metric_evaluation.ipynb#Checks), [other](else.ipynb)"
+    notebook.cells.append(nbformat.v4.new_markdown_cell(link))
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    pipeline._write_html(tmp_path / "a.ipynb")
+    html = (tmp_path / "a.html").read_text()
+    assert 'href="04_metric_evaluation.html#Checks"' in html
+    assert 'href="else.ipynb"' in html
+    assert not re.search(r"<(script|img|iframe)[^>]+src=.http", html)
+
+
+# --- a sibling's steps ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sibling(steps_run, config, run) -> RunFolder:
+    """A run of the same data that is done, and holds a copy of its first notebook."""
+    steps_run()
+    (run.notebooks_dir / f"{STEPS[0]}.html").write_text("page")
+    return run
+
+
+def run_beside(sibling: RunFolder, config: Config) -> tuple[RunFolder, list[str]]:
+    """Run the pipeline beside a sibling; return the run and the steps that ran."""
+    run = run_pipeline(config, sibling=sibling, say=lambda line: None)
+    log = run.path / "log.txt"
+    return run, log.read_text().split() if log.exists() else []
+
+
+def test_what_is_known_of_the_data_is_copied(sibling, config):
+    other = replace_fields(config, {"run_name": "other", "learning_rate": 0.5})
+    run, steps = run_beside(sibling, other)
+    assert steps == list(STEPS[1:])
+    assert (run.path / f"{STEPS[0]}.txt").read_text() == "always the same"
+    assert (run.notebooks_dir / f"{STEPS[0]}.html").read_text() == "page"
+    entry = run.read_manifest()["steps"][STEPS[0]]
+    assert (entry["state"], entry["copied_from"]) == ("done", "demo")
+    assert entry["parameters"]["run_name"] == "other"
+    # From now on it is the run's own.
+    run, steps = run_beside(sibling, other)
+    assert steps == list(STEPS[1:])  # the log of before
+    assert run_pipeline(other, say=lambda line: None).path == run.path
+
+
+@pytest.mark.parametrize("change", ["data", "unfinished", "itself"])
+def test_what_is_not_the_same_is_not_copied(sibling, config, data_root, change):
+    other = replace_fields(config, {"run_name": "other"})
+    if change == "data":
+        (data_root / "train" / "b.jpg").touch()
+    elif change == "unfinished":
+        sibling.update_step(STEPS[0], {"state": "failed"})
+    else:
+        other = config
+        (sibling.path / f"{STEPS[0]}.txt").unlink()
+        (sibling.path / "log.txt").unlink()
+    assert STEPS[0] in run_beside(sibling, other)[1]
+
+
+# --- own data ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_config(config, tmp_path) -> Config:
+    """Settings that make a dataset, which is not there yet, of own photos."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "a.jpg").touch()
+    for name in ("shop.json", "classes.json"):
+        (tmp_path / name).write_text("{}")
+    return replace_fields(
+        config,
+        {
+            "data_root": str(tmp_path / "new"),
+            "coco_file": str(tmp_path / "shop.json"),
+            "coco_photos": str(tmp_path / "shop"),
+            "coco_classes": str(tmp_path / "classes.json"),
+        },
+    )
+
+
+def test_data_root_may_be_missing_where_it_will_be_made(own_config):
+    check_inputs(own_config, NOTEBOOKS)
+    with pytest.raises(FileNotFoundError, match="no such data root"):
+        check_inputs(own_config, NOTEBOOKS[1:])
+
+
+@pytest.mark.parametrize("name", ["shop", "shop.json", "classes.json"])
+def test_missing_own_data_are_named(own_config, tmp_path, name):
+    path = tmp_path / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{name} not found; expected"):
+        check_inputs(own_config, NOTEBOOKS)
+
+
+@pytest.mark.parametrize("name", ["shop/a.jpg", "shop.json", "classes.json"])
+def test_key_changes_with_own_data(own_config, run, notebook_dir, tmp_path, name):
+    names = ("coco_file", "coco_photos", "coco_classes")
+    parameters = {n: getattr(own_config.convert, n) for n in names}
+    before = step_key(own_config, run, STEPS[0], parameters)
+    (tmp_path / name).write_bytes(b"{ }")
+    assert step_key(own_config, run, STEPS[0], parameters) != before
 
 
 # --- with a kernel -------------------------------------------------------------------------------
