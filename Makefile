@@ -76,3 +76,4 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(VENV_PYTHON) -m pip install -r requirements.lock
 	@$(VENV_PYTHON) -m pip install --no-deps --no-build-isolation -e .
 	@mv .venv/.installing $(STAMP)
+	@echo "Installed into .venv. Next: make pipeline (a report in minutes), or make lab (step by step)."

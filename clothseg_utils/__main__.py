@@ -499,7 +499,7 @@ def sweep(
     name = name or profile
     planned = plan_sweep(name, configs)
     result = run_sweep(
-        name, planned, only or (), command=[_MODULE_PROGRAM, *sys.argv[1:]], say=_say
+        name, planned, only or (), command=[*_MODULE_PROGRAM.split(), *sys.argv[1:]], say=_say
     )
     for run_name, reason in result.failed.items():
         _complain(f"run {run_name}: {reason}")

@@ -396,9 +396,7 @@ def _write_html(
     fields: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
 ) -> None:
-    sections = [
-        Section("Leaderboard", (_leaderboard_table(path.parent, fields, rows), *_picture(rows)))
-    ]
+    sections = [Section("Leaderboard", (_leaderboard_table(fields, rows), *_picture(rows)))]
     if "seed" in fields and len(fields) > 1:
         sections.append(Section("Over seeds", (_seed_table(fields, rows),)))
     failures = [f"{row['run_name']}: {row['failure']}" for row in rows if row["failure"]]
@@ -444,14 +442,12 @@ def _summary(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
 _STATE_WORDS = {"done": "done", "failed": "failed", "running": "cut off", "waiting": "not begun"}
 
 
-def _leaderboard_table(
-    folder: Path, fields: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> Table:
+def _leaderboard_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
     head = ("run", *fields, "mean IoU (95 % interval)", "to the best (95 % interval)", "verdict")
     head += ("macro F1", "pixel accuracy", "val mIoU in training", "epochs", "training", "in all")
     cells = [
         (
-            _link(folder, row),
+            _link(row),
             *(_value_text(row[field]) for field in fields),
             _range_text(row, _SCORES),
             _range_text(row, _DIFFERENCES, sign="+"),
@@ -473,12 +469,14 @@ def _leaderboard_table(
     return Table(head, tuple(cells), text_columns=1 + len(fields), title=title, marked=marked)
 
 
-def _link(folder: Path, row: Mapping[str, Any]) -> str:
-    """The run's name, leading to its report or else to nothing."""
-    report = row["run"].report_dir / "index.html"
-    if row["state"] != "done" or not report.exists():
+def _link(row: Mapping[str, Any]) -> str:
+    """The run's name, leading to its report or else to its scores, where there are any."""
+    run = row["run"]
+    pages = (run.report_dir / "index.html", run.notebooks_dir / "04_metric_evaluation.html")
+    page = next((page for page in pages if page.exists()), None)
+    if row["state"] != "done" or page is None:
         return row["run_name"]
-    address = quote(f"../../{row['run_name']}/report/index.html")
+    address = quote(f"../../{run.name}/{page.relative_to(run.path).as_posix()}")
     return Markup('<a href="{}">{}</a>').format(address, row["run_name"])
 
 

@@ -351,6 +351,21 @@ def test_page_links_to_the_reports_and_says_what_is_real(go, stand, monkeypatch,
     assert ">Failures</h2>" not in html
 
 
+def test_run_without_a_report_leads_to_its_scores(go, stand, tmp_path):
+    go(seed=[0, 1])
+    run = tmp_path / "out" / "s-seed=0"
+    shutil.rmtree(run / "report")
+    (run / "notebooks").mkdir()
+    (run / "notebooks" / "04_metric_evaluation.html").touch()
+    shutil.rmtree(tmp_path / "out" / "s-seed=1" / "report")
+    rows = read_json(tmp_path / "out" / "sweeps" / "s" / "sweep.json")
+    sweep._write_leaderboard(tmp_path / "out" / "sweeps" / "s", "s", rows)
+    html = (tmp_path / "out" / "sweeps" / "s" / "leaderboard.html").read_text()
+    assert re.findall('href="([^"#]+)"', html) == [
+        "../../s-seed%3D0/notebooks/04_metric_evaluation.html"
+    ]
+
+
 def test_seeds_are_averaged_by_hand(go, stand):
     html = go(seed=[0, 1], learning_rate=[0.001, 0.1]).html_path.read_text()
     table = html[html.index(">Over seeds</h2>") :]
