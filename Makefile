@@ -11,7 +11,7 @@ TENSORBOARD_OPTIONS ?=
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < tuple(map(int, "$(PYTHON_VERSION)".split("."))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline test test-fast lab tensorboard lint format
+.PHONY: help setup pipeline test test-fast bench lab tensorboard lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ test: $(STAMP) ## run every test
 
 test-fast: $(STAMP) ## run the tests that take seconds
 	@$(VENV_PYTHON) -m pytest -m "not slow"
+
+bench: $(STAMP) ## compare the speed of every stage with the usual way, under 15 minutes
+	@$(VENV_PYTHON) -m benchmarks
 
 # Uploads reach the kernel as one message, and a server takes 10 MB unless told: a phone's photos
 # are larger.

@@ -432,18 +432,30 @@ def predict(
 
 
 @app.command()
-def report(run_name: _OwnRunName) -> int:
-    """Write a run's report again.
+def report(
+    run_name: _OwnRunName,
+    against: Annotated[
+        str | None, typer.Option(help="Another run, to compare with on the same photos.")
+    ] = None,
+) -> int:
+    """Write a run's report again; with --against, compare it with another run.
 
     \b
     Examples:
       python -m clothseg_utils report --run-name demo
+      python -m clothseg_utils report --run-name demo --against other
     """
+    from clothseg_utils.compare import compare_runs, verdict
     from clothseg_utils.config import RunConfig
     from clothseg_utils.report import write_report
     from clothseg_utils.runs import RunFolder
 
-    html_path, markdown_path = write_report(RunFolder(RunConfig().outputs_root, run_name))
+    run, *others = (
+        RunFolder(RunConfig().outputs_root, name) for name in (run_name, against) if name
+    )
+    html_path, markdown_path, *_ = write_report(run, *others)
+    for other in others:
+        _say(verdict(compare_runs(run, other)))
     _say(f"report: {_shown(html_path)} (for a browser), {_shown(markdown_path)} (for GitHub)")
     return 0
 

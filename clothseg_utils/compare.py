@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from clothseg_utils.metrics import bootstrap_differences, scores_from_confusion
+from clothseg_utils.runs import RunFolder
 
 if TYPE_CHECKING:
     from clothseg_utils.evaluate import Evaluation
@@ -102,6 +103,23 @@ def compare_evaluations(
             }
             for score in ("iou", "f1")
         },
+    )
+
+
+def compare_runs(run: RunFolder, other: RunFolder) -> Comparison:
+    """Compare the scores of two run folders.
+
+    Raises:
+        FileNotFoundError: one of them is not evaluated.
+        ValueError: they are one run, or were not scored on the same photos.
+    """
+    # evaluate loads torch; importing this module must not.
+    from clothseg_utils.evaluate import read_evaluation
+
+    if run.path == other.path:
+        raise ValueError(f"run {run.name} is compared with itself; expected another run.")
+    return compare_evaluations(
+        read_evaluation(run.path), read_evaluation(other.path), (run.name, other.name)
     )
 
 

@@ -53,8 +53,17 @@ class DataConfig(_Section):
     scheme: Scheme = "supercategory"
     image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 64  # network input side, pixels
     resize: Resize = "squash"  # letterbox keeps the aspect ratio, squash does not
+    resized_side: _CountOrZero = 0  # longest side of copies to train on, pixels; 0: the photos
     image_limit: _CountOrZero = 0  # photos of each split to use; 0 means all
     mask_workers: _CountOrZero = 0  # processes that make masks; 0 means one per CPU core
+
+    @model_validator(mode="after")
+    def _check_resized_side(self) -> Self:
+        if 0 < self.resized_side < self.image_size:
+            raise ValueError(
+                f"resized_side {self.resized_side} is below image_size {self.image_size}"
+            )
+        return self
 
 
 class ConvertConfig(_Section):
@@ -115,7 +124,7 @@ class TrainConfig(_Section):
     prior_bias: bool = True  # begin by predicting each class as often as it occurs
     batch_size: _Count = 4  # photos per step and device
     max_epochs: _Count = 15  # used while max_minutes is 0
-    max_minutes: _NotNegative = 5.0  # above 0: train and validate this long, whatever the epochs
+    max_minutes: _NotNegative = 3.5  # above 0: train and validate this long, whatever the epochs
     epoch_images: _CountOrZero = 640  # photos drawn per epoch; 0 means every photo once
     learning_rate: _Positive = 1e-3
     weight_decay: _NotNegative = 0.01  # AdamW; at 0 it is Adam
@@ -137,7 +146,7 @@ class EvaluateConfig(_Section):
 
     checkpoint: str = ""  # file to evaluate; empty means the run's best
     bootstrap_samples: Annotated[int, Field(ge=100)] = 2000  # resamples behind each interval
-    trial_photos: _CountOrZero = 60  # val photos to try test-time options on; 0 tries none
+    trial_photos: _CountOrZero = 6  # val photos to try test-time options on; 0 tries none
 
 
 class InferenceConfig(_Section):
@@ -205,7 +214,7 @@ class PredictConfig(_Section):
     """Overlays."""
 
     photos_dir: str = ""  # folder of own photos to predict; empty means none
-    overlay_count: _Count = 4  # photos in each gallery of overlays
+    overlay_count: _Count = 3  # photos in each gallery of overlays
     overlay_opacity: _Fraction = 0.55  # of the class colour over the photo
 
 

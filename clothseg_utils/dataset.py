@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-import albumentations
 import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from clothseg_utils.classes import IGNORE_INDEX, ClassTable, class_table
+from clothseg_utils.augment import TrainTransform
+from clothseg_utils.classes import ClassTable, class_table
 from clothseg_utils.coco import (
     CocoFile,
     ImageRecord,
@@ -22,9 +22,10 @@ from clothseg_utils.coco import (
     read_annotations,
 )
 from clothseg_utils.config import AugmentConfig, Config, DataConfig
-from clothseg_utils.geometry import PAD_COLOR, fit_image, fit_mask, pad_to_square
+from clothseg_utils.geometry import fit_image, fit_mask
 from clothseg_utils.masks import MaskIndex, make_masks, read_mask, select_images
 from clothseg_utils.photos import read_photo
+from clothseg_utils.resized import ResizedCopies
 from clothseg_utils.runs import resolve_path
 
 
@@ -144,52 +145,6 @@ def check_disjoint(train: SplitData, val: SplitData) -> None:
         )
 
 
-def train_transform(config: AugmentConfig, image_size: int) -> albumentations.Compose:
-    """Augmentation of a photo and its mask; outside the photo masks are 255.
-
-    Args:
-        config: strength of each change.
-        image_size: side of the result, pixels.
-
-    Returns:
-        A transform of `image` (H, W, 3) uint8 RGB and `mask` (H, W) uint8 to side `image_size`.
-        Give it a seed with `set_random_seed`.
-    """
-    jitter = config.jitter_strength
-    return albumentations.Compose(
-        [
-            albumentations.RandomResizedCrop(
-                size=(image_size, image_size),
-                scale=(config.crop_scale_min, config.crop_scale_max),
-                ratio=(config.crop_ratio_min, config.crop_ratio_max),
-                interpolation=cv2.INTER_LINEAR,
-                mask_interpolation=cv2.INTER_NEAREST_EXACT,
-                area_for_downscale="image",  # as in `fit_image`: no moire, thin things stay
-            ),
-            albumentations.HorizontalFlip(p=config.flip_probability),
-            albumentations.Affine(
-                rotate=(-config.rotation_degrees, config.rotation_degrees),
-                translate_percent=(-config.translate_fraction, config.translate_fraction),
-                shear={"x": (-config.shear_degrees, config.shear_degrees), "y": (0, 0)},
-                interpolation=cv2.INTER_LINEAR,
-                mask_interpolation=cv2.INTER_NEAREST,
-                fill=PAD_COLOR,
-                fill_mask=IGNORE_INDEX,
-                p=1.0,
-            ),
-            albumentations.ColorJitter(
-                brightness=(1 - jitter, 1 + jitter),
-                contrast=(1 - jitter, 1 + jitter),
-                saturation=(1 - jitter, 1 + jitter),
-                hue=(-config.jitter_hue, config.jitter_hue),
-                p=1.0,
-            ),
-            albumentations.ToGray(p=config.grayscale_probability),
-        ],
-        strict=True,  # a misspelt argument is an error, not a warning
-    )
-
-
 class Sample(TypedDict):
     """One training or validation sample.
 
@@ -205,8 +160,9 @@ class SegmentationDataset(Dataset[Sample]):
 
     Args:
         split_data: the split.
-        config: data section; `image_size` and `resize` are used.
-        augment: strength of augmentation; None for validation, which only resizes.
+        config: data section; `image_size`, `resize` and `resized_side` are used.
+        augment: strength of augmentation; None for validation, which only resizes, and always
+            from the photos themselves, as prediction does.
     """
 
     def __init__(
@@ -214,7 +170,13 @@ class SegmentationDataset(Dataset[Sample]):
     ) -> None:
         self.split_data = split_data
         self.config = config
-        self.transform = train_transform(augment, config.image_size) if augment else None
+        self.transform: TrainTransform | None = None
+        self.copies: ResizedCopies | None = None
+        if augment is not None:
+            self.transform = TrainTransform(augment, config.image_size, config.resize)
+            if config.resized_side:
+                folder = split_data.masks.mask_dir.with_name(f"resized-{config.resized_side}")
+                self.copies = ResizedCopies(folder, config.resized_side)
 
     def __len__(self) -> int:
         """Number of photos."""
@@ -222,18 +184,22 @@ class SegmentationDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """Read, resize and augment the photo at `index` with its mask."""
-        image, mask = self.split_data.read_pair(self.split_data.images[index])
+        image, mask = self._read_pair(self.split_data.images[index])
         if self.transform is None:
             image = fit_image(image, self.config.image_size, self.config.resize)
             mask = fit_mask(mask, self.config.image_size, self.config.resize)
         else:
-            if self.config.resize == "letterbox":
-                image, mask = pad_to_square(image, mask)
-            changed = self.transform(image=image, mask=mask)
-            image, mask = changed["image"], changed["mask"]
-        return Sample(
-            image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            mask=torch.from_numpy(np.ascontiguousarray(mask)),
+            image, mask = self.transform(image, mask)
+        planes = np.stack(cv2.split(image))  # several times as fast as a transposed copy
+        return Sample(image=torch.from_numpy(planes), mask=torch.from_numpy(mask))
+
+    def _read_pair(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray]:
+        if self.copies is None or max(record.height, record.width) <= self.copies.longest_side:
+            return self.split_data.read_pair(record)
+        return self.copies.read_pair(
+            self.split_data.photo_path(record),
+            self.split_data.masks.mask_path(record.id),
+            lambda: self.split_data.read_pair(record),
         )
 
     def set_random_seed(self, seed: int) -> None:
@@ -245,9 +211,9 @@ class SegmentationDataset(Dataset[Sample]):
 def seed_worker(worker_id: int) -> None:
     """Give a DataLoader worker its own augmentation seed.
 
-    albumentations 2.0.8 ignores torch's seed: without this every worker draws the same changes,
-    and each epoch repeats them. torch's seed differs by worker and by epoch and follows from
-    `seed_everything`.
+    Each worker starts with a copy of the augmentation's random generator: without this every
+    worker draws the same changes, and each epoch repeats them. torch's seed differs by worker and
+    by epoch and follows from `seed_everything`.
 
     Args:
         worker_id: number of the worker; torch's seed already holds it.

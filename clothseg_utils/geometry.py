@@ -82,21 +82,6 @@ def fit_mask(mask: np.ndarray, image_size: int, resize: Resize) -> np.ndarray:
     return _pad(fitted, box, image_size, IGNORE_INDEX)
 
 
-def pad_to_square(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Pad a photo and its mask to a centred square at native resolution.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        mask: (H, W) uint8 class ids.
-
-    Returns:
-        Square image, padded with `PAD_COLOR`, and square mask, padded with 255.
-    """
-    side = max(mask.shape)
-    box = content_box(*mask.shape, side, "letterbox")
-    return _pad(image, box, side, PAD_COLOR), _pad(mask, box, side, IGNORE_INDEX)
-
-
 def _pad(
     array: np.ndarray, box: ContentBox, side: int, value: int | tuple[int, int, int]
 ) -> np.ndarray:

@@ -257,18 +257,17 @@ def read_mask(path: str | Path, num_classes: int) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"mask {path} not found; rerun notebook 02.")
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    mask = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    mask = decode_mask(path.read_bytes())
     if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
         got = "no readable image" if mask is None else f"shape {mask.shape}, {mask.dtype}"
         raise ValueError(
             f"mask {path} is {got}; expected a single-channel 8-bit PNG. Rerun notebook 02."
         )
-    class_ids = np.flatnonzero(_count_pixels(mask, 256))
-    unknown = class_ids[(class_ids >= num_classes) & (class_ids != IGNORE_INDEX)]
-    if unknown.size:
+    unknown = cv2.inRange(mask, num_classes, IGNORE_INDEX - 1)
+    if unknown.any():
+        class_ids = np.unique(mask[unknown > 0]).tolist()
         raise ValueError(
-            f"mask {path} has class ids {unknown.tolist()}; expected 0..{num_classes - 1} or "
+            f"mask {path} has class ids {class_ids}; expected 0..{num_classes - 1} or "
             f"{IGNORE_INDEX}. Rerun notebook 02."
         )
     return mask
@@ -289,9 +288,19 @@ def write_mask(path: str | Path, mask: np.ndarray) -> None:
             f"mask for {path} is of shape {mask.shape}, {mask.dtype}; expected (H, W) uint8. "
             "Convert it first."
         )
-    _, data = cv2.imencode(".png", mask, _PNG_PARAMETERS)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(encode_mask(mask))
+
+
+def encode_mask(mask: np.ndarray) -> bytes:
+    """PNG of a mask, (H, W) uint8."""
+    _, data = cv2.imencode(".png", mask, _PNG_PARAMETERS)
+    return data.tobytes()
+
+
+def decode_mask(data: bytes) -> np.ndarray | None:
+    """What a PNG holds, unchecked; None if it cannot be decoded."""
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
 
 
 def _count_pixels(mask: np.ndarray, num_classes: int) -> np.ndarray:

@@ -1,13 +1,15 @@
-"""A run folder -> report: one self-contained HTML page, and Markdown with its pictures beside it.
+"""A run folder -> report: one self-contained HTML page, Markdown with its pictures beside it, and
+its tables as LaTeX.
 
 The report is built once, as sections of blocks (text, tables, pictures), and each template only
-lays those blocks out: both formats say the same. Every number comes from a file of the run; what
+lays those blocks out: all formats say the same. Every number comes from a file of the run; what
 the run did not make is named. Equal run folders give equal reports.
 """
 
 import base64
 import csv
 import io
+import itertools
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +24,16 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
+from clothseg_utils.classes import class_colors
+from clothseg_utils.compare import (
+    COMPARED_MEANS,
+    LEVEL,
+    Comparison,
+    Difference,
+    class_verdict,
+    compare_runs,
+    verdict,
+)
 from clothseg_utils.config import (
     Config,
     Profile,
@@ -30,6 +42,8 @@ from clothseg_utils.config import (
     profile_config,
     replace_fields,
 )
+from clothseg_utils.errors import largest_confusions
+from clothseg_utils.latex import PACKAGES, document, latex_label, table_to_latex
 from clothseg_utils.photos import read_photo
 from clothseg_utils.runs import RunFolder, atomic_path, read_json, sha256_file, write_text
 
@@ -94,6 +108,7 @@ _KNOWN_TABLES = (
     "04_options",
     "04_reliability",
     "04_strata",
+    "05_class_extremes",
     "05_disagreement",
     "05_failed",
 )
@@ -152,10 +167,14 @@ _STRATUM_EMPTY = {
 }
 _FOLDED_STRATA = ("category",)
 
+# Strata whose groups have no order from which something would follow.
+_UNORDERED_STRATA = ("composites", "category", "overlap_pairs", "hidden")
+
 # The notebook that a section's settings are read by; training for all others.
 _OWNERS = {
     "convert": "01_data_exploration",
     "evaluate": "04_metric_evaluation",
+    "inference": "04_metric_evaluation",
     "predict": "05_qualitative_overlays",
 }
 
@@ -364,24 +383,30 @@ def _read_rows(path: Path) -> list[list[str]]:
 # --- the report ----------------------------------------------------------------------------------
 
 
-def write_report(run: RunFolder) -> list[Path]:
-    """Write `report/index.html` and `report/report.md` from what the run folder holds.
+def write_report(run: RunFolder, against: RunFolder | None = None) -> list[Path]:
+    """Write `report/index.html`, `report/report.md` and `report/latex/` from a run folder.
 
     Reads nothing else. The page holds its pictures; the Markdown links to copies below
     `report/figures/`.
 
     Args:
         run: the run folder; `metrics.json` must be in it, everything else may be missing.
+        against: another run to compare it with, scored on the same photos. The figure of the
+            differences is kept in the run's `figures/`.
 
     Returns:
         The paths of the page and of the Markdown.
 
     Raises:
-        FileNotFoundError: the run has no scores yet.
-        ValueError: a JSON file of the run is broken.
+        FileNotFoundError: the run, or the other one, has no scores yet.
+        ValueError: a JSON file of the run is broken, or the two runs cannot be compared.
     """
     facts = _read_facts(run)
+    comparison = None if against is None else compare_runs(run, against)
     sections = [Section(title, tuple(build(facts))) for title, build in _SECTIONS.items()]
+    if comparison is not None and against is not None:
+        blocks = _comparison(facts, comparison, _read_facts(against))
+        sections.insert(1 + list(_SECTIONS).index("Scores"), Section("Comparison", tuple(blocks)))
     content = {
         "title": f"Clothing segmentation: run {run.name}",
         "date": _date(facts),
@@ -390,6 +415,7 @@ def write_report(run: RunFolder) -> list[Path]:
     }
     pictures = [b for section in sections for b in section.blocks if isinstance(b, Picture)]
     _write_pictures(run.report_dir / "figures", pictures)
+    _write_latex(run.report_dir / "latex", sections, content["title"])
     html_path, markdown_path = run.report_dir / "index.html", run.report_dir / "report.md"
     write_text(markdown_path, _render("report.md.j2", content, finalize=_to_markdown))
     write_text(html_path, _render("report.html.j2", content))
@@ -425,6 +451,35 @@ def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
     names = {picture.file_name for picture in pictures}
     for path in folder.glob("*.*"):
         if path.name not in names:
+            path.unlink()
+
+
+def _write_latex(folder: Path, sections: Sequence[Section], title: str) -> None:
+    """Write each table that is not folded as LaTeX; remove those of an earlier report."""
+    texts: dict[str, str] = {}
+    tables = [b for section in sections for b in section.blocks if isinstance(b, Table)]
+    for table in tables:
+        if table.folded or not table.title:
+            continue
+        name = latex_label(table.title.partition(";")[0])
+        label = next(
+            label
+            for label in itertools.chain([name], (f"{name}-{n}" for n in itertools.count(2)))
+            if f"{label}.tex" not in texts
+        )
+        texts[f"{label}.tex"] = table_to_latex(
+            table.head,
+            table.rows,
+            text_columns=min(table.text_columns, len(table.head)),
+            caption=table.title,
+            label=label,
+            marked=table.marked,
+        )
+    texts["all-tables.tex"] = document(list(texts), title)
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    for path in folder.glob("*.tex"):
+        if path.name not in texts:
             path.unlink()
 
 
@@ -524,10 +579,10 @@ def _further(facts: _Facts, *prefixes: str) -> list[Block]:
     return blocks
 
 
-def _read_picture(path: Path) -> Picture:
+def _read_picture(path: Path, alt: str = "") -> Picture:
     """Encode a figure for the report: photos as JPEG, drawings as PNG, at most 1600 pixels wide.
 
-    The caption is the PNG's text chunk "Description".
+    The caption is the PNG's text chunk "Description"; without `alt`, the figure's title is it.
 
     Raises:
         ValueError: the file cannot be decoded.
@@ -554,7 +609,7 @@ def _read_picture(path: Path) -> Picture:
         file_name=f"{path.stem}.{'jpg' if is_photo else 'png'}",
         data=data,
         size_wh=image.size,
-        alt=_figure_title(path.stem),
+        alt=alt or _figure_title(path.stem),
         caption=" ".join(caption.split()),
     )
 
@@ -692,6 +747,17 @@ def _data(facts: _Facts) -> list[Block]:
     limit = facts.settings.get("image_limit", 0)
     blocks: list[Block] = [
         Text(
+            "Knowing which pixel belongs to which garment is the ground for search by look, for "
+            "virtual fitting and for statistics of dress. "
+            + (
+                "This dataset is drawn, so that the whole way from photos to this report can be "
+                "walked without any download, with true masks known exactly."
+                if facts.is_synthetic
+                else "The annotations mark garments, their parts and their accessories one by one; "
+                "here they become one class per pixel."
+            )
+        ),
+        Text(
             f"Dataset {_dataset_name(facts)}; class scheme {facts.setting('scheme')}, "
             f"{len(facts.metrics['per_class'])} classes with background"
             + (
@@ -701,7 +767,7 @@ def _data(facts: _Facts) -> list[Block]:
             )
             + ". Annotations are painted into masks larger first, so that a small object stays "
             "visible on a large one."
-        )
+        ),
     ]
     if facts.audits:
         blocks += [_audit_table(facts), Heading("What was left out, and why"), *_findings(facts)]
@@ -861,7 +927,8 @@ def _configuration(facts: _Facts) -> list[Block]:
     ]
     if not rows:
         return [_missing("a record of the parameters (manifest.json)")]
-    return [Table(("section", "field", "value"), tuple(rows), 3, title="All recorded parameters")]
+    title = "All recorded parameters"
+    return [Table(("section", "field", "value"), tuple(rows), 3, title=title, folded=True)]
 
 
 def _training(facts: _Facts) -> list[Block]:
@@ -980,11 +1047,149 @@ def _scores(facts: _Facts) -> list[Block]:
         Heading("Calibration"),
         *_calibration(facts),
         Heading("Confusions"),
-        *_pictures(facts, "04_confusion_matrix"),
+        *_pictures(facts, "04_confusion_matrix", "04_error_kinds"),
         _confusion_table(facts),
         *_pictures(facts, "04_image_scores"),
+        Heading("Test-time options"),
+        *_options(facts),
     ]
     return blocks
+
+
+def _options(facts: _Facts) -> list[Block]:
+    """What looking more than once at each photo gains and costs."""
+    used = facts.metrics.get("inference", {})
+    on = [f"{name} = {_value_text(value)}" for name, value in used.items() if value]
+    blocks: list[Block] = [
+        Text(
+            "The scores of this report were taken "
+            + (f"with {', '.join(on)}." if on else "without test-time options.")
+        )
+    ]
+    rows = facts.tables.get("04_options")
+    if not rows:
+        return [*blocks, _missing("a trial of the test-time options (tables/04_options.csv)")]
+    head, *body = rows
+    trials = [dict(zip(head, row, strict=True)) for row in body]
+    cells = tuple(
+        (
+            t["option"],
+            t["settings"],
+            _score(_float(t["mean_iou"])),
+            _signed(_float(t["gain"])),
+            _range((_float(t["low"]), _float(t["high"]))),
+            f"{float(t['seconds']):.3f}",
+            f"{float(t['cost']):.1f}",
+        )
+        for t in trials
+    )
+    title = (
+        f"Test-time options; {facts.metrics['source'].partition(', n =')[0]}, native resolution, "
+        f"paired on {_count(int(trials[0]['n']), 'photo')} spread over the split"
+    )
+    columns = ("option", "what it does", "mean IoU", "gain", "95 % interval of the gain")
+    return [
+        *blocks,
+        *_pictures(facts, "04_options"),
+        Table((*columns, "s per photo", "times the cost"), cells, text_columns=2, title=title),
+    ]
+
+
+def _float(cell: str) -> float | None:
+    """A number of a CSV file; None for an empty cell, which stands for NaN."""
+    return float(cell) if cell else None
+
+
+def _signed(value: float | None) -> str:
+    return _MISSING if value is None else f"{value:+.3f}"
+
+
+def _comparison(facts: _Facts, comparison: Comparison, other: _Facts) -> list[Block]:
+    """This run and another one on the same photos."""
+    one, two = comparison.names
+    n_classes = sum(np.isfinite(d.low) for d in comparison.iou.values())
+    by_chance = (1 - LEVEL) * n_classes
+    head = (one, two, "difference", "95 % interval", "verdict")
+    means = tuple(
+        (COMPARED_MEANS[name], *_difference_cells(difference, comparison.names))
+        for name, difference in comparison.means.items()
+    )
+    classes = tuple(
+        (name, *_difference_cells(comparison.iou[name], comparison.names), _signed_of(f1))
+        for name, f1 in comparison.f1.items()
+    )
+    blocks: list[Block] = [
+        Text(verdict(comparison)),
+        Items(
+            (
+                f"paired bootstrap: both runs are scored on the same {comparison.samples:,} "
+                "resamples of the photos; a difference counts as real where the interval leaves "
+                "zero out",
+                f"of {_count(n_classes, 'class', 'classes')}, about {by_chance:.1f} would leave "
+                "zero out by chance alone",
+                "the interval covers which photos happened to be in the split, not what another "
+                "training with another seed would give",
+            )
+        ),
+        Table(("score", *head), means, title=f"Means of {one} and {two}; {_source(facts)}, paired"),
+        _difference_picture(facts, comparison),
+        Table(
+            ("class", *head, "difference of F1"),
+            classes,
+            title=f"IoU of each class in {one} and {two}; {_source(facts)}, paired",
+        ),
+    ]
+    differing = tuple(
+        (name, facts.setting(name), other.setting(name))
+        for name in field_sections()
+        if facts.settings.get(name) != other.settings.get(name) and name != "run_name"
+    )
+    if differing:
+        title = f"Settings that differ between {one} and {two}"
+        return [*blocks, Table(("field", one, two), differing, 3, title=title)]
+    return [*blocks, Text("The two runs have no recorded setting that differs.")]
+
+
+def _difference_cells(difference: Difference, names: tuple[str, str]) -> tuple[str, ...]:
+    ours, theirs, _, low, high = (_nan_to_none(value) for value in difference)
+    return (
+        _score(ours),
+        _score(theirs),
+        _signed_of(difference),
+        _range((low, high)),
+        class_verdict(difference, names),
+    )
+
+
+def _signed_of(difference: Difference) -> str:
+    return _signed(_nan_to_none(difference.difference))
+
+
+def _nan_to_none(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def _difference_picture(facts: _Facts, comparison: Comparison) -> Picture:
+    """Draw the differences of the classes; keep the figure with those of the run."""
+    # matplotlib and pandas take a second; a report without comparison must not wait for them.
+    import pandas as pd
+
+    from clothseg_utils.figures import plot_differences, save_figure
+
+    one, two = comparison.names
+    rows = [
+        {"class_name": name, "difference": d.difference, "low": d.low, "high": d.high}
+        for name, d in comparison.iou.items()
+    ]
+    source = f"{_source(facts)}, paired, 95 % intervals"
+    names = tuple(comparison.iou)
+    figure = plot_differences(
+        pd.DataFrame(rows), comparison.names, names, class_colors(len(names)), source=source
+    )
+    caption = f"IoU of run {one} minus that of run {two}, class by class. {source}."
+    stem = facts.run.figures_dir / f"06_against_{two}"
+    png_path, _ = save_figure(figure, stem, caption=caption)
+    return _read_picture(png_path, alt=f"Differences between run {one} and run {two}, by class")
 
 
 def _checkpoint_note(facts: _Facts) -> list[Block]:
@@ -1109,20 +1314,10 @@ def _calibration(facts: _Facts) -> list[Block]:
 def _confusion_table(facts: _Facts) -> Table:
     """The largest entries off the diagonal, as shares of their row."""
     names = list(facts.metrics["per_class"])
-    confusion = np.array(facts.metrics["confusion"], np.float64)
-    targets = confusion.sum(axis=1, keepdims=True)
-    shares = np.divide(confusion, targets, out=np.zeros_like(confusion), where=targets > 0)
-    np.fill_diagonal(shares, 0)
-    order = np.argsort(-shares, axis=None, kind="stable")[:_MOST_CONFUSIONS]
+    confusion = np.array(facts.metrics["confusion"], np.int64)
     rows = tuple(
-        (
-            names[target],
-            names[predicted],
-            _percent(shares[target, predicted]),
-            f"{confusion[target, predicted]:,.0f}",
-        )
-        for target, predicted in (divmod(int(flat), len(names)) for flat in order)
-        if shares[target, predicted] > 0
+        (names[one.target], names[one.predicted], _percent(one.share), f"{one.pixels:,}")
+        for one in largest_confusions(confusion, _MOST_CONFUSIONS)
     )
     head = ("truth", "predicted as", "share of the truth", "pixels")
     return Table(head, rows, text_columns=2, title=f"The largest confusions; {_source(facts)}")
@@ -1169,8 +1364,8 @@ def _stratum_blocks(facts: _Facts, name: str, strata: Sequence[Mapping[str, Any]
         blocks.insert(0, Text(_STRATUM_TEXTS[name]))
     if name == "composites":
         blocks.insert(0, Text(f"Protocol: {facts.metrics['composite_protocol']}."))
-    elif name in ("category", "overlap_pairs", "hidden"):
-        pass  # the groups have no order from which something would follow
+    elif name in _UNORDERED_STRATA:
+        pass
     elif len(known) > 1:
         first, last = known[0], known[-1]
         text = (
@@ -1231,8 +1426,7 @@ def _general_limits(facts: _Facts) -> Iterable[str]:
 
 
 def _overlays(facts: _Facts) -> list[Block]:
-    own = "05_own_photos"
-    names = [n for n in _FIGURE_TITLES if n.startswith("05_") and n != own]
+    own, names = "05_own_photos", ("05_best", "05_median", "05_worst")
     blocks: list[Block] = [
         Text(
             "Photos are ranked by their mean IoU over the classes that each one holds. Colours are "
@@ -1261,7 +1455,17 @@ def _failures(facts: _Facts) -> list[Block]:
         )
         title = f"Lowest mean IoU over the classes that a photo holds; {_source(facts)}"
         blocks.append(Table(("photo", "image id", "mean IoU"), rows, 2, title=title))
-    blocks.append(Heading("Photos left out"))
+    extremes = facts.tables.get("05_class_extremes")
+    blocks += [
+        Heading("Each class at its best and worst"),
+        *_pictures(facts, "05_class_extremes"),
+        *([_file_table("05_class_extremes", extremes)] if extremes else []),
+        Heading("Classes taken for each other"),
+        *_pictures(facts, "05_confusions"),
+        Heading("Where network and label disagree"),
+        *_disagreement(facts),
+        Heading("Photos left out"),
+    ]
     excluded = {
         (split, name): reason
         for split, audit in facts.audits.items()
@@ -1287,6 +1491,38 @@ def _failures(facts: _Facts) -> list[Block]:
     if failed:
         blocks.append(Text(f"Steps that failed: {', '.join(failed)}.", "note"))
     return blocks
+
+
+def _disagreement(facts: _Facts) -> list[Block]:
+    """Photos that are worth a second look at their labels."""
+    rows = facts.tables.get("05_disagreement")
+    if not rows:
+        return [_missing("the ranking by disagreement (tables/05_disagreement.csv)")]
+    head, *body = rows
+    cells = tuple(
+        (
+            photo["photo"],
+            _percent(float(photo["disagreement"])),
+            _score(_float(photo["label_doubt"])),
+            _score(_float(photo["mean_iou"])),
+        )
+        for photo in (dict(zip(head, row, strict=True)) for row in body[:_WORST_PHOTOS])
+        if photo["disagreement"]
+    )
+    titles = ("photo", "pixels that differ", "label doubt", "mean IoU")
+    return [
+        Text(
+            "Label doubt is the mean, over a photo's pixels, of the probability of the predicted "
+            "class minus that of the label; it is taken of the photos that differ most. A photo "
+            "on top of this list holds a blunder of the network or an error in its label."
+        ),
+        *_pictures(facts, "05_disagreement"),
+        Table(
+            titles,
+            cells,
+            title=f"Photos by label doubt; {_source(facts)} (all: tables/05_disagreement.csv)",
+        ),
+    ]
 
 
 def _reproducibility(facts: _Facts) -> list[Block]:
@@ -1325,6 +1561,10 @@ def _reproducibility(facts: _Facts) -> list[Block]:
             else "The length of training is set in epochs: the same seed on the same machine gives "
             "the same result."
         ),
+        Text(
+            "Beside this report: its tables as LaTeX in report/latex/, one file each, for a "
+            f"document that loads {', '.join(PACKAGES)}; its figures as PNG and SVG in figures/."
+        ),
         Text("In the repository's root, this makes the run again:"),
         Lines(tuple(_rerun_command(facts)), "command"),
         Table(("what", "version"), tuple(rows), 2, title="Code, libraries, seed"),
@@ -1359,6 +1599,84 @@ def _rerun_command(facts: _Facts) -> list[str]:
     return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
 
 
+def _model_card(facts: _Facts) -> list[Block]:
+    metrics = facts.metrics
+    names = [name for name in metrics["per_class"] if name != "background"]
+    use = [
+        "finding clothes and their parts in photos of people, pixel by pixel, in the "
+        f"{_count(len(names), 'class', 'classes')} {', '.join(names)}",
+        "research, teaching, and as a start for training on other photos",
+    ]
+    misuse = [
+        "telling who a person is, or anything about a person beyond what is worn",
+        "decisions about people, or measures of their bodies",
+        "photos unlike those it was scored on: other views, other clothes, other cameras",
+    ]
+    if facts.is_synthetic:
+        misuse.insert(0, "any real photo: it has seen drawn pictures only")
+    return [
+        Heading("Intended use"),
+        Items(tuple(use)),
+        Heading("Not intended for"),
+        Items(tuple(misuse)),
+        Heading("Trained and scored on"),
+        Text(
+            f"Dataset {_dataset_name(facts)}. Trained on "
+            f"{_photos_used(facts, 'train')} of its train split, from "
+            f"{_start_text(facts)}; scored on {_count(metrics['n_images'], 'photo')} of its "
+            f"{metrics['split']} split, mean IoU {_score(metrics['mean_iou'])}. Who took the "
+            "photos, and of whom, decides for whom it works: nothing here was measured by skin, "
+            "age, body or culture of dress, because the annotations do not say."
+        ),
+        Heading("Known limits"),
+        Items(tuple(_card_limits(facts))),
+        Heading("Licences"),
+        *_licences(facts),
+    ]
+
+
+def _photos_used(facts: _Facts, split: str) -> str:
+    audit = facts.audits.get(split)
+    if audit is None:
+        return "the photos"
+    used = audit["n_images"] - len(audit["excluded"])
+    limit = facts.settings.get("image_limit", 0)
+    return _count(min(used, limit) if limit else used, "photo")
+
+
+def _start_text(facts: _Facts) -> str:
+    weights = facts.setting("encoder_weights")
+    return {"none": "random weights", "imagenet": "an encoder trained on ImageNet"}.get(
+        weights, f"weights: {weights}"
+    )
+
+
+def _card_limits(facts: _Facts) -> Iterable[str]:
+    """The limits as numbers of this run, in one line each."""
+    scored = {
+        name: scores["iou"]
+        for name, scores in facts.metrics["per_class"].items()
+        if scores["target_pixels"] > 0
+    }
+    worst = sorted(scored, key=scored.__getitem__)[:3]
+    if worst:
+        texts = [f"{name} ({_score(scored[name])})" for name in worst]
+        yield f"lowest IoU: {', '.join(texts)}"
+    for name, title in _STRATUM_TITLES.items():
+        # A group of one photo, which has no interval, is no limit of the network.
+        strata = facts.metrics.get("strata", {}).get(name, ())
+        known = [s for s in strata if s["low"] is not None]
+        if name in _UNORDERED_STRATA or len(known) < 2:
+            continue
+        label = _STRATUM_SCORES.get(name, "mean IoU")
+        first, last = known[0], known[-1]
+        yield (
+            f"{title.lower()}: {label} {_score(first['score'])} ({first['stratum']}), "
+            f"{_score(last['score'])} ({last['stratum']})"
+        )
+    yield "more, and what the scores cannot say: see “Limits measured”"
+
+
 def _licences(facts: _Facts) -> list[Block]:
     if facts.is_synthetic:
         data = "Photos and annotations were drawn by this project; its own licence (MIT) holds."
@@ -1391,6 +1709,6 @@ _SECTIONS: Mapping[str, Callable[[_Facts], list[Block]]] = {
     "Limits measured": _limits,
     "Overlays": _overlays,
     "Failures and photos left out": _failures,
+    "Model card": _model_card,
     "Reproducibility": _reproducibility,
-    "Licences": _licences,
 }

@@ -24,7 +24,6 @@ _RECORDED_LIBRARIES = (
     "pytorch-lightning",
     "segmentation-models-pytorch",
     "timm",
-    "albumentations",
     "opencv-python-headless",
     "pycocotools",
     "numpy",

@@ -61,8 +61,8 @@ def standard_options(records: Sequence[ImageRecord]) -> dict[str, InferenceConfi
     return {
         PLAIN: PLAIN_INFERENCE,
         "flip": InferenceConfig(tta_flip=True),
-        "scales": InferenceConfig(tta_scales="0.75,1.25"),
-        "flip and scales": InferenceConfig(tta_flip=True, tta_scales="0.75,1.25"),
+        "scales": InferenceConfig(tta_scales="0.5,1.5"),
+        "flip and scales": InferenceConfig(tta_flip=True, tta_scales="0.5,1.5"),
         "windows": InferenceConfig(window_px=window_px),
     }
 

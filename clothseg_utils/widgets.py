@@ -44,6 +44,7 @@ _SENT_SIDE_PX = 1280  # longest side sent to the browser: sharp at twice the siz
 _STILL_HEIGHT_PX = 480  # of the photos in a still picture of predictions
 _JPEG_QUALITY = 88
 _SHOWN_WH = (760, 560)  # what a photo fills on the page, CSS pixels
+_COLUMN_ROWS = 26  # lines of a legend beside a photo of that height
 _STYLE = """<style>
 .clothseg-view { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start; }
 .clothseg-view svg { max-width: 100%; height: auto; border: 1px solid #8884; }
@@ -52,7 +53,8 @@ _STYLE = """<style>
 .clothseg-view > div { flex: 1 1 240px; }
 .clothseg-view p { margin: 0 0 6px 0; max-width: 44em; overflow-wrap: anywhere; }
 .clothseg-view ul { list-style: none; margin: 0; padding: 0; font-size: 13px; line-height: 1.35; }
-.clothseg-view ul { columns: 210px auto; column-fill: auto; column-gap: 24px; max-height: 500px; }
+.clothseg-view ul { max-width: 300px; }
+.clothseg-view ul.long { columns: 190px auto; column-gap: 24px; max-width: none; }
 .clothseg-view li { display: flex; gap: 8px; break-inside: avoid; margin: 0; }
 .clothseg-view li span.number { margin-left: auto; font-variant-numeric: tabular-nums; }
 .clothseg-view li.later { opacity: 0.4; }
@@ -712,7 +714,9 @@ def _view(
         f'<span>{html.escape(name)}</span><span class="number">{number}</span></li>'
         for color, name, number, state in rows
     )
-    side = f"{''.join(f'<p>{note}</p>' for note in notes if note)}<ul>{legend}</ul>"
+    columns = "long" if len(rows) > _COLUMN_ROWS else ""
+    texts = "".join(f"<p>{note}</p>" for note in notes if note)
+    side = f'{texts}<ul class="{columns}">{legend}</ul>'
     return (
         f'{_STYLE}<div class="clothseg-view"><svg viewBox="0 0 {width} {height}" '
         f'width="{scale * width:.0f}" height="{scale * height:.0f}" role="img">'

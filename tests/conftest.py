@@ -51,6 +51,7 @@ def tiny_config(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) 
             "outputs_root": str(root / "outputs"),
             "data_root": str(synthetic_root),
             "derived_root": str(root / "derived"),
+            "prior_bias": False,  # so few steps would leave nothing but background
             "image_size": 32,
             "resize": "letterbox",
             "image_limit": 8,

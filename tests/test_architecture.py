@@ -18,12 +18,14 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "progress",
     "photos",
     "geometry",
+    "augment",
     "download",
     "wardrobe",
     "synthetic",
     "coco",
     "convert",
     "masks",
+    "resized",
     "dataset",
     "losses",
     "metrics",
@@ -43,6 +45,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "trials",
     "evaluate",
     "compare",
+    "latex",
     "report",
     "widgets",
     "pipeline",
@@ -59,7 +62,7 @@ OBSERVER = """
 import importlib, json, random, sys
 import numpy
 
-HEAVY = ("torch", "pytorch_lightning", "albumentations", "matplotlib", "pandas")
+HEAVY = ("torch", "pytorch_lightning", "matplotlib", "pandas")
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 report_path, *modules = sys.argv[1:]
 seen = {"loaded": {}, "connections": [], "opened": [], "rng": []}
@@ -222,4 +225,4 @@ def test_help_answers_without_torch():
     assert "Usage: python -m clothseg_utils" in process.stdout
     imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
     assert "typer" in imported
-    assert imported & {"torch", "numpy", "matplotlib", "pandas", "albumentations"} == set()
+    assert imported & {"torch", "numpy", "matplotlib", "pandas"} == set()

@@ -164,7 +164,9 @@ PLOTS = {
     "class_scores": lambda: figures.plot_class_scores(SCORES, TABLE, source=SOURCE),
     "strata": lambda: figures.plot_strata("People", STRATA, source=SOURCE),
     "option_trials": lambda: figures.plot_option_trials(TRIALS, source=SOURCE),
-    "differences": lambda: figures.plot_differences(DIFFERENCES, ("a", "b"), TABLE, source=SOURCE),
+    "differences": lambda: figures.plot_differences(
+        DIFFERENCES, ("a", "b"), TABLE.names, TABLE.colors, source=SOURCE
+    ),
     "error_kinds": lambda: figures.plot_error_kinds(
         np.array([[9, 0, 1, 0], [6, 3, 1, 5], [0, 0, 0, 7]]),
         ["background", "a", "b"],
@@ -521,7 +523,11 @@ BAD_CALLS = {
     ),
     "difference of an unknown class": (
         lambda: figures.plot_differences(
-            DIFFERENCES.assign(class_name="hat"), ("a", "b"), TABLE, source=SOURCE
+            DIFFERENCES.assign(class_name="hat"),
+            ("a", "b"),
+            TABLE.names,
+            TABLE.colors,
+            source=SOURCE,
         ),
         r"differences have classes \['hat'\]",
     ),

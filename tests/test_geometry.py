@@ -10,7 +10,6 @@ from clothseg_utils.geometry import (
     content_box,
     fit_image,
     fit_mask,
-    pad_to_square,
 )
 
 SIZES = [(64, 64), (1, 1), (1, 1000), (1000, 1), (333, 500), (825, 550), (63, 65), (7, 5)]
@@ -126,28 +125,6 @@ def test_image_and_mask_stay_on_each_other(height, width, resize):
     is_bright = fit_image(image, 128, resize)[..., 2] > 150  # padding is darker
     centres = [np.argwhere(pixels).mean(axis=0) for pixels in (is_disc, is_bright)]
     np.testing.assert_allclose(*centres, atol=0.3)
-
-
-def test_pad_to_square_keeps_every_pixel():
-    image = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
-    mask = np.array([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]], np.uint8)
-    padded_image, padded_mask = pad_to_square(image, mask)
-    assert padded_mask.tolist() == [
-        [255, 255, 255, 255, 255],
-        [1, 2, 3, 4, 5],
-        [6, 7, 8, 9, 10],
-        [255, 255, 255, 255, 255],
-        [255, 255, 255, 255, 255],
-    ]
-    np.testing.assert_array_equal(padded_image[1:3], image)
-    assert (padded_image[[0, 3, 4]] == PAD_COLOR).all()
-
-
-def test_a_square_is_not_padded():
-    image, mask = np.zeros((5, 5, 3), np.uint8), np.zeros((5, 5), np.uint8)
-    padded_image, padded_mask = pad_to_square(image, mask)
-    assert padded_image.shape == (5, 5, 3)
-    assert not padded_mask.any()
 
 
 def test_padding_is_next_to_zero_once_normalised():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
 
+from clothseg_utils import losses
 from clothseg_utils.losses import DiceFocalLoss
 
 IGNORE = 255
@@ -165,14 +166,34 @@ def test_channels_last_logits_give_the_same_result():
     assert torch.equal(got[1], expected[1])
 
 
-def test_only_logits_and_target_are_kept_for_the_backward_pass():
-    logits, target = make_batch("all classes", side=32)
+def kept_for_backward(logits, target):
+    """Sizes of the large tensors that the loss keeps for its backward pass."""
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: (kept.append(tensor.numel()), tensor)[1], lambda tensor: tensor
     ):
-        DiceFocalLoss()(logits.requires_grad_(), target)
-    assert sorted(n for n in kept if n > C) == [target.numel(), logits.numel()]
+        DiceFocalLoss()(logits, target)
+    return sorted(n for n in kept if n > C)
+
+
+def test_two_tensors_of_the_logits_size_are_kept_for_the_backward_pass():
+    logits, target = make_batch("all classes", side=32)
+    sizes = kept_for_backward(logits.requires_grad_(), target)
+    assert sizes == [target.numel(), logits.numel(), logits.numel()]
+
+
+def test_nothing_is_kept_in_validation():
+    assert kept_for_backward(*make_batch("all classes", side=32)) == []
+
+
+@pytest.mark.parametrize("block_numbers", [1, 3 * C * 24, 10**6])
+def test_the_size_of_the_blocks_changes_nothing(monkeypatch, block_numbers):
+    """One row, three rows (the last block is as small), a whole image at once."""
+    logits, target = make_batch("ignored, absent", side=24)
+    expected = value_and_grad(lambda x, t: DiceFocalLoss()(x, t).loss, logits, target)
+    monkeypatch.setattr(losses, "_BLOCK_NUMBERS", block_numbers)
+    got = value_and_grad(lambda x, t: DiceFocalLoss()(x, t).loss, logits, target)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize(

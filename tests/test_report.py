@@ -1,6 +1,7 @@
 """Tests of `clothseg_utils.report`, on a run folder made by hand."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -48,8 +49,8 @@ SECTIONS = [
     "Limits measured",
     "Overlays",
     "Failures and photos left out",
+    "Model card",
     "Reproducibility",
-    "Licences",
 ]
 
 
@@ -586,3 +587,138 @@ def test_importing_the_report_loads_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- error analysis, options, model card --------------------------------------------------------
+
+
+def test_disagreement_is_listed_by_label_doubt(full_run: RunFolder) -> None:
+    write_text(
+        full_run.tables_dir / "05_disagreement.csv",
+        f'photo,disagreement,label_doubt,mean_iou\n"{HOSTILE}",0.25,0.125,0.4\nb.jpg,0.5,,\n',
+    )
+    for page in _read(full_run):
+        assert page.table("photo", "pixels that differ") == [
+            [HOSTILE, "25.0 %", "0.125", "0.400"],
+            ["b.jpg", "50.0 %", "–", "–"],
+        ]
+
+
+def test_options_show_gain_beside_cost(full_run: RunFolder) -> None:
+    write_text(
+        full_run.tables_dir / "04_options.csv",
+        "option,settings,n,mean_iou,macro_f1,gain,low,high,seconds,cost\n"
+        "none,none,9,0.4,0.5,0.0,0.0,0.0,0.02,1.0\n"
+        "flip,mirrored too,9,0.42,0.52,0.02,-0.01,0.05,0.041,2.05\n",
+    )
+    page, _ = _read(full_run)
+    rows = page.table("option", "what it does")
+    assert rows[1] == [
+        "flip", "mirrored too", "0.420", "+0.020", "-0.010 to 0.050", "0.041", "2.0"
+    ]  # fmt: skip
+    assert "taken without test-time options" in page.text
+    assert "synthetic, val, native resolution, paired on 9 photos spread" in page.text
+
+
+def test_model_card_says_what_it_is_for_and_names_the_worst_classes(page: Page) -> None:
+    assert "any real photo: it has seen drawn pictures only" in page.text
+    assert "in the 3 classes closures, upperbody, head" in page.text
+    assert "lowest IoU: background (0.750), upperbody (0.800)" in page.text
+    assert "telling who a person is" in page.text
+
+
+def test_tables_are_written_as_latex(full_run: RunFolder) -> None:
+    write_report(full_run)
+    folder = full_run.report_dir / "latex"
+    text = (folder / "per-class.tex").read_text()
+    assert "upperbody & ok & 0.800 & 0.610 to 0.940" in text
+    assert r"\caption{Per class; synthetic, val, n = 2 photos, native resolution}" in text
+    hostile = next(t for p in folder.glob("*.tex") if "script" in (t := p.read_text()))
+    assert r"\textless{}script\textgreater{}alert('1')" in hostile
+    inputs = re.findall(r"\\input{(.+?)}", (folder / "all-tables.tex").read_text())
+    assert {*inputs, "all-tables.tex"} == {path.name for path in folder.iterdir()}
+
+
+def test_tables_of_an_earlier_report_are_removed(full_run: RunFolder) -> None:
+    write_text(full_run.report_dir / "latex" / "old.tex", "old")
+    write_report(full_run)
+    assert not (full_run.report_dir / "latex" / "old.tex").exists()
+
+
+# --- comparison of runs -------------------------------------------------------------------------
+
+
+def _make_other_run(root: Path) -> RunFolder:
+    """A run on the same two photos that takes half of upperbody for background."""
+    run = RunFolder(root, "other")
+    evaluation = _evaluation()
+    worse = evaluation.confusions.copy()
+    worse[:, 2, 2] -= 2
+    worse[:, 2, 0] += 2
+    write_evaluation(run.path, dataclasses.replace(evaluation, confusions=worse))
+    config = replace_fields(profile_config("smoke"), {"learning_rate": 0.5})
+    run.record_step("03_training", parameters=config_to_parameters(config), seconds=1)
+    return run
+
+
+def test_comparison_shows_differences_and_says_whether_they_are_real(
+    full_run: RunFolder, tmp_path: Path
+) -> None:
+    html_path, markdown_path = write_report(full_run, _make_other_run(tmp_path))
+    page = Page(html_path.read_text())
+    assert "Run full is better than run other by" in page.text
+    rows = {row[0]: row for row in page.table("class", "full")}
+    # IoU of upperbody 8 / 10 here; there 4 are lost: 4 / 10
+    assert rows["upperbody"][1:4] == ["0.800", "0.400", "+0.400"]
+    assert rows["upperbody"][5] == "full is better"
+    assert rows["closures"][1:6] == ["–", "–", "–", "–", "absent"]
+    assert ["learning_rate", "0.001", "0.5"] in page.table("field", "full")
+    assert [t for tag, t in page.headings if tag == "h2"] == [
+        *SECTIONS[:6],
+        "Comparison",
+        *SECTIONS[6:],
+    ]
+    assert "Differences between run full and run other, by class" in [
+        image["alt"] for image in page.images
+    ]
+    assert "Run full is better" in markdown_path.read_text()
+    names = {path.name for path in full_run.figures_dir.glob("06_*")}
+    assert names == {"06_against_other.png", "06_against_other.svg"}
+    # The next report without --against says nothing of it.
+    assert "Comparison" not in [t for tag, t in _read(full_run)[0].headings if tag == "h2"]
+
+
+def test_command_line_says_the_verdict(cli, tmp_path: Path) -> None:
+    outputs = tmp_path / "repo" / "outputs"
+    _make_full_run(outputs)
+    _make_other_run(outputs)
+    done = cli("report", "--run-name", "full", "--against", "other")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[0].startswith("Run full is better than run other by")
+    assert done.out.splitlines()[1] == "report: outputs/full/report/index.html"
+
+
+def test_runs_on_other_photos_are_refused_and_nothing_is_written(cli, tmp_path: Path) -> None:
+    outputs = tmp_path / "repo" / "outputs"
+    _make_full_run(outputs)
+    other = _make_other_run(outputs)
+    changed = dataclasses.replace(_evaluation(), image_ids=np.array([11, 99]))
+    write_evaluation(other.path, changed)
+    done = cli("report", "--run-name", "full", "--against", "other")
+    assert done.code == 2
+    assert (
+        "image ids differ, 1 of 2 are only in full (12) and 1 of 2 only in other (99)" in done.err
+    )
+    assert done.err.count("\n") == 1
+    assert not (outputs / "full" / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("against", "message"),
+    [("full", "run full is compared with itself"), ("none", "no such file: .*metrics.json")],
+)
+def test_nothing_to_compare_with_is_refused(cli, tmp_path: Path, against, message) -> None:
+    _make_full_run(tmp_path / "repo" / "outputs")
+    done = cli("report", "--run-name", "full", "--against", against)
+    assert done.code == 2
+    assert re.search(message, done.err)

@@ -1,0 +1,75 @@
+"""Dice + Focal, forward and backward, at the size of a training step."""
+
+from collections.abc import Callable
+
+import torch
+from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
+from torch import nn
+
+from benchmarks.harness import Row, alternate, check_equal, extra_peak_mb
+from clothseg_utils.classes import IGNORE_INDEX
+from clothseg_utils.losses import DiceFocalLoss
+
+SHAPE = (4, 13, 512, 512)
+
+
+class SmpLoss(nn.Module):
+    """The two losses of segmentation-models-pytorch, half and half."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dice = DiceLoss("multiclass", smooth=1.0, ignore_index=IGNORE_INDEX)
+        self.focal = FocalLoss("multiclass", ignore_index=IGNORE_INDEX)
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Loss of logits (N, C, H, W) for an int64 target (N, H, W)."""
+        return 0.5 * self.dice(logits, target) + 0.5 * self.focal(logits, target)
+
+
+def rows() -> list[Row]:
+    """Compare time and extra peak memory; loss and gradient must agree."""
+    logits, target = make_batch()
+    smp_loss, our_loss = SmpLoss(), DiceFocalLoss()
+    ids = target.to(torch.uint8)  # as the loader gives it
+
+    def baseline() -> tuple[float, torch.Tensor]:
+        return _forward_and_backward(lambda: smp_loss(logits, target), logits)
+
+    def ours() -> tuple[float, torch.Tensor]:
+        return _forward_and_backward(lambda: our_loss(logits, ids).loss, logits)
+
+    timing = alternate(baseline, ours, 5)
+    (expected, expected_grad), (value, grad) = timing.baseline_result, timing.our_result
+    check_equal("loss (relative, beyond 1e-5)", int(abs(value / expected - 1) > 1e-5))
+    difference = float((grad - expected_grad).norm() / expected_grad.norm())
+    check_equal("gradient (relative, beyond 1e-4)", int(difference > 1e-4))
+    note = (
+        f"{SHAPE} float32; smp DiceLoss + FocalLoss; gradients differ by {difference:.0e} of "
+        "their length"
+    )
+    times = Row(
+        "Dice + Focal, forward and backward", timing.baseline, timing.ours, "s", 6.0, timing.n, note
+    )
+    del timing, expected_grad, grad
+    memory = extra_peak_mb(baseline), extra_peak_mb(ours)
+    return [times, Row("Dice + Focal, extra peak memory", *memory, "MB", 2.0, 1, note)]
+
+
+def _forward_and_backward(
+    loss: Callable[[], torch.Tensor], logits: torch.Tensor
+) -> tuple[float, torch.Tensor]:
+    value = loss()
+    (gradient,) = torch.autograd.grad(value, logits)
+    return value.item(), gradient
+
+
+def make_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of a network that has learned a little; a target in patches with a strip of 255."""
+    generator = torch.Generator().manual_seed(0)
+    n_images, num_classes, height, width = SHAPE
+    target = torch.randint(num_classes, (n_images, height // 32, width // 32), generator=generator)
+    target = target.repeat_interleave(32, 1).repeat_interleave(32, 2)
+    logits = torch.randn(SHAPE, generator=generator)
+    logits.scatter_add_(1, target[:, None], torch.full((n_images, 1, height, width), 2.0))
+    target[:, :16] = IGNORE_INDEX
+    return logits.requires_grad_(), target

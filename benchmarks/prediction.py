@@ -1,0 +1,230 @@
+"""One photo to its mask on disk, with the model loaded; and the whole `predict` process."""
+
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.harness import (
+    ROOT,
+    Row,
+    alternate,
+    check_equal,
+    photo_data_root,
+    read_report,
+    report,
+    run_python,
+)
+
+IMAGE_SIZE, NUM_CLASSES, ENCODER = 512, 13, "mit_b1"
+_DEMO_CHECKPOINT = ROOT / "outputs" / "demo" / "checkpoints" / "best.ckpt"
+_MOST_DIFFERING = 0.001  # share of the mask's pixels
+
+
+def rows() -> list[Row]:
+    """Compare one photo, the start-up alone, and the whole process."""
+    root, _ = photo_data_root()
+    photo = sorted((root / "test").glob("*.jpg"))[0]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, words = write_checkpoint(Path(folder))
+        return [
+            _compare_photo(checkpoint, words, photo, Path(folder)),
+            _compare_start(checkpoint),
+            _compare_process(checkpoint, photo, Path(folder)),
+        ]
+
+
+def write_checkpoint(folder: Path) -> tuple[Path, str]:
+    """Write a checkpoint for both sides: the demo's weights if there are any, else random ones."""
+    import pytorch_lightning as pl
+    import torch
+
+    from clothseg_utils.classes import class_table
+    from clothseg_utils.coco import annotation_path, read_annotations
+    from clothseg_utils.config import profile_config, replace_fields
+    from clothseg_utils.network import (
+        CHECKPOINT_KEY,
+        build_network,
+        checkpoint_info,
+        read_checkpoint,
+    )
+
+    words = "random weights"
+    torch.manual_seed(0)
+    state = build_network(ENCODER, "none", NUM_CLASSES).state_dict()
+    if _DEMO_CHECKPOINT.exists():
+        words = "the demo's weights"
+        trained = read_checkpoint(_DEMO_CHECKPOINT)["state_dict"]
+        state = {key.removeprefix("network."): value for key, value in trained.items()}
+    coco = read_annotations(annotation_path(photo_data_root()[0], "val"))
+    settings = {"image_size": IMAGE_SIZE, "encoder_name": ENCODER}
+    config = replace_fields(profile_config("fashionpedia"), settings)
+    classes = class_table("supercategory", coco.categories)
+    path = folder / "bench.ckpt"
+    torch.save(
+        {
+            "state_dict": {f"network.{key}": value for key, value in state.items()},
+            "pytorch-lightning_version": pl.__version__,
+            "hyper_parameters": {"encoder_name": ENCODER, "num_classes": NUM_CLASSES},
+            CHECKPOINT_KEY: checkpoint_info(config.model_dump(), classes, {}),
+        },
+        path,
+    )
+    return path, words
+
+
+def baseline_load(checkpoint: Path):
+    """What a user's script does: import what training needed, then load through Lightning."""
+    import matplotlib.pyplot as plt
+    import pandas as pd
+    import pytorch_lightning as pl
+    import segmentation_models_pytorch as smp
+
+    del plt, pd  # imported at the top of such a script, used elsewhere in it
+
+    class Segmenter(pl.LightningModule):
+        def __init__(self, encoder_name: str, num_classes: int) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.network = smp.Unet(encoder_name, encoder_weights=None, classes=num_classes)
+
+    return Segmenter.load_from_checkpoint(checkpoint, map_location="cpu").eval().network
+
+
+def baseline_predictor(network, photo: Path, path: Path) -> Callable[[], np.ndarray]:
+    """The usual pipeline: Pillow, float32, interpolate, argmax, imwrite."""
+    import cv2
+    import torch
+    from PIL import Image
+    from torch.nn import functional
+
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+    def predict() -> np.ndarray:
+        image = np.asarray(Image.open(photo).convert("RGB"))
+        square = cv2.resize(image, (IMAGE_SIZE, IMAGE_SIZE), interpolation=cv2.INTER_AREA)
+        tensor = torch.from_numpy(square).permute(2, 0, 1) / 255
+        with torch.no_grad():
+            logits = network(((tensor - mean) / std)[None])
+            size = image.shape[:2]
+            native = functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+        mask = native.argmax(1)[0].numpy().astype(np.uint8)
+        cv2.imwrite(str(path), mask)
+        return mask
+
+    return predict
+
+
+def _compare_photo(checkpoint: Path, words: str, photo: Path, folder: Path) -> Row:
+    import torch
+
+    from benchmarks.training_step import forward_flops, matmul_flops_per_second
+    from clothseg_utils.masks import write_mask
+    from clothseg_utils.network import default_precision, load_network
+    from clothseg_utils.photos import read_photo
+    from clothseg_utils.predict import predict_mask
+
+    trained = dataclasses.replace(load_network(checkpoint, "cpu"), image_size=IMAGE_SIZE)
+
+    def ours() -> np.ndarray:
+        mask = predict_mask(trained, read_photo(photo))
+        write_mask(folder / "ours.png", mask)
+        return mask
+
+    predict = baseline_predictor(baseline_load(checkpoint), photo, folder / "usual.png")
+    timing = alternate(predict, ours, 5)
+    differing = np.count_nonzero(timing.baseline_result != timing.our_result)
+    share = differing / timing.our_result.size
+    check_equal("pixels of the mask", differing, int(_MOST_DIFFERING * timing.our_result.size))
+    dtype = default_precision(torch.device("cpu"))
+    n_flops, peak = forward_flops(), matmul_flops_per_second(dtype or torch.float32)
+    return Row(
+        name=f"predict one photo at {IMAGE_SIZE}, decoding to mask on disk",
+        baseline=timing.baseline,
+        ours=timing.ours,
+        unit="s",
+        target=2.5,
+        n=timing.n,
+        note=(
+            f"model loaded ({words}); fp32 eager, Pillow, interpolate, argmax, imwrite; ours in "
+            f"{'fp32: this CPU has no bf16' if dtype is None else dtype}; {share:.3%} of the "
+            "mask's pixels differ"
+        ),
+        floor=timing.baseline / (n_flops / peak),
+        floor_note=(
+            f"{n_flops / 1e9:.0f} GFLOP of convolutions and matrix products at the "
+            f"{peak / 1e9:.0f} GFLOP/s that a 1024 x 1024 product reaches here, nothing else "
+            "counted"
+        ),
+    )
+
+
+def _compare_start(checkpoint: Path) -> Row:
+    timing = alternate(
+        lambda: read_report("-m", __name__, "load_usual", checkpoint)["seconds"],
+        lambda: read_report("-m", __name__, "load_ours", checkpoint)["seconds"],
+        3,
+    )
+    return Row(
+        name="start-up of predict: process, imports, loading the network",
+        baseline=timing.baseline,
+        ours=timing.ours,
+        unit="s",
+        target=1 / 0.7,
+        n=timing.n,
+        note=(
+            "Lightning's load_from_checkpoint with smp, matplotlib and pandas imported; whole "
+            "process, interpreter included"
+        ),
+    )
+
+
+def _compare_process(checkpoint: Path, photo: Path, folder: Path) -> Row:
+    timing = alternate(
+        lambda: run_python("-m", __name__, "predict_usual", checkpoint, photo, folder / "u.png"),
+        lambda: run_python(
+            "-m", "clothseg_utils", "predict", "--checkpoint", checkpoint,
+            "--out", folder / "out", photo,
+        ),
+        3,
+        warm_up=False,
+    )  # fmt: skip
+    return Row(
+        name=f"predict one photo at {IMAGE_SIZE}, whole process",
+        baseline=timing.baseline,
+        ours=timing.ours,
+        unit="s",
+        target=None,
+        n=timing.n,
+        note="as above and one photo; ours also writes the colour mask and the overlay",
+    )
+
+
+def _load_ours(checkpoint: str) -> None:
+    # What the command imports before it predicts.
+    from clothseg_utils.network import load_network
+    from clothseg_utils.predict import plan_predictions, predict_photos
+
+    del plan_predictions, predict_photos
+    load_network(checkpoint)
+
+
+def main(what: str, checkpoint: str, *paths: str) -> None:
+    """One side of a comparison, in a process of its own."""
+    started = time.perf_counter()
+    if what == "load_ours":
+        _load_ours(checkpoint)
+    else:
+        network = baseline_load(Path(checkpoint))
+        if what == "predict_usual":
+            baseline_predictor(network, *map(Path, paths))()
+    report(seconds=time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,107 @@
+"""One training sample: photo and mask on disk to an augmented pair of tensors, one core."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from benchmarks.harness import Row, alternate, one_thread, photo_data_root, seconds_of
+from clothseg_utils.classes import IGNORE_INDEX
+from clothseg_utils.config import DataConfig, profile_config
+from clothseg_utils.dataset import SegmentationDataset, SplitData, load_split
+from clothseg_utils.network import normalize_images
+
+IMAGE_SIZE = 512
+RESIZED_SIDE = 640
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_FILL = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE_INDEX, Image.Image: 0}
+
+
+def baseline_transform() -> v2.Compose:
+    """The chain of the earlier system, in torchvision's current form and of equal strength."""
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop((IMAGE_SIZE, IMAGE_SIZE), scale=(0.8, 1.0), ratio=(0.75, 1.33)),
+            v2.RandomHorizontalFlip(),
+            v2.RandomRotation(10, fill=_FILL),
+            v2.RandomAffine(0, translate=(0.1, 0.1), shear=10, fill=_FILL),
+            v2.ColorJitter(0.2, 0.2, 0.2, 0.1),
+            v2.RandomGrayscale(0.1),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(_MEAN, _STD),
+        ]
+    )
+
+
+def baseline_sample(
+    transform: v2.Compose, photo_path: Path, mask_path: Path, *, as_pillow: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read with Pillow, change as tensors (torchvision's advice) or as a Pillow image."""
+    image = Image.open(photo_path).convert("RGB")
+    mask = tv_tensors.Mask(np.array(Image.open(mask_path)))
+    return transform(image if as_pillow else v2.functional.to_image(image), mask)
+
+
+def rows() -> list[Row]:
+    """Compare the reading of native photos and of resized copies with torchvision's chain."""
+    root, what = photo_data_root()
+    transform = baseline_transform()
+    result = []
+    with tempfile.TemporaryDirectory() as folder, one_thread():
+        split = load_train_split(root, folder, resized_side=0)
+        records = split.images[:16]
+        paths = [(split.photo_path(r), split.masks.mask_path(r.id)) for r in records]
+
+        def baseline(as_pillow: bool = False) -> None:
+            for photo_path, mask_path in paths:
+                baseline_sample(transform, photo_path, mask_path, as_pillow=as_pillow)
+
+        pillow_seconds = seconds_of(lambda: baseline(as_pillow=True))[0] / len(paths)
+        for resized_side, target in ((0, 6.0), (RESIZED_SIDE, 10.0)):
+            timing = alternate(baseline, our_samples(split, resized_side, len(paths)), 5)
+            source = f"copies of longest side {resized_side}" if resized_side else "native photos"
+            result.append(
+                Row(
+                    name=f"one training sample at {IMAGE_SIZE}, {source}",
+                    baseline=timing.baseline / len(paths),
+                    ours=timing.ours / len(paths),
+                    unit="s",
+                    target=target,
+                    n=timing.n,
+                    note=(
+                        f"one core, mean of {len(paths)} {what}; torchvision v2 on tensors "
+                        f"({pillow_seconds:.3f} s on Pillow images), normalised float32 on both "
+                        "sides"
+                    ),
+                )
+            )
+    return result
+
+
+def load_train_split(root: Path, derived_root: str, resized_side: int) -> SplitData:
+    """The train split with its masks below `derived_root`."""
+    config = DataConfig(
+        data_root=str(root),
+        derived_root=derived_root,
+        image_size=IMAGE_SIZE,
+        resized_side=resized_side,
+    )
+    return load_split(config, "train", progress=False)
+
+
+def our_samples(split: SplitData, resized_side: int, n_samples: int) -> Callable[[], None]:
+    """Draw the first samples as training does, in profile fashionpedia's strength."""
+    config = DataConfig(image_size=IMAGE_SIZE, resize="squash", resized_side=resized_side)
+    dataset = SegmentationDataset(split, config, profile_config("fashionpedia").augment)
+
+    def draw() -> None:
+        for index in range(n_samples):
+            normalize_images(dataset[index]["image"][None])  # training does it for a batch at once
+
+    return draw
