@@ -151,7 +151,13 @@ def run_pipeline(
 
 
 def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
-    """Check what the notebooks will read, before the first one starts."""
+    """Check what the notebooks will read, before the first of them starts.
+
+    A misspelt path must not show only when training is over.
+
+    Raises:
+        FileNotFoundError: the data, or a file or folder that a setting names, is missing.
+    """
     convert = config.convert
     if convert.coco_file and NOTEBOOKS[0] in notebooks:
         classes_path = resolve_path(convert.coco_classes) if convert.coco_classes else None
@@ -160,6 +166,20 @@ def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
         )
     else:
         check_data_root(config.data)
+    weights = config.train.encoder_weights
+    named = {
+        "evaluate.checkpoint": (config.evaluate.checkpoint, "a checkpoint that training wrote"),
+        "predict.photos_dir": (config.predict.photos_dir, "a folder of photos"),
+        "train.encoder_weights": (
+            "" if weights in ("imagenet", "none") else weights,
+            "imagenet, none, or a file with the encoder's state dict",
+        ),
+    }
+    for name, (path, expected) in named.items():
+        if path and not resolve_path(path).exists():
+            raise FileNotFoundError(
+                f"{name} is {path}, which does not exist; expected {expected}. Check the path."
+            )
 
 
 def _take_over(sibling: RunFolder, config: Config, run: RunFolder, notebook: str, key: str) -> bool:

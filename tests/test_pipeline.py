@@ -500,6 +500,17 @@ def test_missing_own_data_are_named(own_config, tmp_path, name):
         check_inputs(own_config, NOTEBOOKS)
 
 
+@pytest.mark.parametrize("field", ["checkpoint", "photos_dir", "encoder_weights"])
+def test_paths_of_later_notebooks_are_checked_first(config, tmp_path, field):
+    path = tmp_path / "named"
+    changed = replace_fields(config, {field: str(path)})
+    with pytest.raises(FileNotFoundError, match=rf"{field} is .*named, which does not exist; exp"):
+        run_pipeline(changed)
+    assert not (tmp_path / "out").exists()
+    path.mkdir()
+    check_inputs(changed, NOTEBOOKS)
+
+
 @pytest.mark.parametrize("name", ["shop/a.jpg", "shop.json", "classes.json"])
 def test_key_changes_with_own_data(own_config, run, notebook_dir, tmp_path, name):
     names = ("coco_file", "coco_photos", "coco_classes")
