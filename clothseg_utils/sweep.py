@@ -573,8 +573,20 @@ def _settings_blocks(record: Mapping[str, Any], fields: Sequence[str]) -> tuple[
     ]
     if record.get("command"):
         blocks.insert(0, Text("This makes what is missing, and the leaderboard again:"))
-        blocks.insert(1, Lines((shlex.join(record["command"]),), "command"))
+        blocks.insert(1, Lines(_command_lines(record["command"]), "command"))
     return tuple(blocks)
+
+
+def _command_lines(command: Sequence[str]) -> tuple[str, ...]:
+    """A command to copy, one option per line."""
+    lines: list[list[str]] = [[]]
+    for word in command:
+        if word.startswith("--"):
+            lines.append([])
+        lines[-1].append(word)
+    joined = [shlex.join(line) for line in lines]
+    indented = [joined[0], *(f"    {line}" for line in joined[1:])]
+    return (*(f"{line} \\" for line in indented[:-1]), indented[-1])
 
 
 def _score_text(score: float | None, *, sign: str = "") -> str:

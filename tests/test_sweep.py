@@ -179,7 +179,13 @@ def go(tmp_path, synthetic_root):
         grid = [dict(s.split("=") for s in combination) for combination in expand_grid(settings)]
         planned = plan_sweep(name, [replace_fields(Config(), base | row) for row in grid])
         call.said = []
-        return run_sweep(name, planned, only, command=["sweep", "--set x"], say=call.said.append)
+        return run_sweep(
+            name,
+            planned,
+            only,
+            command=["program", "sweep", "--set", "a=1 2", "--only", "03"],
+            say=call.said.append,
+        )
 
     return call
 
@@ -348,7 +354,8 @@ def test_page_links_to_the_reports_and_says_what_is_real(go, stand, monkeypatch,
     assert ">worse</td>" in html
     assert ">the best</td>" in html
     assert "data:image/png;base64," in html
-    assert "sweep &#39;--set x&#39;" in html  # the command, to run it again
+    command = "program sweep \\\n    --set &#39;a=1 2&#39; \\\n    --only 03"
+    assert f"<pre>{command}</pre>" in html  # to run it again
     assert str(tmp_path) not in html.replace(str(tmp_path / "out"), "")
     for section in ("Leaderboard", "Over seeds", "Settings"):
         assert f">{section}</h2>" in html
