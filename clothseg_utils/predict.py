@@ -53,7 +53,7 @@ def predict_logits(
         logits = trained.network(images)
     box = content_box(*image.shape[:2], trained.image_size, resize)
     logits = logits[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
-    return logits.float()
+    return logits.float().contiguous()  # by class, as `logits_to_mask` goes
 
 
 def logits_to_mask(logits: torch.Tensor, height: int, width: int) -> np.ndarray:
