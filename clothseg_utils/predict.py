@@ -42,25 +42,9 @@ def predict_logits(
         (1, C, h, w) float32 logits on the network's device, covering exactly the photo. With
         test-time options: the logarithm of the looks' mean probabilities.
     """
-<<<<<<< HEAD
     if squash:
         return run_network(trained, image, trained.image_size, "squash")
     return photo_logits(trained, image)
-=======
-    resize = "squash" if squash else trained.resize
-    square = fit_image(image, trained.image_size, resize)
-    batch = torch.from_numpy(square).permute(2, 0, 1)[None].to(trained.device)
-    images = normalize_images(batch).contiguous(memory_format=torch.channels_last)
-    dtype = default_precision(trained.device)
-    with (
-        torch.inference_mode(),
-        torch.autocast(trained.device.type, dtype=dtype, enabled=dtype is not None),
-    ):
-        logits = trained.network(images)
-    box = content_box(*image.shape[:2], trained.image_size, resize)
-    logits = logits[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
-    return logits.float().contiguous()  # by class, as `logits_to_mask` goes
->>>>>>> wip-speed
 
 
 def logits_to_mask(logits: torch.Tensor, height: int, width: int) -> np.ndarray:
