@@ -166,7 +166,9 @@ def warp_image(image: np.ndarray, to_photo: np.ndarray, image_size: int) -> np.n
         interpolation = cv2.INTER_LINEAR if max(factors) == 2 else cv2.INTER_AREA
         image = cv2.resize(image, reduced, interpolation=interpolation)
         to_photo = np.diag([reduced[0] / width, reduced[1] / height, 1.0]) @ to_photo
-    return _warp(image, to_photo, image_size, cv2.INTER_LINEAR, PAD_COLOR)
+    # One pixel more on each side: the outer half of an edge pixel must not mix with the padding.
+    image = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    return _warp(image, _translation(1, 1) @ to_photo, image_size, cv2.INTER_LINEAR, PAD_COLOR)
 
 
 def warp_mask(mask: np.ndarray, to_photo: np.ndarray, image_size: int) -> np.ndarray:

@@ -46,7 +46,7 @@ def run_network(
         logits = trained.network(images)
     box = content_box(*image.shape[:2], image_size, resize)
     logits = logits[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
-    return logits.float()
+    return logits.float().contiguous()  # by class, as masks are taken from them
 
 
 def photo_logits(trained: TrainedNetwork, image: np.ndarray) -> torch.Tensor:

@@ -18,8 +18,8 @@ DiceForm = Literal["smp", "present"]
 _DICE_EPSILON = 1e-7
 # Its exponential is finite in float32; softplus and sigmoid have reached their limits long before.
 _LARGEST_EXPONENT = 80.0
-# Numbers in one block, 512 KiB of float32: five such fit the second- or third-level cache.
-_BLOCK_NUMBERS = 2**17
+# Numbers in one block, 1 MiB of float32: its five buffers stay in a third-level cache.
+_BLOCK_NUMBERS = 2**18
 
 
 class LossParts(NamedTuple):
@@ -148,30 +148,30 @@ class _PixelSums(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             kept = tuple(torch.empty(logits.shape, dtype=dtype, device=logits.device) for _ in "pf")
         sums = []
-        for image, rows in _blocks(logits):
-            x = logits[image, :, rows].to(dtype).contiguous()  # (C, h, W)
-            y, v = _one_hot(target[image, rows], x)
-            p = x.softmax(0).mul_(v)
-            z = torch.addcmul(x, x, y, value=-2)
-            exp_z = z.clamp(max=_LARGEST_EXPONENT).exp_()
-            one_plus = 1 + exp_z
-            one_minus_s = one_plus.reciprocal()
+        for image, rows, (x, y, a, b, c) in _blocks(logits, n_buffers=5):
+            x.copy_(logits[image, :, rows])
+            v = _write_one_hot(y, target[image, rows])
+            p = torch.softmax(x, 0, out=a).mul_(v)
+            hits, predicted = torch.mul(p, y, out=b).sum((1, 2)), p.sum((1, 2))
+            if kept:
+                kept[0][image, :, rows] = p
+            z = x.addcmul_(x, y, value=-2)
+            exp_z = torch.clamp(z, max=_LARGEST_EXPONENT, out=a).exp_()
+            one_plus = torch.add(exp_z, 1, out=b)
+            one_minus_s = torch.reciprocal(one_plus, out=c)
             s = exp_z.mul_(one_minus_s)
             # log1p would be exact for small exp(z) as well, where s^gamma makes it count for
             # nothing, and takes twice as long. Beyond the largest exponent softplus is z itself.
-            softplus = torch.maximum(one_plus.log_(), z)
-            s_gamma = s.pow(gamma)
+            softplus = torch.maximum(one_plus.log_(), z, out=b)
+            s_gamma = torch.pow(s, gamma, out=x)
             focal = softplus.mul_(s_gamma)
-            hits = torch.mul(p, y).sum((1, 2))
-            focal_sum = focal.sum(0).mul_(v).sum()
-            sums.append((hits, p.sum((1, 2)), y.sum((1, 2)), focal_sum))
+            sums.append((hits, predicted, y.sum((1, 2)), focal.sum(0).mul_(v).sum()))
             if kept:
                 grad = s_gamma.mul_(s).addcmul_(focal, one_minus_s, value=gamma)
                 grad.addcmul_(grad, y, value=-2)  # dz/dx = 1 - 2 y
-                kept[0][image, :, rows] = p
                 torch.mul(grad, v, out=kept[1][image, :, rows])
         ctx.save_for_backward(target, *kept)
-        ctx.like = logits.dtype
+        ctx.logits_dtype = logits.dtype
         hits, predicted, labelled, focal = (torch.stack(s).sum(0) for s in zip(*sums, strict=True))
         ctx.mark_non_differentiable(labelled)
         return hits, predicted, labelled, focal
@@ -179,36 +179,49 @@ class _PixelSums(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_hits: Tensor, grad_predicted: Tensor, _, grad_focal: Tensor):
-        target, p_v, focal_gradient = ctx.saved_tensors
-        grad_logits = torch.empty_like(p_v, dtype=ctx.like)
+        target, kept_p, kept_focal = ctx.saved_tensors
+        grad_logits = torch.empty_like(kept_p, dtype=ctx.logits_dtype)
         grad_hits, grad_predicted = grad_hits[:, None, None], grad_predicted[:, None, None]
-        for image, rows in _blocks(p_v):
-            p = p_v[image, :, rows]
-            y, _ = _one_hot(target[image, rows], p)
-            p_g = torch.addcmul(grad_predicted, y, grad_hits).mul_(p)
-            grad = p_g.addcmul(p, p_g.sum(0), value=-1)
-            grad_logits[image, :, rows] = grad.addcmul_(focal_gradient[image, :, rows], grad_focal)
+        for image, rows, (y, grad) in _blocks(kept_p, n_buffers=2):
+            p = kept_p[image, :, rows]
+            _write_one_hot(y, target[image, rows])
+            torch.addcmul(grad_predicted, y, grad_hits, out=grad).mul_(p)
+            grad.addcmul_(p, grad.sum(0), value=-1)
+            grad.addcmul_(kept_focal[image, :, rows], grad_focal)
+            grad_logits[image, :, rows] = grad
         return grad_logits, None, None
 
 
-def _blocks(logits: Tensor) -> Iterator[tuple[int, slice]]:
-    """Cut (N, C, H, W) into pieces of one image: rows that fit a cache, all rows on a GPU."""
+def _blocks(logits: Tensor, n_buffers: int) -> Iterator[tuple[int, slice, list[Tensor]]]:
+    """Cut (N, C, H, W) into pieces of one image: rows that fit a cache, all rows on a GPU.
+
+    Yields:
+        Image, rows, and work buffers (C, rows, W) in float32 or better, the same ones for every
+        piece: fresh memory costs more than most of what is computed in it.
+    """
     n_images, num_classes, height, width = logits.shape
     n_rows = height
     if logits.device.type == "cpu":
-        n_rows = max(1, _BLOCK_NUMBERS // (num_classes * width))
+        n_rows = min(height, max(1, _BLOCK_NUMBERS // (num_classes * width)))
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    shape = (num_classes, n_rows, width)
+    buffers = [torch.empty(shape, dtype=dtype, device=logits.device) for _ in range(n_buffers)]
     for image in range(n_images):
         for start in range(0, height, n_rows):
-            yield image, slice(start, start + n_rows)
+            rows = slice(start, min(height, start + n_rows))
+            yield image, rows, [buffer[:, : rows.stop - start] for buffer in buffers]
 
 
-def _one_hot(target: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """One-hot form y (C, h, W) of a target (h, W), all 0 where ignored, and its sum v (h, W)."""
-    is_class = (target >= 0) & (target < len(like))
-    v = is_class.to(like.dtype)
+def _write_one_hot(y: Tensor, target: Tensor) -> Tensor:
+    """Fill y (C, h, W) with the one-hot form of a target (h, W); return its sum v (h, W).
+
+    Both are 0 where the target is ignored.
+    """
+    is_class = (target >= 0) & (target < len(y))
+    v = is_class.to(y.dtype)
     # Scattered: to compare the target with every class takes as long as the softmax.
-    class_ids = target.where(is_class, 0).long()
-    return torch.zeros_like(like).scatter_(0, class_ids[None], v[None]), v
+    y.zero_().scatter_(0, target.where(is_class, 0).long()[None], v[None])
+    return v
 
 
 def _check_batch(logits: Tensor, target: Tensor, ignore_index: int) -> None:

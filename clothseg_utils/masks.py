@@ -257,7 +257,8 @@ def read_mask(path: str | Path, num_classes: int) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"mask {path} not found; rerun notebook 02.")
-    mask = decode_mask(path.read_bytes())
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    mask = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
     if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
         got = "no readable image" if mask is None else f"shape {mask.shape}, {mask.dtype}"
         raise ValueError(
@@ -288,19 +289,9 @@ def write_mask(path: str | Path, mask: np.ndarray) -> None:
             f"mask for {path} is of shape {mask.shape}, {mask.dtype}; expected (H, W) uint8. "
             "Convert it first."
         )
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(encode_mask(mask))
-
-
-def encode_mask(mask: np.ndarray) -> bytes:
-    """PNG of a mask, (H, W) uint8."""
     _, data = cv2.imencode(".png", mask, _PNG_PARAMETERS)
-    return data.tobytes()
-
-
-def decode_mask(data: bytes) -> np.ndarray | None:
-    """What a PNG holds, unchecked; None if it cannot be decoded."""
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _count_pixels(mask: np.ndarray, num_classes: int) -> np.ndarray:

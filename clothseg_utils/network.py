@@ -152,7 +152,7 @@ def normalize_images(images: torch.Tensor) -> torch.Tensor:
     scale = (
         torch.tensor(_IMAGENET_STD, device=images.device).mul_(255).reciprocal_().view(1, 3, 1, 1)
     )
-    return (images.float() - mean) * scale
+    return torch.addcmul(-mean * scale, images.float(), scale)  # one pass instead of two
 
 
 def default_precision(device: torch.device) -> torch.dtype | None:

@@ -8,7 +8,6 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from clothseg_utils.masks import decode_mask, encode_mask
 from clothseg_utils.runs import atomic_path
 
 COPY_VERSION = 1
@@ -18,11 +17,19 @@ _JPEG_QUALITY = 95
 
 
 class _Copy(Struct, array_like=True):
-    """What a copy's file holds: what it was made from, a JPEG and a PNG."""
+    """What a copy's file holds.
+
+    Attributes:
+        key: what it was made from, and how.
+        photo: JPEG.
+        class_ids: of the mask's runs, row after row, uint8.
+        run_lengths: of the same runs, int32. They decode several times as fast as a PNG.
+    """
 
     key: str
     photo: bytes
-    mask: bytes
+    class_ids: bytes
+    run_lengths: bytes
 
 
 class ResizedCopies:
@@ -89,8 +96,10 @@ def _read_copy(path: Path, key: str) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _decode_copy(copy: _Copy) -> tuple[np.ndarray, np.ndarray]:
-    photo = np.frombuffer(copy.photo, np.uint8)
-    return cv2.imdecode(photo, cv2.IMREAD_COLOR_RGB), decode_mask(copy.mask)
+    image = cv2.imdecode(np.frombuffer(copy.photo, np.uint8), cv2.IMREAD_COLOR_RGB)
+    class_ids = np.frombuffer(copy.class_ids, np.uint8)
+    run_lengths = np.frombuffer(copy.run_lengths, np.int32)
+    return image, np.repeat(class_ids, run_lengths).reshape(image.shape[:2])
 
 
 def _make_copy(key: str, image: np.ndarray, mask: np.ndarray, longest_side: int) -> _Copy:
@@ -101,4 +110,7 @@ def _make_copy(key: str, image: np.ndarray, mask: np.ndarray, longest_side: int)
     mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
     parameters = (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY)
     _, photo = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), parameters)
-    return _Copy(key, photo.tobytes(), encode_mask(mask))
+    flat = mask.ravel()
+    starts = np.flatnonzero(np.diff(flat, prepend=flat[0] ^ 1))
+    run_lengths = np.diff(starts, append=flat.size).astype(np.int32)
+    return _Copy(key, photo.tobytes(), flat[starts].tobytes(), run_lengths.tobytes())

@@ -163,6 +163,11 @@ def test_letterbox_crops_from_the_padded_square():
     assert (changed_image[:, 2] == PAD_COLOR).all()
 
 
+def test_an_enlarged_photo_keeps_its_colour_to_the_edge():
+    image = np.full((10, 10, 3), 255, np.uint8)
+    assert (warp_image(image, np.diag([10 / 64, 10 / 64, 1.0]), 64) == 255).all()
+
+
 @pytest.mark.parametrize("factor", [2, 4, 7])
 def test_shrinking_averages_so_that_thin_stripes_do_not_turn_into_moire(factor):
     stripes = np.zeros((32 * factor, 32 * factor, 3), np.uint8)

@@ -383,7 +383,7 @@ def test_unreadable_photo_is_named_and_others_are_done(cli, tiny_training, photo
     assert result.code == 1
     (line,) = result.err.splitlines()
     assert "bad.jpg" in line
-    assert result.out == f"2 of 3 photos are done: {tmp_path / 'out'}\n"
+    assert result.out.startswith(f"2 of 3 photos are done: {tmp_path / 'out'} ")
     written = {Path(name).stem.split("_")[0] for name in files_below(tmp_path / "out")}
     assert "bad" not in written
     assert (tmp_path / "out" / f"{photos[0].stem}.png").exists()
