@@ -435,10 +435,17 @@ def predict(
 def report(
     run_name: _OwnRunName,
     against: Annotated[
-        str | None, typer.Option(help="Another run, to compare with on the same photos.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Another run, to compare with on the same photos.",
+            autocompletion=_complete_run_name,
+        ),
     ] = None,
 ) -> int:
-    """Write a run's report again; with --against, compare it with another run.
+    """Write a run's report again.
+
+    With --against it is compared with another run on the same photos.
 
     \b
     Examples:
