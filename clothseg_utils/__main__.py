@@ -529,14 +529,13 @@ def _config(
     config = profile_config(profile)
     options = {"data_root": data_root and _portable(data_root), "run_name": run_name}
     config = replace_fields(config, {k: v for k, v in options.items() if v is not None})
-    before = config
     config = apply_overrides(config, overrides or ())
+    given = {override.partition("=")[0].strip().partition(".")[2] for override in overrides or ()}
     changed = {}
-    for name in PATH_FIELDS | {"encoder_weights"}:
+    for name in given & (PATH_FIELDS | {"encoder_weights"}):
         section = next(s for s in type(config).model_fields if hasattr(getattr(config, s), name))
         value = getattr(getattr(config, section), name)
-        given = value != getattr(getattr(before, section), name)
-        if given and value and value not in ("imagenet", "none"):
+        if value and value not in ("imagenet", "none"):
             changed[name] = _portable(Path(value))
     return replace_fields(config, changed)
 

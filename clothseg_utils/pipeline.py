@@ -194,7 +194,8 @@ def _take_over(sibling: RunFolder, config: Config, run: RunFolder, notebook: str
     executed = [sibling.notebooks_dir / f"{notebook}{suffix}" for suffix in (".ipynb", ".html")]
     inside = [sibling.path / name for name in entry["outputs"]]
     for path in (*inside, *executed):
-        if path.is_file():  # masks lie outside the run, for all runs
+        # Masks lie outside the run, for all runs.
+        if path.is_relative_to(sibling.path) and path.is_file():
             with atomic_path(run.path / path.relative_to(sibling.path)) as temporary:
                 shutil.copyfile(path, temporary)
     entry["parameters"] = {**entry["parameters"], "run_name": run.name}
