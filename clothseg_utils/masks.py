@@ -45,11 +45,13 @@ RULE_VERSION = 1
 
 INDEX_NAME = "index.json"
 
-# Masks are flat areas: run lengths without a filter write four times as fast as OpenCV's default,
-# and half the bytes.
+# Masks are flat areas: without a filter they write and read faster. Run lengths alone (strategy
+# RLE) would halve the bytes again, but take twice as long to read, and that every epoch.
 _PNG_PARAMETERS = (
+    cv2.IMWRITE_PNG_COMPRESSION,
+    3,
     cv2.IMWRITE_PNG_STRATEGY,
-    cv2.IMWRITE_PNG_STRATEGY_RLE,
+    cv2.IMWRITE_PNG_STRATEGY_DEFAULT,
     cv2.IMWRITE_PNG_FILTER,
     cv2.IMWRITE_PNG_FILTER_NONE,
 )
@@ -294,12 +296,16 @@ def write_mask(path: str | Path, mask: np.ndarray) -> None:
         temporary.write_bytes(data)
 
 
-def _count_pixels(mask: np.ndarray, num_classes: int) -> np.ndarray:
-    """Pixels of each class id, (num_classes,) int64; OpenCV counts ten times as fast as NumPy."""
-    if mask.size > 2**24:  # calcHist returns float32, which counts no further exactly
-        return np.bincount(mask.ravel(), minlength=num_classes)
-    counts = cv2.calcHist([mask], [0], None, [num_classes], [0, num_classes])
-    return counts.ravel().astype(np.int64)
+def _count_pixels(mask: np.ndarray, painted: Iterable[int], num_classes: int) -> list[int]:
+    """Pixels of each class id, num_classes numbers; the rest of the mask is background.
+
+    A comparison for each of the few classes painted is several times as fast as a histogram.
+    """
+    counts = [0] * num_classes
+    for class_id in set(painted):
+        counts[class_id] = int(np.count_nonzero(mask == class_id))
+    counts[0] = mask.size - sum(counts[1:])
+    return counts
 
 
 class MaskEntry(Struct, frozen=True, gc=False):
@@ -755,8 +761,9 @@ def _rasterize_image(
     mask = rasterize(annotations, chunk.class_of_category, entry.height, entry.width)
     path = chunk.out_dir / entry.mask
     write_mask(path, mask)
+    painted = [chunk.class_of_category[annotation.category_id] for annotation in annotations]
     return msgspec.structs.replace(
         entry,
         n_bytes=path.stat().st_size,
-        class_pixels=tuple(_count_pixels(mask, chunk.num_classes).tolist()),
+        class_pixels=tuple(_count_pixels(mask, painted, chunk.num_classes)),
     )
