@@ -14,7 +14,7 @@ from clothseg_utils.coco import Category
 from clothseg_utils.config import Config, profile_config, replace_fields
 from clothseg_utils.dataset import SegmentationDataset, load_split
 from clothseg_utils.model import ClothingSegmenter
-from clothseg_utils.network import CHECKPOINT_KEY, normalize_images
+from clothseg_utils.network import CHECKPOINT_KEY, default_precision, normalize_images
 
 pytestmark = [
     # The loaders here are lists of a few samples in the main process.
@@ -234,6 +234,9 @@ def test_clipped_gradients_reach_a_fused_optimizer(classes, precision):
 
 @pytest.mark.real
 @pytest.mark.slow
+@pytest.mark.skipif(
+    default_precision(torch.device("cpu")) is None, reason="this CPU does not compute in bf16"
+)
 def test_bf16_learns_as_fp32_does_within_the_noise_of_the_order(real_data, tmp_path):
     """Fifty steps on real photos: the last losses of bf16 lie among those of fp32 in any order."""
     config = config_with(
