@@ -126,7 +126,8 @@ def plot_category_counts(annotations: pd.DataFrame, *, source: str) -> Figure:
     )
     present = [n for n in SUPERCATEGORY_NAMES if n in set(supercategories[counts.index])]
     patches = _patches(present, _supercategory_colors(present))
-    figure.legend(handles=patches, loc="outside right upper", title="supercategory")
+    if present:  # another taxonomy has no colours to explain
+        figure.legend(handles=patches, loc="outside right upper", title="supercategory")
     return figure
 
 

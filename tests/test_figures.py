@@ -547,3 +547,16 @@ BAD_CALLS = {
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_other_taxonomies_are_grey_and_need_no_legend():
+    table = pd.DataFrame(
+        {
+            "category": ["T-shirt", "jeans", "jeans"],
+            "supercategory": ["clothes", "clothes", "clothes"],
+            "image_id": [1, 1, 2],
+        }
+    )
+    assert figures.plot_category_counts(table, source="mine").legends == []
+    bars = figures.plot_supercategory_counts(table, source="mine").axes[0].patches
+    assert [bar.get_facecolor()[:3] for bar in bars] == [(150 / 255,) * 3]
