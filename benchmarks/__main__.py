@@ -25,6 +25,7 @@ STAGES = (
     "annotations",
     "training_step",
 )
+_MET_COLOR, _MISSED_COLOR = "#0072b2", "#d55e00"  # told apart by colour-blind readers
 _LIBRARIES = (
     "torch",
     "torchvision",
@@ -190,6 +191,7 @@ def to_markdown(results: dict[str, Any], rows: list[Row]) -> str:
 def plot_rows(rows: list[Row]) -> Any:
     """Ratio and target of each row; returns a matplotlib Figure."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
     figure = Figure(figsize=(9, 1.2 + 0.36 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -198,12 +200,13 @@ def plot_rows(rows: list[Row]) -> Any:
         places,
         [row.ratio for row in rows],
         height=0.62,
-        color=["#c44e52" if row.is_missed else "#4c72b0" for row in rows],
+        color=[_MISSED_COLOR if row.is_missed else _MET_COLOR for row in rows],
     )
     for place, row in zip(places, rows, strict=True):
+        is_close = row.target is not None and row.ratio < row.target < 1.3 * row.ratio
         axes.annotate(
             f"{row.ratio:.1f}",
-            (row.ratio, place),
+            (row.target if is_close else row.ratio, place),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
@@ -212,8 +215,10 @@ def plot_rows(rows: list[Row]) -> Any:
         if row.target is not None:
             axes.plot([row.target] * 2, [place - 0.42, place + 0.42], color="black", lw=2)
     axes.plot([], [], color="black", lw=2, label="target")
+    axes.add_patch(Rectangle((0, 0), 0, 0, color=_MISSED_COLOR, label="target missed"))
     axes.axvline(1, color="grey", lw=0.8, ls=":")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(0.5, 2.2 * max(row.ratio for row in rows))
     axes.set_yticks(places, [row.name for row in rows], fontsize=8)
     axes.invert_yaxis()

@@ -142,4 +142,4 @@ def test_the_page_says_when_where_and_with_what():
 def test_the_figure_shows_every_row():
     axes = plot_rows([row(), row(name="b", target=None)]).axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["training step", "b"]
-    assert len(axes.patches) == 2
+    assert len(axes.containers[0]) == 2
