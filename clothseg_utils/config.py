@@ -174,6 +174,21 @@ class InferenceConfig(_Section):
         """Input sizes as factors of `image_size`; the plain one first."""
         return (1.0, *_parse_scales(self.tta_scales))
 
+    def input_sizes(self, image_size: int) -> list[int]:
+        """Sides of the square inputs, pixels, largest first: multiples of 32 nearest the factors.
+
+        Raises:
+            ValueError: two factors come to the same side.
+        """
+        sizes = {max(32, 32 * round(image_size * scale / 32)) for scale in self.scales}
+        if len(sizes) < len(self.scales):
+            raise ValueError(
+                f"inference.tta_scales {self.tta_scales} of image_size {image_size}: factors come "
+                "to the same input size, a multiple of 32 pixels; expected one size each. Choose "
+                f"factors further apart, such as {32 / image_size + 1:g}."
+            )
+        return sorted(sizes, reverse=True)
+
     @property
     def is_plain(self) -> bool:
         """Whether each photo is looked at once, as a whole."""

@@ -35,6 +35,7 @@ from clothseg_utils.metrics import (
     confusion_matrix,
     confusion_to_table,
     iou_of_counts,
+    nan_to_none,
     scores_from_confusion,
     scores_to_dict,
 )
@@ -443,7 +444,7 @@ def _boundary_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]:
         },
         "per_class": {
             name: {
-                "iou": _or_none(iou[class_id]),
+                "iou": nan_to_none(iou[class_id]),
                 "interval": _pair(intervals.iou_low[class_id], intervals.iou_high[class_id]),
                 "target_pixels": int(target[class_id]),
             }
@@ -464,9 +465,9 @@ def _calibration_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]
     garments = expected_calibration_error(by_class[1:].sum(axis=0))
     return {
         "protocol": CALIBRATION_PROTOCOL,
-        "ece": _or_none(expected_calibration_error(bins)),
+        "ece": nan_to_none(expected_calibration_error(bins)),
         "interval": _pair(low, high),
-        "ece_no_background": _or_none(garments),  # of the pixels predicted as a garment
+        "ece_no_background": nan_to_none(garments),  # of the pixels predicted as a garment
         "mean_confidence": confidence / pixels if pixels else None,
         "pixel_accuracy": right / pixels if pixels else None,
         "bins": [
@@ -481,7 +482,7 @@ def _calibration_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]
         ],
         "per_class": {
             name: {
-                "ece": _or_none(errors[class_id]),
+                "ece": nan_to_none(errors[class_id]),
                 "mean_confidence": total / n if n else None,
                 "precision": n_right / n if n else None,
             }
@@ -516,11 +517,7 @@ def _strata(
 
 
 def _pair(low: float, high: float) -> list[float | None]:
-    return [_or_none(low), _or_none(high)]
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    return [nan_to_none(low), nan_to_none(high)]
 
 
 def _nanmean_or_none(values: np.ndarray) -> float | None:

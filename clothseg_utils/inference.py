@@ -74,12 +74,6 @@ def photo_logits(trained: TrainedNetwork, image: np.ndarray) -> torch.Tensor:
         return probabilities.clamp_min(_LEAST_PROBABILITY).log()
 
 
-def input_sizes(trained: TrainedNetwork) -> list[int]:
-    """Sides of the square inputs that the options ask for, largest first; multiples of 32."""
-    sizes = (32 * round(trained.image_size * scale / 32) for scale in trained.inference.scales)
-    return sorted({max(32, size) for size in sizes}, reverse=True)
-
-
 def window_starts(length: int, side: int) -> list[int]:
     """Place windows along one side of a photo: evenly, from edge to edge.
 
@@ -114,7 +108,7 @@ def _mean_probabilities(trained: TrainedNetwork, image: np.ndarray) -> torch.Ten
 
 def _looks(trained: TrainedNetwork, image: np.ndarray) -> Iterator[torch.Tensor]:
     """Probabilities, (1, C, h, w), of every look at one photo, the largest input first."""
-    for image_size in input_sizes(trained):
+    for image_size in trained.inference.input_sizes(trained.image_size):
         yield run_network(trained, image, image_size, trained.resize).softmax(dim=1)
         if trained.inference.tta_flip:
             mirrored = np.ascontiguousarray(image[:, ::-1])
@@ -128,7 +122,7 @@ def _windowed_probabilities(trained: TrainedNetwork, image: np.ndarray) -> torch
     The photo is scaled once, so that a window of `window_px` becomes the network's largest input:
     windows are then plain cuts, and what they say falls on one grid of pixels.
     """
-    side = input_sizes(trained)[0]
+    side = trained.inference.input_sizes(trained.image_size)[0]
     scale = side / trained.inference.window_px
     height, width = (max(1, round(length * scale)) for length in image.shape[:2])
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR

@@ -585,7 +585,7 @@ def scores_to_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]
     per_class = {
         name: {
             **{
-                field: _nan_to_none(getattr(scores, field)[class_id])
+                field: nan_to_none(getattr(scores, field)[class_id])
                 for field in ("iou", "f1", "precision", "recall")
             },
             "target_pixels": int(scores.target_pixels[class_id]),
@@ -595,7 +595,7 @@ def scores_to_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]
         for class_id, name in enumerate(class_names)
     }
     return {
-        **{name: _nan_to_none(getattr(scores, name)) for name in means},
+        **{name: nan_to_none(getattr(scores, name)) for name in means},
         "per_class": per_class,
         "confusion": scores.confusion.tolist(),
     }
@@ -743,5 +743,6 @@ def _scores_of_counts(
     }
 
 
-def _nan_to_none(value: float) -> float | None:
+def nan_to_none(value: float) -> float | None:
+    """Undefined scores are NaN in arrays, and null in JSON, which has no NaN."""
     return None if np.isnan(value) else float(value)

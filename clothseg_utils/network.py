@@ -250,11 +250,13 @@ def load_network(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a checkpoint of this project, or weights that do not fit its settings.
+        ValueError: not a checkpoint of this project, weights that do not fit its settings, or
+            options that do not fit its input size.
     """
     checkpoint = read_checkpoint(path)
     info = checkpoint[CHECKPOINT_KEY]
     config = info["config"]
+    inference.input_sizes(config["data"]["image_size"])  # refused here, not at the first photo
     network = build_network(config["train"]["encoder_name"], "none", len(info["class_names"]))
     prefix = "network."
     state = {

@@ -44,6 +44,7 @@ from clothseg_utils.config import (
 )
 from clothseg_utils.errors import largest_confusions
 from clothseg_utils.latex import PACKAGES, document, latex_label, table_to_latex
+from clothseg_utils.metrics import nan_to_none
 from clothseg_utils.photos import read_photo
 from clothseg_utils.runs import RunFolder, atomic_path, read_json, sha256_file, write_text
 
@@ -1151,7 +1152,7 @@ def _comparison(facts: _Facts, comparison: Comparison, other: _Facts) -> list[Bl
 
 
 def _difference_cells(difference: Difference, names: tuple[str, str]) -> tuple[str, ...]:
-    ours, theirs, _, low, high = (_nan_to_none(value) for value in difference)
+    ours, theirs, _, low, high = (nan_to_none(value) for value in difference)
     return (
         _score(ours),
         _score(theirs),
@@ -1162,11 +1163,7 @@ def _difference_cells(difference: Difference, names: tuple[str, str]) -> tuple[s
 
 
 def _signed_of(difference: Difference) -> str:
-    return _signed(_nan_to_none(difference.difference))
-
-
-def _nan_to_none(value: float) -> float | None:
-    return None if np.isnan(value) else value
+    return _signed(nan_to_none(difference.difference))
 
 
 def _difference_picture(facts: _Facts, comparison: Comparison) -> Picture:

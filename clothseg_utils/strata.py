@@ -19,6 +19,7 @@ from clothseg_utils.metrics import (
     bootstrap_intervals,
     bootstrap_ratios,
     confusion_matrix,
+    nan_to_none,
     percentile_ends,
     resample_weights,
     scores_from_confusion,
@@ -225,8 +226,8 @@ def _composite_stratum(
         **together,
         **{f"alone{end}": alone[key] for end, key in _ENDS.items()},
         "drop": _difference(alone["score"], together["score"]),
-        "drop_low": _or_none(ends[0]),
-        "drop_high": _or_none(ends[1]),
+        "drop_low": nan_to_none(ends[0]),
+        "drop_high": nan_to_none(ends[1]),
         "missed_alone": alone["missed"],
     }
 
@@ -324,12 +325,12 @@ def _instance_strata(
         {
             "stratum": name,
             "n": _count(int(n), "annotation"),
-            "score": _or_none(recall[group]),
-            "low": _or_none(recall_ends[0][group]),
-            "high": _or_none(recall_ends[1][group]),
-            "iou": _or_none(iou[group]),
-            "iou_low": _or_none(iou_ends[0][group]),
-            "iou_high": _or_none(iou_ends[1][group]),
+            "score": nan_to_none(recall[group]),
+            "low": nan_to_none(recall_ends[0][group]),
+            "high": nan_to_none(recall_ends[1][group]),
+            "iou": nan_to_none(iou[group]),
+            "iou_low": nan_to_none(iou_ends[0][group]),
+            "iou_high": nan_to_none(iou_ends[1][group]),
         }
         for group, (name, n) in enumerate(zip(names, counts.sum(axis=0), strict=True))
     ]
@@ -387,9 +388,9 @@ def pair_strata(
         {
             "stratum": f"{categories[int(keys[group, 0])]} on {categories[int(keys[group, 1])]}",
             "n": f"{int(pixels[:, group].sum()):,} px in {_count(int(n_photos[group]), 'photo')}",
-            "score": _or_none(shares[place]),
-            "low": _or_none(low[place]),
-            "high": _or_none(high[place]),
+            "score": nan_to_none(shares[place]),
+            "low": nan_to_none(low[place]),
+            "high": nan_to_none(high[place]),
             "recall": float(recalls[place]),
             "confused": int(confused[:, group].sum()),
         }
@@ -422,9 +423,9 @@ def hidden_strata(
         {
             "stratum": name,
             "n": _count(int(counts[class_id]), "annotation"),
-            "score": _or_none(shares[class_id]),
-            "low": _or_none(low[class_id]),
-            "high": _or_none(high[class_id]),
+            "score": nan_to_none(shares[class_id]),
+            "low": nan_to_none(low[class_id]),
+            "high": nan_to_none(high[class_id]),
         }
         for class_id, name in enumerate(class_names)
         if class_id > 0
@@ -454,9 +455,9 @@ def confusion_stratum(
     return {
         "stratum": name,
         "n": _count(len(confusions), what),
-        "score": _or_none(scores_from_confusion(confusion).mean_iou),
-        "low": _or_none(intervals.mean_iou_low),
-        "high": _or_none(intervals.mean_iou_high),
+        "score": nan_to_none(scores_from_confusion(confusion).mean_iou),
+        "low": nan_to_none(intervals.mean_iou_low),
+        "high": nan_to_none(intervals.mean_iou_high),
         "missed": float(confusion[1:, 0].sum() / garments) if garments else None,
     }
 
@@ -492,10 +493,6 @@ def _ratios(
 
 def _difference(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first - second
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _count(number: int, what: str) -> str:

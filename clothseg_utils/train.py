@@ -19,7 +19,8 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from clothseg_utils.config import Config, TrainConfig
-from clothseg_utils.dataset import ClothingDataModule, SplitData
+from clothseg_utils.datamodule import ClothingDataModule
+from clothseg_utils.dataset import SplitData
 from clothseg_utils.live import live_callbacks, log_layout, log_precision_recall
 from clothseg_utils.model import MONITOR, ClothingSegmenter
 from clothseg_utils.network import (

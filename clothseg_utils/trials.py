@@ -1,6 +1,7 @@
 """Test-time options tried side by side on the same photos: what each gains and what it costs."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -51,18 +52,22 @@ class Trial(NamedTuple):
     cost: float
 
 
-def standard_options(records: Sequence[ImageRecord]) -> dict[str, InferenceConfig]:
+def standard_options(records: Sequence[ImageRecord], image_size: int) -> dict[str, InferenceConfig]:
     """Name the options that are tried on a split, the plain one first.
 
-    Windows are half as long as the longer side of the median photo.
+    Windows are half as long as the longer side of the median photo. The further input sizes are a
+    quarter below and above the network's `image_size`, or the next multiples of 32 beyond that.
     """
     longer = [max(record.height, record.width) for record in records]
     window_px = max(32, round(float(np.median(longer)) / 2))
+    below = max(32, 32 * math.floor(0.75 * image_size / 32))
+    above = 32 * math.ceil(1.25 * image_size / 32)
+    scales = ",".join(f"{side / image_size:g}" for side in (below, above) if side != image_size)
     return {
         PLAIN: PLAIN_INFERENCE,
         "flip": InferenceConfig(tta_flip=True),
-        "scales": InferenceConfig(tta_scales="0.5,1.5"),
-        "flip and scales": InferenceConfig(tta_flip=True, tta_scales="0.5,1.5"),
+        "scales": InferenceConfig(tta_scales=scales),
+        "flip and scales": InferenceConfig(tta_flip=True, tta_scales=scales),
         "windows": InferenceConfig(window_px=window_px),
     }
 

@@ -27,6 +27,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "masks",
     "resized",
     "dataset",
+    "datamodule",
     "losses",
     "metrics",
     "boundaries",
@@ -52,7 +53,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "sweep",
     "__main__",
 ]
-WITH_TORCH = ["dataset", "losses", "network", "model", "live", "train"]
+WITH_TORCH = ["dataset", "datamodule", "losses", "network", "model", "live", "train"]
 WITH_TORCH += ["inference", "predict", "trials", "evaluate"]
 WITHOUT_TORCH = [module for module in MODULE_ORDER if module not in WITH_TORCH]
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from clothseg_utils.config import (
     PATH_FIELDS,
     Config,
+    InferenceConfig,
     Profile,
     apply_overrides,
     config_from_parameters,
@@ -223,6 +224,18 @@ def test_test_time_options_are_off_unless_asked_for():
     assert config.inference.scales == (1.0, 0.75, 1.25)
     assert config.inference.describe() == "input sizes × 1, 0.75, 1.25"
     assert not config.inference.is_plain
+
+
+def test_input_sizes_are_multiples_of_32_largest_first():
+    assert InferenceConfig().input_sizes(64) == [64]
+    assert InferenceConfig(tta_scales="0.75,1.25").input_sizes(96) == [128, 96, 64]
+    assert InferenceConfig(tta_scales="0.25,1.6").input_sizes(64) == [96, 64, 32]
+
+
+@pytest.mark.parametrize(("scales", "side"), [("0.75,1.25", 64), ("0.5", 32), ("1.3,1.6", 64)])
+def test_input_sizes_that_would_be_one_are_refused(scales, side):
+    with pytest.raises(ValueError, match=f"tta_scales {scales} of image_size {side}: .*same"):
+        InferenceConfig(tta_scales=scales).input_sizes(side)
 
 
 def test_a_misspelt_field_in_json_is_refused():

@@ -16,14 +16,8 @@ import torch
 from clothseg_utils.classes import IGNORE_INDEX, class_table
 from clothseg_utils.coco import annotation_path
 from clothseg_utils.config import AugmentConfig, Config, DataConfig, replace_fields
-from clothseg_utils.dataset import (
-    ClothingDataModule,
-    SegmentationDataset,
-    SplitData,
-    check_disjoint,
-    load_split,
-    seed_worker,
-)
+from clothseg_utils.datamodule import ClothingDataModule, check_disjoint, seed_worker
+from clothseg_utils.dataset import SegmentationDataset, SplitData, load_split
 from clothseg_utils.geometry import PAD_COLOR, fit_image, fit_mask
 
 # On a machine with one core; two workers are the point here.

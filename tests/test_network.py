@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clothseg_utils.classes import class_colors, class_table
-from clothseg_utils.config import Config, replace_fields
+from clothseg_utils.config import Config, InferenceConfig, replace_fields
 from clothseg_utils.network import (
     CHECKPOINT_KEY,
     build_network,
@@ -247,6 +247,11 @@ def test_loaded_network_predicts_the_same(network, checkpoint_path):
     trained = load_network(checkpoint_path, device="cpu")
     with torch.inference_mode():
         torch.testing.assert_close(trained.network(images), network(images))
+
+
+def test_options_that_do_not_fit_the_input_size_are_refused_on_loading(checkpoint_path):
+    with pytest.raises(ValueError, match=r"tta_scales 0\.75,1\.25 of image_size 64"):
+        load_network(checkpoint_path, "cpu", InferenceConfig(tta_scales="0.75,1.25"))
 
 
 def test_config_comes_back_from_a_checkpoint(checkpoint_path):

@@ -53,12 +53,21 @@ def test_fewer_photos_are_spread_over_the_split(tiny_network, tiny_training):
 
 
 def test_standard_options_start_plain_and_differ(tiny_training):
-    options = standard_options(tiny_training.val_split.images)
+    options = standard_options(tiny_training.val_split.images, 64)
     assert next(iter(options)) == PLAIN
     assert options[PLAIN] == PLAIN_INFERENCE
     assert len(set(options.values())) == len(options)
     record = tiny_training.val_split.images[0]
     assert 32 <= options["windows"].window_px < max(record.height, record.width)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "sizes"),
+    [(32, [64, 32]), (64, [96, 64, 32]), (96, [128, 96, 64]), (512, [640, 512, 384])],
+)
+def test_standard_scales_are_input_sizes_of_their_own(tiny_training, image_size, sizes):
+    options = standard_options(tiny_training.val_split.images, image_size)
+    assert options["scales"].input_sizes(image_size) == sizes
 
 
 @pytest.mark.parametrize(
