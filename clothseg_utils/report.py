@@ -1426,8 +1426,9 @@ def _overlays(facts: _Facts) -> list[Block]:
     own, names = "05_own_photos", ("05_best", "05_median", "05_worst")
     blocks: list[Block] = [
         Text(
-            "Photos are ranked by their mean IoU over the classes that each one holds. Colours are "
-            "those of the class table, the same in every figure."
+            "Photos are ranked by their mean IoU over the classes that each one holds; those "
+            "without any garment are not shown. Colours are those of the class table, the same in "
+            "every figure."
         ),
         *_pictures(facts, *names),
         Heading("Own photos"),
