@@ -92,7 +92,7 @@ _Scales = Annotated[
     typer.Option(
         "--tta-scales",
         metavar="FACTORS",
-        help="Further input sizes to average over, such as 0.75,1.25.",
+        help="Further input sizes to average over, such as 0.5,1.5.",
     ),
 ]
 _Window = Annotated[
@@ -498,7 +498,7 @@ def sweep(
           --set train.seed=0,1,2 --set train.encoder_name=mit_b0,mit_b1
       python -m clothseg_utils sweep --name scales --only 04 \\
           --set evaluate.checkpoint=outputs/demo/checkpoints/best.ckpt \\
-          --set 'inference.tta_scales=,"0.75,1.25"'
+          --set 'inference.tta_scales=,"0.5,1.5"'
     """
     from clothseg_utils.sweep import expand_grid, plan_sweep, run_sweep
 

@@ -153,7 +153,7 @@ class InferenceConfig(_Section):
     """Test-time options: more looks at each photo for a better mask; all off by default."""
 
     tta_flip: bool = False  # average with the mirrored photo
-    tta_scales: str = ""  # further input sizes, such as 0.75,1.25 of image_size; empty means none
+    tta_scales: str = ""  # further input sizes, such as 0.5,1.5 of image_size; empty means none
     window_px: _CountOrZero = 0  # side of windows slid over larger photos, pixels; 0 means none
 
     @field_validator("tta_scales")
@@ -214,11 +214,11 @@ PLAIN_INFERENCE = InferenceConfig()
 
 
 def _parse_scales(text: str) -> tuple[float, ...]:
-    """Read "0.75, 1.25"; refuse what is no list of different factors other than 1."""
+    """Read "0.5, 1.5"; refuse what is no list of different factors other than 1."""
     try:
         scales = tuple(float(part) for part in text.split(",")) if text.strip() else ()
     except ValueError:
-        raise ValueError('expected factors separated by commas, such as "0.75,1.25"') from None
+        raise ValueError('expected factors separated by commas, such as "0.5,1.5"') from None
     low, high = _SCALE_LIMITS
     if len({*scales, 1.0}) <= len(scales) or not all(low <= scale <= high for scale in scales):
         raise ValueError(f"expected different factors from {low:g} to {high:g}, without 1")
