@@ -652,7 +652,10 @@ def _cell_text(column: str, cell: str) -> str:
         return _MISSING
     if re.fullmatch(r"-?\d+", cell):
         return cell if column.endswith("id") else f"{int(cell):,}"
-    return f"{float(cell):.4g}" if _is_number(cell) else cell
+    if not _is_number(cell):
+        return cell
+    value = float(cell)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _score(value: float | None) -> str:

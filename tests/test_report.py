@@ -198,7 +198,7 @@ def _make_full_run(folder: Path) -> RunFolder:
         _write_figure(run.figures_dir / f"{name}.png", caption=f"What {name} shows. {HOSTILE}")
     _write_figure(run.figures_dir / "04_calibration.png")
     write_text(run.tables_dir / "03_network.csv", "part,parameters\nencoder,13000\nhead,21\n")
-    write_text(run.tables_dir / "01_extra.csv", "name,image_id,share\na|b,7000,0.123456\n,8000,\n")
+    write_text(run.tables_dir / "01_extra.csv", "name,image_id,share\na|b,7000,0.123456\nc,9,11958.5\n,8000,\n")
     write_text(run.tables_dir / "05_failed.csv", "photo,reason\nown.jpg,truncated\n")
     write_text(
         run.logs_dir / "history.csv",
@@ -433,7 +433,11 @@ def test_undecodable_figure_is_named(full_run: RunFolder) -> None:
 
 def test_unknown_figures_and_tables_are_shown(page: Page) -> None:
     assert "Calibration" in [image["alt"] for image in page.images]
-    assert page.table("name", "image id") == [["a|b", "7000", "0.1235"], ["–", "8000", "–"]]
+    assert page.table("name", "image id") == [
+        ["a|b", "7000", "0.1235"],
+        ["c", "9", "11,958"],
+        ["–", "8000", "–"],
+    ]
 
 
 def test_limits_say_why_a_stratum_is_empty(page: Page) -> None:
