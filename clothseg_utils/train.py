@@ -269,7 +269,8 @@ def train(
         else:
             checkpoint_path = run.last_checkpoint
             epochs = len(state["history"])
-            notes.append(f"training goes on from last.ckpt, after {epochs} epochs")
+            done = f"{epochs} epoch{'s' * (epochs != 1)}"
+            notes.append(f"training goes on from last.ckpt, after {done}")
     elif run.checkpoints_dir.exists() and any(run.checkpoints_dir.iterdir()):
         _set_aside(run)
         notes.append("training starts anew: no readable last.ckpt; the rest is in previous/")

@@ -198,7 +198,10 @@ def _make_full_run(folder: Path) -> RunFolder:
         _write_figure(run.figures_dir / f"{name}.png", caption=f"What {name} shows. {HOSTILE}")
     _write_figure(run.figures_dir / "04_calibration.png")
     write_text(run.tables_dir / "03_network.csv", "part,parameters\nencoder,13000\nhead,21\n")
-    write_text(run.tables_dir / "01_extra.csv", "name,image_id,share\na|b,7000,0.123456\nc,9,11958.5\n,8000,\n")
+    write_text(
+        run.tables_dir / "01_extra.csv",
+        "name,image_id,share\na|b,7000,0.123456\nc,9,11958.5\n,8000,\n",
+    )
     write_text(run.tables_dir / "05_failed.csv", "photo,reason\nown.jpg,truncated\n")
     write_text(
         run.logs_dir / "history.csv",

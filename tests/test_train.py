@@ -246,7 +246,7 @@ def test_killed_training_goes_on_where_it_stopped(small_config, splits):
     moved = replace_fields(config, {"mask_workers": 2})  # changes no result
     with run.lock():  # the dead process holds it no more
         result = train(moved, *splits, run)
-    assert result.notes == ("training goes on from last.ckpt, after 1 epochs",)
+    assert result.notes == ("training goes on from last.ckpt, after 1 epoch",)
     assert [row["epoch"] for row in result.history] == [0, 1, 2]
     assert [row["step"] for row in result.history] == [2, 4, 6]
     assert result.history[0] == killed_row
