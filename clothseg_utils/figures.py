@@ -656,7 +656,7 @@ def plot_strata(
     figure = _new_figure(1.3 + 0.36 * len(strata), source)
     axes = figure.subplots()
     axes.hlines(rows, strata["low"], strata["high"], color=_BLUE, lw=2.2)
-    axes.scatter(strata["score"], rows, s=55, color=_BLUE, zorder=3)
+    axes.scatter(strata["score"], rows, s=55, color=_BLUE, zorder=3, clip_on=False)
     for row, score in zip(rows, strata["score"], strict=True):
         text = "no data" if np.isnan(score) else f"{score:.3f}"
         x = 0.02 if np.isnan(score) else score

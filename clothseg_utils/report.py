@@ -161,8 +161,8 @@ _STRATUM_TEXTS = {
 # Why a stratum may be empty.
 _STRATUM_EMPTY = {
     "people": "Not measured: the annotations of this dataset carry no person counts.",
-    "composites": "Not needed, or too few photos: composites stand in where the annotations carry "
-    "no person counts.",
+    "composites": "Not made: composites stand in where the annotations carry no person counts, and "
+    "need two photos.",
     "category": "This split holds no annotations.",
     "overlap_pairs": "No two categories of different classes overlap in two photos of this split.",
 }
@@ -1360,14 +1360,15 @@ def _stratum_blocks(facts: _Facts, name: str, strata: Sequence[Mapping[str, Any]
     folded = name in _FOLDED_STRATA
     blocks: list[Block] = [Table(head, rows, text_columns=2, title=title, folded=folded)]
     known = [s for s in strata if s["score"] is not None]
+    sure = [s for s in known if s["low"] is not None]  # one photo says nothing about others
     if name in _STRATUM_TEXTS:
         blocks.insert(0, Text(_STRATUM_TEXTS[name]))
     if name == "composites":
         blocks.insert(0, Text(f"Protocol: {facts.metrics['composite_protocol']}."))
     elif name in _UNORDERED_STRATA:
         pass
-    elif len(known) > 1:
-        first, last = known[0], known[-1]
+    elif len(sure) > 1:
+        first, last = sure[0], sure[-1]
         text = (
             f"The {label} is {_score(first['score'])} in the group “{first['stratum']}” and "
             f"{_score(last['score'])} in the group “{last['stratum']}”."

@@ -40,6 +40,7 @@ from clothseg_utils.progress import is_attended
 
 View = Literal["prediction", "truth", "errors", "photo"]
 
+_ANY_CATEGORY = ""  # a dropdown whose value is None shows nothing
 _SENT_SIDE_PX = 1280  # longest side sent to the browser: sharp at twice the size shown
 _STILL_HEIGHT_PX = 480  # of the photos in a still picture of predictions
 _JPEG_QUALITY = 88
@@ -209,7 +210,9 @@ class DatasetBrowser(_Viewer):
         splits = ipywidgets.ToggleButtons(options=list(self._coco), value=self.split)
         splits.style.button_width = "70px"
         categories = ipywidgets.Dropdown(
-            options=self._category_options(), value=self.category_id, description="with"
+            options=self._category_options(),
+            value=_ANY_CATEGORY if self.category_id is None else self.category_id,
+            description="with",
         )
         top = max(1, self._largest_count())
         counts = ipywidgets.IntRangeSlider(
@@ -226,8 +229,9 @@ class DatasetBrowser(_Viewer):
                 chosen = categories.value
                 _set_quietly(categories, choose, options=self._category_options())
                 ids = [category_id for _, category_id in categories.options]
-                _set_quietly(categories, choose, value=chosen if chosen in ids else None)
-            self.select(splits.value, categories.value, counts.value)
+                _set_quietly(categories, choose, value=chosen if chosen in ids else _ANY_CATEGORY)
+            category_id = None if categories.value == _ANY_CATEGORY else categories.value
+            self.select(splits.value, category_id, counts.value)
             steps.restart(len(self.records))
 
         for control in (splits, categories, counts):
@@ -242,10 +246,13 @@ class DatasetBrowser(_Viewer):
 
         return go_to
 
-    def _category_options(self) -> list[tuple[str, int | None]]:
+    def _category_options(self) -> list[tuple[str, int | str]]:
         names = self._names()
         by_name = sorted(names.items(), key=lambda item: item[1])
-        return [("any category", None), *((name, category_id) for category_id, name in by_name)]
+        return [
+            ("any category", _ANY_CATEGORY),
+            *((name, category_id) for category_id, name in by_name),
+        ]
 
 
 def short_category_names(coco: CocoFile) -> dict[int, str]:

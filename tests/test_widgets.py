@@ -109,6 +109,18 @@ def test_browser_finds_photos_by_category_and_number(browser, coco):
     assert browser.records == expected
 
 
+def test_dropdown_names_its_choice_and_finds_photos(browser, coco):
+    dropdown = find(browser.widget, ipywidgets.Dropdown)
+    assert dropdown.label == "any category"
+    category_id = coco["train"].packed[0].category_id
+    dropdown.value = category_id
+    assert browser.category_id == category_id
+    assert 0 < len(browser.records) < len(coco["train"].images)
+    dropdown.value = dropdown.options[0][1]
+    assert browser.category_id is None
+    assert browser.records == list(coco["train"].images)
+
+
 def test_nothing_found_is_said(browser):
     browser.select(counts=(10_000, 10_001))
     assert "No photo fits" in browser.markup()
