@@ -739,7 +739,8 @@ def _summary(facts: _Facts) -> list[Block]:
 
 
 def _dataset_name(facts: _Facts) -> str:
-    return f"“{facts.metrics['dataset']}”" + (" (synthetic)" if facts.is_synthetic else "")
+    name = facts.metrics["dataset"]
+    return f"“{name}”" + (" (synthetic)" if facts.is_synthetic and name != "synthetic" else "")
 
 
 def _source(facts: _Facts) -> str:
