@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from test_augment import NO_AUGMENTATION
 
 from clothseg_utils.classes import IGNORE_INDEX, class_table
 from clothseg_utils.coco import annotation_path
@@ -22,20 +23,6 @@ from clothseg_utils.geometry import PAD_COLOR, fit_image, fit_mask
 
 # On a machine with one core; two workers are the point here.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
-
-NO_AUGMENTATION = {
-    "crop_scale_min": 1.0,
-    "crop_scale_max": 1.0,
-    "crop_ratio_min": 1.0,
-    "crop_ratio_max": 1.0,
-    "flip_probability": 0.0,
-    "rotation_degrees": 0.0,
-    "translate_fraction": 0.0,
-    "shear_degrees": 0.0,
-    "jitter_strength": 0.0,
-    "jitter_hue": 0.0,
-    "grayscale_probability": 0.0,
-}
 
 
 def only(**changes):
