@@ -1034,8 +1034,9 @@ def _scores(facts: _Facts) -> list[Block]:
             (
                 f"headline: {metrics['protocol']}",
                 f"squashed protocol: {squashed.get('protocol', 'not made in this run')}",
-                f"intervals: {intervals.get('method', 'not made in this run')}; none for fewer "
-                "than two photos",
+                f"intervals: {intervals.get('method', 'not made in this run')}; a resample without "
+                "any photo of a class leaves it out of its means, so few photos of a low class "
+                "raise the upper end; none for fewer than two photos",
             )
         ),
         Text(_comparison_text(facts)),
