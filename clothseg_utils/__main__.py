@@ -326,7 +326,8 @@ def train(
         _say_excluded({k: v for split in splits for k, v in split.excluded.items()})
         result = fit(config, *splits, folder, resume=resume)
     _say(
-        f"val mIoU {result.best_score:.4f} at network size, epochs done: {result.epochs} "
+        f"val mIoU {result.best_score:.4f} at network size after {result.epochs} epoch"
+        f"{'s' * (result.epochs != 1)} "
         f"({result.reason}): {_shown(result.best_checkpoint)}"
     )
     _say("next:")

@@ -175,6 +175,7 @@ def test_the_check_finds_every_form_of_import(tmp_path):
     assert imported_modules(source) & set(MODULE_ORDER) == {"masks", "coco", "train"}
 
 
+@pytest.mark.slow
 def test_modules_without_torch_do_nothing_when_imported(tmp_path):
     seen = observe_imports(tmp_path, WITHOUT_TORCH)
     check_does_nothing(seen)

@@ -468,6 +468,7 @@ def without_person_counts(tiny_training) -> SplitData:
     return dataclasses.replace(split, images=images)
 
 
+@pytest.mark.slow
 def test_composites_stand_in_where_nobody_counted_people(without_person_counts, tiny_network):
     evaluation = evaluate(tiny_network, without_person_counts, bootstrap_samples=50, progress=False)
     strata = evaluation.metrics["strata"]

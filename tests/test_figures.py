@@ -338,6 +338,7 @@ def test_confusion_rows_are_percentages_and_absent_rows_hatched():
     assert [patch.get_y() for patch in axes.patches if patch.get_hatch()] == [1]
 
 
+@pytest.mark.slow
 def test_47_classes_have_no_numbers_in_the_cells():
     names = [f"class {i}" for i in range(47)]
     axes = figures.plot_confusion_matrix(np.eye(47, dtype=int), names, source=SOURCE).axes[0]

@@ -86,6 +86,7 @@ def test_finished_line_is_full_and_an_interrupted_one_is_not(bars):
     assert (interrupted.n, interrupted.is_closed) == (0.5, True)
 
 
+@pytest.mark.slow
 def test_training_drives_the_line(bars, tiny_config, tiny_training, tmp_path, monkeypatch):
     monkeypatch.setattr(train_module, "is_attended", lambda: True)
     config = replace_fields(tiny_config, {"outputs_root": str(tmp_path)})

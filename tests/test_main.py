@@ -371,6 +371,7 @@ def test_rasterize_leaves_masks_and_index_only(cli, here, synthetic_root):
     assert names == {f"{stem}.png" for stem in stems} | {"index.json"}
 
 
+@pytest.mark.slow
 def test_train_and_resume(cli, here, synthetic_root, monkeypatch):
     options = "--profile smoke --set train.max_epochs=1 --set data.image_limit=4"
     options += " --set data.image_size=32 --set data.mask_workers=1"
@@ -382,7 +383,7 @@ def test_train_and_resume(cli, here, synthetic_root, monkeypatch):
     checkpoints = folder / "checkpoints"
     assert closing.startswith("val mIoU 0.")
     # The current folder is another one, so the path that is shown is the whole one.
-    assert closing.endswith(f"after 1 epochs (all 1 epochs are done): {checkpoints / 'best.ckpt'}")
+    assert closing.endswith(f"after 1 epoch (all 1 epochs are done): {checkpoints / 'best.ckpt'}")
     assert next_command(result.out.splitlines()[-2:]) == (
         f"evaluate --checkpoint {checkpoints / 'best.ckpt'} --data-root {synthetic_root} "
         f"--out {folder}"

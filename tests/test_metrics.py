@@ -262,6 +262,7 @@ def simulated_confusions(n, rng):
     return confusions, (1 - error) / (1 + error)
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_about_as_often_as_promised():
     rng = np.random.default_rng(0)
     trials, covered = 300, 0

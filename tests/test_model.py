@@ -212,6 +212,7 @@ def test_checkpoint_loads_weights_only_and_keeps_plain_values(tiny_training, nam
     assert info["history"][0]["val/mean_iou"] == tiny_training.result.history[0]["val/mean_iou"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_clipped_gradients_reach_a_fused_optimizer(classes, precision):
     norms = []

@@ -246,6 +246,7 @@ def test_mask_does_not_depend_on_what_else_is_in_the_call(tiny_network, photos, 
     assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_predict_and_evaluate_write_equal_masks(cli, tiny_training, synthetic_root, tmp_path):
     checkpoint = ("--checkpoint", tiny_training.run.best_checkpoint)
     predicted = cli("predict", *checkpoint, "--out", tmp_path / "p", synthetic_root / "test")
@@ -444,6 +445,7 @@ def test_write_image_that_fails_leaves_nothing(tmp_path, monkeypatch):
     assert files_below(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [("--tta-flip", "--tta-scales", "2"), ("--window-px", "100", "--tta-flip")]
 )

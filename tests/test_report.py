@@ -138,7 +138,8 @@ def _evaluation(checkpoint_sha256: str = "no checkpoint") -> Evaluation:
             "people": [],
             "overlap": [
                 {"stratum": "rest", "n": "2 photos", "score": 0.5, "low": 0.4, "high": 0.6},
-                {"stratum": "pile", "n": "2 photos", "score": 0.25, "low": None, "high": None},
+                {"stratum": "pile", "n": "2 photos", "score": 0.25, "low": 0.2, "high": 0.3},
+                {"stratum": "lone", "n": "1 photo", "score": 0.9, "low": None, "high": None},
             ],
             "object_area": [
                 {"stratum": "tiny", "n": "0 annotations", "score": None, "low": None, "high": None}

@@ -247,6 +247,7 @@ def test_too_old_python_is_refused(checkout: Checkout) -> None:
     assert not (checkout.path / ".venv").exists()
 
 
+@pytest.mark.slow
 @needs_make
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 def test_setup_strips_outputs_from_committed_notebooks(checkout: Checkout) -> None:

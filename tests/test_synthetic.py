@@ -84,6 +84,7 @@ def test_stems_are_unique_over_both_splits(small_root):
     assert len(stems) == len(set(stems)) == 13
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_with_any_number_of_workers(tmp_path):
     one, two = (
         synthesize(tmp_path / str(n), train=3, val=1, seed=3, workers=n, progress=False)

@@ -172,6 +172,7 @@ def test_only_last_checkpoint_holds_optimizer_states(tiny_training):
         assert ("optimizer_states" in checkpoint) == (path.name == "last.ckpt"), path.name
 
 
+@pytest.mark.slow
 def test_best_top_three_last_and_early_stopping(monkeypatch, small_config, splits):
     plan_scores(monkeypatch, [0.1, 0.4, 0.2, 0.3, 0.9])
     config = replace_fields(small_config, {"max_epochs": 5, "patience": 2})
@@ -344,6 +345,7 @@ def test_other_photos_start_anew(monkeypatch, capsys, finished, splits):
     assert "starts anew: the data differ (train_images)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_training_anew_replaces_the_former_one(monkeypatch, capsys, finished, splits):
     monkeypatch.setattr(train_module, "is_attended", lambda: False)
     run = folder_of(finished)
@@ -419,6 +421,7 @@ def clock_config(small_config):
     return replace_fields(small_config, fields)
 
 
+@pytest.mark.slow
 def test_clock_ends_training_inside_an_epoch(monkeypatch, clock_config, splits):
     plan_scores(monkeypatch, [0.5, 0.4, 0.3])  # early stopping with patience 1 would end it
     StepClock(monkeypatch, start=500.0)
@@ -434,6 +437,7 @@ def test_clock_ends_training_inside_an_epoch(monkeypatch, clock_config, splits):
     assert rates == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_clock_is_kept_across_a_resume(monkeypatch, clock_config, splits):
     StepClock(monkeypatch, start=500.0)
     train_until_crash(monkeypatch, clock_config, splits, epoch=1)  # after 24 seconds

@@ -15,6 +15,7 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_options_are_tried_on_the_same_photos(tiny_network, tiny_training):
     split = tiny_training.val_split
     options = {
