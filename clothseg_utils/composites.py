@@ -12,6 +12,7 @@ Any array of a photo (image, mask, prediction) is put together in the same way, 
 can be compared, pixel by pixel, with its photos predicted alone.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -194,14 +195,18 @@ def _paste(
 
 
 def _annotated_box(mask: np.ndarray, scaled_hw: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Box around the foreground after scaling: top, left, height, width."""
-    if mask.shape != scaled_hw:
-        mask = cv2.resize(mask, scaled_hw[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    """Box around the foreground after scaling: top, left, height, width, each side 1 at least.
+
+    Taken before scaling, in which a small foreground may vanish.
+    """
     foreground = ((mask > 0) & (mask != IGNORE_INDEX)).view(np.uint8)
     left, top, width, height = cv2.boundingRect(foreground)
     if not width:
         raise ValueError("a photo without annotated pixels has no person to cut out; leave it out.")
-    return top, left, height, width
+    down, across = scaled_hw[0] / mask.shape[0], scaled_hw[1] / mask.shape[1]
+    scaled_top, scaled_left = int(top * down), int(left * across)
+    bottom, right = math.ceil((top + height) * down), math.ceil((left + width) * across)
+    return scaled_top, scaled_left, bottom - scaled_top, right - scaled_left
 
 
 def _grow(box: tuple[int, int, int, int], hw: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -36,6 +36,7 @@ from clothseg_utils.compare import (
 )
 from clothseg_utils.config import (
     Config,
+    InferenceConfig,
     Profile,
     config_to_parameters,
     field_sections,
@@ -745,7 +746,9 @@ def _dataset_name(facts: _Facts) -> str:
 
 def _source(facts: _Facts) -> str:
     """What a table of scores was made from: data, split, number of photos, protocol."""
-    return f"{facts.metrics['source']}, native resolution"
+    options = InferenceConfig(**facts.metrics.get("inference", {}))
+    note = "" if options.is_plain else f", {options.describe()}"
+    return f"{facts.metrics['source']}, native resolution{note}"
 
 
 def _data(facts: _Facts) -> list[Block]:

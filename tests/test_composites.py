@@ -40,6 +40,13 @@ def test_groups_that_need_more_photos_than_there_are_stay_out(n_photos, groups):
     assert len({composite.group for composite in composites}) == len(composites) == groups
 
 
+def test_a_speck_that_vanishes_in_scaling_is_still_cut_out():
+    masks = [person(40, 30, (5, 5, 30, 20)), person(3000, 2000, (1501, 1001, 2, 3))]
+    canvas = lay_out(Composite((1, 2), "overlapping", (0.3,)), masks)
+    assert len(canvas.pieces) == 2
+    assert compose(masks, canvas).shape == canvas.hw == (40, 30)
+
+
 # --- side by side --------------------------------------------------------------------------------
 
 

@@ -444,6 +444,13 @@ def test_unknown_figures_and_tables_are_shown(page: Page) -> None:
     ]
 
 
+def test_tables_name_the_test_time_options(full_run: RunFolder) -> None:
+    path = full_run.path / "metrics.json"
+    metrics = json.loads(path.read_text()) | {"inference": {"tta_flip": True}}
+    write_json(path, metrics)
+    assert "native resolution, mirrored too" in _read(full_run)[0].text
+
+
 def test_limits_say_why_a_stratum_is_empty(page: Page) -> None:
     assert "the annotations of this dataset carry no person counts" in page.text
     rows = page.table("group", "n", "mean recall")
