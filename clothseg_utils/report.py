@@ -129,6 +129,7 @@ _STRATUM_TITLES = {
 _STRATUM_SCORES = {
     "object_area": "mean recall",
     "category": "mean recall",
+    "overlap": "share of garment pixels predicted right",
     "overlap_pairs": "predicted as the one below",
     "hidden": "hidden share",
 }
@@ -145,6 +146,7 @@ _STRATUM_COLUMNS: Mapping[str, Mapping[str, str | tuple[str, str]]] = {
     },
     "object_area": {"mean IoU": "iou", "95 % interval of the IoU": ("iou_low", "iou_high")},
     "category": {"mean IoU": "iou", "median area, px": "median_area"},
+    "overlap": {"taken for background": "missed"},
     "overlap_pairs": {"predicted right": "recall"},
 }
 
@@ -153,6 +155,8 @@ _STRATUM_TEXTS = {
     "counts the pixels that are not painted over; the IoU sets false alarms inside the mask "
     "against them.",
     "category": "As above, small categories first.",
+    "overlap": "Of the pixels of all classes but background. A mean over classes would mislead: "
+    "background is under no annotation, and most classes never lie on another one.",
     "overlap_pairs": "Of the pixels of the upper category that lie on the lower one; most confused "
     "pixels first, pairs of different classes in at least two photos.",
     "hidden": "The part of each class's annotated pixels over which another class is painted: what "

@@ -342,17 +342,35 @@ def _instance_strata(
 def overlap_strata(
     confusions: np.ndarray, overlap_confusions: np.ndarray, samples: int
 ) -> list[dict[str, Any]]:
-    """Score the pixels under two or more annotations, and the rest.
+    """Find the share of the garments' pixels predicted right under one annotation and under more.
+
+    A mean IoU would compare two sets of classes: background is never under an annotation, and most
+    classes never lie on another one, so in the overlaps they could only be false alarms.
 
     Args:
         confusions: (n, C, C) counts of each photo.
         overlap_confusions: (n, C, C) those of its pixels under two or more annotations.
-        samples: resamples behind each interval.
+        samples: resamples behind each interval; the same ones for both groups.
+
+    Returns:
+        Two strata; further `missed`: part of the garments' pixels taken for background.
     """
-    rest = confusions - overlap_confusions
+    names = ("under 1 annotation", "under 2 or more annotations")
+    groups = np.stack([confusions - overlap_confusions, overlap_confusions], axis=1)[:, :, 1:]
+    garments = groups.sum(axis=(2, 3))  # (n, 2)
+    right = np.trace(groups[..., 1:], axis1=2, axis2=3)
+    shares, low, high = _ratios(right, garments, samples)
+    missed = groups[..., 0].sum(axis=(0, 2)) / np.maximum(1, garments.sum(axis=0))
     return [
-        confusion_stratum("under 0 or 1 annotation", rest, samples),
-        confusion_stratum("under 2 or more annotations", overlap_confusions, samples),
+        {
+            "stratum": name,
+            "n": _count(int(np.count_nonzero(garments[:, group])), "photo"),
+            "score": nan_to_none(shares[group]),
+            "low": nan_to_none(low[group]),
+            "high": nan_to_none(high[group]),
+            "missed": float(missed[group]) if garments[:, group].any() else None,
+        }
+        for group, name in enumerate(names)
     ]
 
 
@@ -438,7 +456,7 @@ def hidden_strata(
 def confusion_stratum(
     name: str, confusions: np.ndarray, samples: int, *, what: str = "photo"
 ) -> dict[str, Any]:
-    """Mean IoU of one group of photos, or of one group of pixels of every photo.
+    """Mean IoU of one group of photos.
 
     Args:
         name: of the stratum.

@@ -187,6 +187,24 @@ def test_people_are_groups_of_photos():
 def test_overlap_and_rest():
     rest, overlap = overlap_strata(np.stack([RIGHT + WRONG]), np.stack([WRONG]), samples=20)
     assert (rest["score"], overlap["score"]) == (1.0, 0.0)
+    assert (rest["missed"], overlap["missed"]) == (0.0, 1.0)
+
+
+def test_overlaps_are_not_blamed_for_classes_that_never_lie_on_another():
+    """Half of each group is right; class 1 is never on top and once a false alarm there."""
+    rest = np.array([[90, 0, 0], [5, 10, 5], [0, 0, 0]])
+    overlap = np.array([[0, 0, 0], [0, 0, 0], [2, 3, 5]])
+    strata = overlap_strata(np.stack([rest + overlap] * 3), np.stack([overlap] * 3), samples=20)
+    assert [(row["score"], row["low"], row["high"]) for row in strata] == [(0.5, 0.5, 0.5)] * 2
+    assert [row["missed"] for row in strata] == [0.25, 0.2]
+    assert [row["n"] for row in strata] == ["3 photos", "3 photos"]
+
+
+def test_nothing_that_overlaps_has_no_score():
+    none = np.zeros((2, 2, 2), int)
+    rest, overlap = overlap_strata(np.stack([RIGHT, RIGHT]), none, samples=20)
+    assert (rest["score"], overlap["score"], overlap["missed"]) == (1.0, None, None)
+    assert overlap["n"] == "0 photos"
 
 
 def test_drop_of_composites_is_paired():
