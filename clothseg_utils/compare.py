@@ -217,6 +217,8 @@ def class_verdict(difference: Difference, names: Sequence[str]) -> str:
     """
     if np.isnan(difference.difference):
         return "absent in one" if np.isfinite([*difference[:2]]).any() else "absent"
+    if np.isnan(difference.low):
+        return "too few photos"
     if not difference.is_real:
         return "not told apart"
     return f"{names[0] if difference.difference > 0 else names[1]} is better"

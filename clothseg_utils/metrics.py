@@ -291,7 +291,8 @@ def bootstrap_intervals(
         rng: source of the resamples; the same state gives the same intervals.
 
     Returns:
-        The intervals; all NaN for fewer than two images, which say nothing about spread.
+        The intervals; NaN where fewer than two images hold or predict a class, and all NaN for
+        fewer than two images: one says nothing about spread.
 
     Raises:
         ValueError: ``samples`` or ``level`` out of range, or not matrices of counts.
@@ -351,6 +352,7 @@ def bootstrap_counts(
             name: percentile_ends(np.concatenate([piece[name] for piece in pieces]), level)
             for name in pieces[0]
         }
+        _forget_rare_classes(ends, target + predicted)
     else:
         one = _scores_of_counts(*np.zeros((3, 1, num_classes)))
         ends = {name: np.full((2, *values.shape[1:]), np.nan) for name, values in one.items()}
@@ -417,6 +419,8 @@ def bootstrap_differences(
     }
     if len(ours) < 2:  # one image says nothing about spread
         return {name: np.full_like(pair, np.nan) for name, pair in ends.items()}
+    num_classes = confusions.shape[1]
+    _forget_rare_classes(ends, (ours + theirs)[:, num_classes:].reshape(-1, 2, num_classes).sum(1))
     return ends
 
 
@@ -713,6 +717,19 @@ def _check_bootstrap(samples: int, level: float) -> None:
         raise ValueError(f"samples is {samples}; expected at least 1.")
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; expected a share between 0 and 1, such as 0.95.")
+
+
+def _forget_rare_classes(ends: dict[str, np.ndarray], pixels: np.ndarray) -> None:
+    """Write NaN over the intervals of classes that fewer than two images hold or predict.
+
+    Args:
+        ends: score -> (2, C) or, for means, (2,); changed in place.
+        pixels: (n, C) of target and prediction together.
+    """
+    rare = np.count_nonzero(pixels, axis=0) < 2
+    for pair in ends.values():
+        if pair.ndim == 2:
+            pair[:, rare] = np.nan
 
 
 def _three_counts(confusions: np.ndarray) -> np.ndarray:

@@ -308,7 +308,7 @@ def test_ratio_intervals_equal_a_plain_loop_over_resamples(monkeypatch):
 def test_intervals_equal_a_plain_loop_over_resamples(monkeypatch):
     rng = np.random.default_rng(1)
     confusions = rng.integers(0, 9, (7, 3, 3))
-    confusions[1:, 2] = confusions[1:, :, 2] = 0  # class 2 is absent from many resamples
+    confusions[2:, 2] = confusions[2:, :, 2] = 0  # class 2 is absent from many resamples
     monkeypatch.setattr(metrics, "_WEIGHTS_AT_ONCE", 7 * 30)  # several pieces, the last one short
     got = bootstrap_intervals(confusions, samples=100, level=0.8, rng=np.random.default_rng(2))
 
@@ -492,3 +492,18 @@ def test_precision_recall_agrees_with_the_referee():
 def test_precision_recall_refuses(inside, outside, message):
     with pytest.raises(ValueError, match=message):
         metrics.precision_recall_counts(np.array(inside), np.array(outside))
+
+
+def test_a_class_in_one_image_has_no_interval():
+    """Nor a difference: that image alone would decide it, with no spread at all."""
+    confusions = np.zeros((20, 3, 3), int)
+    confusions[:, 0, 0], confusions[:, 1, 1], confusions[::2, 1, 0] = 10, 5, 1
+    others = confusions.copy()
+    confusions[7, 2, 2], others[7, 2, 0] = 9, 9
+    intervals = bootstrap_intervals(confusions, samples=50, rng=np.random.default_rng(0))
+    assert np.isnan([intervals.iou_low[2], intervals.iou_high[2], intervals.f1_low[2]]).all()
+    assert np.isfinite([*intervals.iou_low[:2], intervals.mean_iou_low]).all()
+    ends = bootstrap_differences(confusions, others, samples=50, rng=np.random.default_rng(0))
+    assert np.isnan(ends["iou"][:, 2]).all()
+    assert np.isfinite(ends["iou"][:, :2]).all()
+    assert np.isfinite(ends["mean_iou"]).all()
