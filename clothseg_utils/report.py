@@ -721,10 +721,13 @@ def _summary(facts: _Facts) -> list[Block]:
             )
         )
     scored = {n: c for n, c in metrics["per_class"].items() if c["target_pixels"] > 0}
-    best, worst = (f(scored, key=lambda n: scored[n]["iou"], default=None) for f in (max, min))
+    best = max(scored, key=lambda n: scored[n]["iou"], default=None)
+    lowest = min((scores["iou"] for scores in scored.values()), default=None)
+    worst = [name for name, scores in scored.items() if scores["iou"] == lowest]
     extremes = (
         f" Of the {len(scored)} classes that occur, {best} is segmented best "
-        f"(IoU {_score(scored[best]['iou'])}) and {worst} worst ({_score(scored[worst]['iou'])})."
+        f"(IoU {_score(scored[best]['iou'])}) and {', '.join(worst)} worst "
+        f"({_score(scored[worst[0]]['iou'])})."
         if scored
         else ""
     )
@@ -1293,10 +1296,12 @@ def _calibration(facts: _Facts) -> list[Block]:
     sure, right = calibration["mean_confidence"], calibration["pixel_accuracy"]
     verdict = ""
     if sure is not None:
+        judgement = "too sure" if sure > right else "too unsure"
+        if abs(sure - right) < 0.01:
+            judgement = "about as sure as it is right, which says little of single classes"
         verdict = (
             f" On average the network gives its class {_percent(sure)} and is right in "
-            f"{_percent(right)} of the pixels: it is {'too sure' if sure > right else 'too unsure'}"
-            " of itself."
+            f"{_percent(right)} of the pixels, most of them background: it is {judgement}."
         )
     rows = tuple(
         (
@@ -1365,7 +1370,10 @@ def _stratum_blocks(facts: _Facts, name: str, strata: Sequence[Mapping[str, Any]
         for s in strata
     )
     head = ("group", "n", label, "95 % interval", *further)
-    title = f"{_STRATUM_TITLES.get(name, name)}; {_source(facts)}"
+    source = _source(facts)
+    if name == "composites":
+        source = f"{facts.metrics['source'].split(', n =')[0]}, scaled to one height"
+    title = f"{_STRATUM_TITLES.get(name, name)}; {source}"
     folded = name in _FOLDED_STRATA
     blocks: list[Block] = [Table(head, rows, text_columns=2, title=title, folded=folded)]
     known = [s for s in strata if s["score"] is not None]
@@ -1612,10 +1620,13 @@ def _rerun_command(facts: _Facts) -> list[str]:
 
 def _model_card(facts: _Facts) -> list[Block]:
     metrics = facts.metrics
-    names = [name for name in metrics["per_class"] if name != "background"]
+    of_class = {n: scores for n, scores in metrics["per_class"].items() if n != "background"}
+    names = [name for name, scores in of_class.items() if scores["target_pixels"] > 0]
+    unscored = [name for name in of_class if name not in names]
     use = [
         "finding clothes and their parts in photos of people, pixel by pixel, in the "
-        f"{_count(len(names), 'class', 'classes')} {', '.join(names)}",
+        f"{_count(len(names), 'class', 'classes')} {', '.join(names)}"
+        + (f"; not scored here: {', '.join(unscored)}" if unscored else ""),
         "research, teaching, and as a start for training on other photos",
     ]
     misuse = [
@@ -1669,7 +1680,8 @@ def _card_limits(facts: _Facts) -> Iterable[str]:
         for name, scores in facts.metrics["per_class"].items()
         if scores["target_pixels"] > 0
     }
-    worst = sorted(scored, key=scored.__getitem__)[:3]
+    worst = sorted(scored, key=scored.__getitem__)
+    worst = worst[: max(3, sum(iou == 0 for iou in scored.values()))]  # no class at 0 is hidden
     if worst:
         texts = [f"{name} ({_score(scored[name])})" for name in worst]
         yield f"lowest IoU: {', '.join(texts)}"
