@@ -31,6 +31,56 @@ SUPERCATEGORY_NAMES = (
 """Class names of the scheme "supercategory"; the index is the class id. Masks and checkpoints
 depend on this order, so it never changes."""
 
+FASHIONPEDIA_CATEGORIES = (
+    ("shirt, blouse", "upperbody", "combo000000"),
+    ("top, t-shirt, sweatshirt", "upperbody", "combo000001"),
+    ("sweater", "upperbody", "obj000008_00"),
+    ("cardigan", "upperbody", "obj000009_00"),
+    ("jacket", "upperbody", "obj000010_00"),
+    ("vest", "upperbody", "obj000011_00"),
+    ("pants", "lowerbody", "obj000013_00"),
+    ("shorts", "lowerbody", "obj000014_00"),
+    ("skirt", "lowerbody", "obj000015_00"),
+    ("coat", "wholebody", "obj000017_00"),
+    ("dress", "wholebody", "obj000018_00"),
+    ("jumpsuit", "wholebody", "obj000019_00"),
+    ("cape", "wholebody", "obj000020_00"),
+    ("glasses", "head", "obj000023_00"),
+    ("hat", "head", "obj000025_00"),
+    ("headband, head covering, hair accessory", "head", "combo000002"),
+    ("tie", "neck", "obj000030_00"),
+    ("glove", "arms and hands", "obj000032_00"),
+    ("watch", "arms and hands", "obj000033_00"),
+    ("belt", "waist", "obj000035_00"),
+    ("leg warmer", "legs and feet", "obj000037_00"),
+    ("tights, stockings", "legs and feet", "combo000003"),
+    ("sock", "legs and feet", "obj000040_00"),
+    ("shoe", "legs and feet", "obj000041_00"),
+    ("bag, wallet", "others", "combo000004"),
+    ("scarf", "others", "obj000045_00"),
+    ("umbrella", "others", "obj000046_00"),
+    ("hood", "garment parts", "obj000049_00"),
+    ("collar", "garment parts", "obj000050_00"),
+    ("lapel", "garment parts", "obj000051_00"),
+    ("epaulette", "garment parts", "obj000052_00"),
+    ("sleeve", "garment parts", "obj000053_00"),
+    ("pocket", "garment parts", "obj000055_00"),
+    ("neckline", "garment parts", "obj000056_00"),
+    ("buckle", "closures", "obj000058_00"),
+    ("zipper", "closures", "obj000059_00"),
+    ("applique", "decorations", "obj000061_00"),
+    ("bead", "decorations", "obj000062_00"),
+    ("bow", "decorations", "obj000063_00"),
+    ("flower", "decorations", "obj000064_00"),
+    ("fringe", "decorations", "obj000065_00"),
+    ("ribbon", "decorations", "obj000066_00"),
+    ("rivet", "decorations", "obj000067_00"),
+    ("ruffle", "decorations", "obj000068_00"),
+    ("sequin", "decorations", "obj000069_00"),
+    ("tassel", "decorations", "obj000070_00"),
+)
+"""(name, supercategory, taxonomy id) in Fashionpedia's files; the position is the category id."""
+
 _BACKGROUND_COLOR = (32, 32, 32)
 
 # Chosen by maximising the smallest CIELAB distance between any two under normal vision and

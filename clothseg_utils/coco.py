@@ -68,6 +68,7 @@ class ImageRecord(Struct, frozen=True, gc=False):
         file_name: plain file name inside the split's image folder.
         width, height: pixels.
         person_count: number of people, where the file says it.
+        license: id of an entry of the file's `licenses`, where it says one.
     """
 
     id: _Id
@@ -75,6 +76,7 @@ class ImageRecord(Struct, frozen=True, gc=False):
     width: _Side
     height: _Side
     person_count: int | None = None
+    license: Any = None  # no reason to refuse a file, whatever stands there
 
 
 class Rle(Struct, frozen=True, gc=False):
@@ -154,6 +156,7 @@ class _Info(Struct):
 
 class _AnnotationFile(Struct, kw_only=True):
     info: _Info | None = None
+    licenses: Any = None
     categories: list[Category]
     images: list[ImageRecord]
     annotations: list[PackedAnnotation]
@@ -206,6 +209,7 @@ class CocoFile:
         packed: the annotations, segmentation still undecoded.
         problems: annotations left out, one Problem each.
         description: the JSON's own, "" where it has none.
+        license_names: names of the JSON's licences by their id, as text.
     """
 
     path: Path
@@ -215,6 +219,7 @@ class CocoFile:
     packed: tuple[PackedAnnotation, ...]
     problems: tuple[Problem, ...]
     description: str
+    license_names: Mapping[str, str]
     _packed_of_image: Mapping[int, list[PackedAnnotation]]
 
     def __repr__(self) -> str:
@@ -318,6 +323,7 @@ def read_annotations(path: str | Path) -> CocoFile:
         packed=tuple(packed),
         problems=tuple(problems),
         description=file.info.description if file.info else "",
+        license_names=_license_names(file.licenses),
         _packed_of_image=packed_of_image,
     )
 
@@ -358,6 +364,15 @@ def _raise_malformed(path: Path, data: bytes, message: str) -> NoReturn:
         f"{path}: {key}[{index}] with id {record_id} is malformed"
         f"{f' at {field}' if field else ''}: {what}. Correct the record, or fetch the file again."
     )
+
+
+def _license_names(licenses: Any) -> dict[str, str]:
+    entries = licenses if isinstance(licenses, list) else []
+    return {
+        str(entry.get("id")): entry["name"]
+        for entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get("name"), str)
+    }
 
 
 def _check_unique_ids(path: Path, name: str, records: Sequence[Any]) -> None:
@@ -564,6 +579,7 @@ class Audit(Struct, frozen=True):
         problems: every finding, in the JSON's order within each kind of check.
         counts: findings of each kind that occurs.
         excluded: file_name -> reason, for every image left out.
+        licenses: name -> images listed under it, most first; those without one are not counted.
     """
 
     annotations_file: str
@@ -579,6 +595,7 @@ class Audit(Struct, frozen=True):
     problems: list[Problem]
     counts: dict[ProblemKind, int]
     excluded: dict[str, str]
+    licenses: dict[str, int]
 
     def summary(self) -> str:
         """A few lines for a terminal: totals, what is left out, and each kind of finding."""
@@ -638,6 +655,7 @@ def audit(
             excluded.setdefault(image.file_name, problem.detail)
         problems += _masks_without_photo(coco, folder, lost_photos)
     annotated = {annotation.image_id for annotation in coco.packed}
+    names = [coco.license_names.get(str(image.license)) for image in coco.images]
     n_rle = sum(annotation.n_parts == 0 for annotation in coco.packed)
     return Audit(
         annotations_file=coco.path.name,
@@ -653,6 +671,7 @@ def audit(
         problems=problems,
         counts=dict(Counter(problem.kind for problem in problems)),
         excluded=excluded,
+        licenses=dict(Counter(name for name in names if name).most_common()),
     )
 
 

@@ -47,6 +47,7 @@ class _OwnImage(Struct):
     file_name: str
     width: int = 0
     height: int = 0
+    license: Any = None
 
 
 class _OwnAnnotation(Struct):
@@ -68,6 +69,7 @@ class _OwnFile(Struct):
     images: list[_OwnImage]
     annotations: list[_OwnAnnotation]
     info: _OwnInfo | None = None
+    licenses: Any = None
 
 
 @dataclass(frozen=True)
@@ -360,17 +362,25 @@ def _write_dataset(folder: Path, sources: _Sources, val_share: float, recipe: st
     description = own_info.description if own_info else ""
     shared = {
         "info": {"description": description or f"Own photos: {sources.photos_dir.resolve().name}"},
+        "licenses": sources.own.licenses,
         "categories": [
             {"id": c.id, "name": c.name, "supercategory": sources.class_of_category[c.id]}
             for c in sources.own.categories
             if sources.class_of_category[c.id] is not None
         ],
     }
+    licenses = {image.id: image.license for image in images}
     for split in _SPLITS:
         ids = [i for i in names if (i in val_ids) == (split == "val")]
         content = shared | {
             "images": [
-                {"id": i, "file_name": names[i], "width": sizes_wh[i][0], "height": sizes_wh[i][1]}
+                {
+                    "id": i,
+                    "file_name": names[i],
+                    "width": sizes_wh[i][0],
+                    "height": sizes_wh[i][1],
+                    "license": licenses[i],
+                }
                 for i in ids
             ],
             "annotations": [

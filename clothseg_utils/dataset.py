@@ -125,6 +125,11 @@ def load_split(config: DataConfig, split: Split, *, progress: bool = True) -> Sp
     )
 
 
+def splits_source(train: SplitData, val: SplitData) -> str:
+    """Say what a figure of both splits was made from: data, number of photos of each."""
+    return f"{train.source}; val, n = {len(val.images):,} photos"
+
+
 class Sample(TypedDict):
     """One training or validation sample.
 

@@ -23,6 +23,7 @@ from clothseg_utils.calibration import (
     expected_calibration_error,
 )
 from clothseg_utils.coco import ImageRecord
+from clothseg_utils.classes import FASHIONPEDIA_CATEGORIES
 from clothseg_utils.composites import Composite, compose, lay_out, plan_composites
 from clothseg_utils.dataset import SplitData
 from clothseg_utils.masks import write_mask
@@ -399,6 +400,8 @@ def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[st
             and split_data.split == "val"
             and split_data.classes.scheme == "supercategory"
             and not split_data.coco.is_synthetic
+            and [(c.name, c.supercategory) for c in split_data.coco.categories]
+            == [category[:2] for category in FASHIONPEDIA_CATEGORIES]
         ),
         "boundary": boundary,
         "calibration": calibration,

@@ -12,6 +12,7 @@ import io
 import itertools
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -153,7 +154,8 @@ _STRATUM_COLUMNS: Mapping[str, Mapping[str, str | tuple[str, str]]] = {
 _STRATUM_TEXTS = {
     "object_area": "Inside the mask of each annotation; bands by the area of that mask. The recall "
     "counts the pixels that are not painted over; the IoU sets false alarms inside the mask "
-    "against them.",
+    "against them, which can only lie where another annotation is on top: where nothing overlaps, "
+    "both are equal.",
     "category": "As above, small categories first.",
     "overlap": "Of the pixels of all classes but background. A mean over classes would mislead: "
     "background is under no annotation, and most classes never lie on another one.",
@@ -461,11 +463,11 @@ def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
 
 
 def _write_latex(folder: Path, sections: Sequence[Section], title: str) -> None:
-    """Write each table that is not folded as LaTeX; remove those of an earlier report."""
+    """Write each table that has a title as LaTeX; remove those of an earlier report."""
     texts: dict[str, str] = {}
     tables = [b for section in sections for b in section.blocks if isinstance(b, Table)]
     for table in tables:
-        if table.folded or not table.title:
+        if not table.title:
             continue
         name = latex_label(table.title.partition(";")[0])
         label = next(
@@ -581,7 +583,7 @@ def _further(facts: _Facts, *prefixes: str) -> list[Block]:
     blocks = _pictures(facts, *names)
     for name, rows in facts.tables.items():
         if name.startswith(prefixes) and name not in _KNOWN_TABLES and rows:
-            blocks.append(_file_table(name, rows))
+            blocks.append(_file_table(facts, name, rows))
     return blocks
 
 
@@ -624,8 +626,10 @@ def _figure_title(name: str) -> str:
     return _FIGURE_TITLES.get(name) or name[3:].replace("_", " ").capitalize()
 
 
-def _file_table(name: str, rows: Sequence[Sequence[str]]) -> Table:
+def _file_table(facts: _Facts, name: str, rows: Sequence[Sequence[str]]) -> Table:
     """A table as a notebook wrote it, numbers shortened."""
+    # From notebook 04 on, tables are of the scored photos; earlier ones name their splits.
+    source = _source(facts) if name >= "04" else _dataset_name(facts)
     head, *body = rows
     numeric = [
         column for column in range(len(head)) if body and all(_is_number(r[column]) for r in body)
@@ -639,7 +643,7 @@ def _file_table(name: str, rows: Sequence[Sequence[str]]) -> Table:
             for row in body[:_MOST_ROWS]
         ),
         text_columns=text_columns,
-        title=f"{name[3:].replace('_', ' ').capitalize()} (tables/{name}.csv{more})",
+        title=f"{name[3:].replace('_', ' ').capitalize()}; {source} (tables/{name}.csv{more})",
         folded=True,
     )
 
@@ -1046,7 +1050,8 @@ def _scores(facts: _Facts) -> list[Block]:
                 f"squashed protocol: {squashed.get('protocol', 'not made in this run')}",
                 f"intervals: {intervals.get('method', 'not made in this run')}; a resample without "
                 "any photo of a class leaves it out of its means, so few photos of a low class "
-                "raise the upper end; none for fewer than two photos",
+                "raise the upper end; too narrow for a class in fewer than about ten photos, none "
+                "in fewer than two",
             )
         ),
         Text(_comparison_text(facts)),
@@ -1237,10 +1242,15 @@ def _class_table(facts: _Facts) -> Table:
     metrics = facts.metrics
     intervals = metrics.get("intervals", {}).get("per_class", {})
     total = sum(scores["target_pixels"] for scores in metrics["per_class"].values())
+    photos = {name: _MISSING for name in metrics["per_class"]}
+    if facts.evaluation is not None:
+        counts = (facts.evaluation.confusions.sum(axis=2) > 0).sum(axis=0)
+        photos = {name: f"{count:,}" for name, count in zip(photos, counts, strict=True)}
     rows = tuple(
         (
             name,
             scores["status"],
+            photos[name],
             _score(scores["iou"]),
             _range(intervals.get(name, {}).get("iou")),
             _score(scores["f1"]),
@@ -1254,7 +1264,7 @@ def _class_table(facts: _Facts) -> Table:
         for name, scores in metrics["per_class"].items()
     )
     interval = "95 % interval"
-    head = ("class", "status", "IoU", interval, "F1", interval, "precision", interval)
+    head = ("class", "status", "photos", "IoU", interval, "F1", interval, "precision", interval)
     return Table(
         (*head, "recall", interval, "target share"),
         rows,
@@ -1478,7 +1488,7 @@ def _failures(facts: _Facts) -> list[Block]:
     blocks += [
         Heading("Each class at its best and worst"),
         *_pictures(facts, "05_class_extremes"),
-        *([_file_table("05_class_extremes", extremes)] if extremes else []),
+        *([_file_table(facts, "05_class_extremes", extremes)] if extremes else []),
         Heading("Classes taken for each other"),
         *_pictures(facts, "05_confusions"),
         Heading("Where network and label disagree"),
@@ -1706,9 +1716,9 @@ def _licences(facts: _Facts) -> list[Block]:
     else:
         data = (
             f"The pictures above show photos of {_dataset_name(facts)}; whoever passes this report "
-            "on needs the right to. Fashionpedia's annotations are CC BY 4.0, and its photos "
-            "belong to their authors, each under its own licence (field “license” of the JSON), "
-            "some of which exclude commercial use. Other datasets have terms of their own."
+            f"on needs the right to. {_named_licenses(facts)} Where they are Fashionpedia's: its "
+            "annotations are CC BY 4.0, and its photos belong to their authors, each under its own "
+            "licence (field “license” of the JSON), some of which exclude commercial use."
         )
     blocks: list[Block] = [Text(data)]
     if facts.has_mit_encoder:
@@ -1720,6 +1730,16 @@ def _licences(facts: _Facts) -> list[Block]:
             )
         )
     return blocks
+
+
+def _named_licenses(facts: _Facts) -> str:
+    named: Counter[str] = Counter()
+    for audit in facts.audits.values():
+        named.update(audit.get("licenses", {}))
+    if not named:
+        return "The annotation files name no licence of theirs."
+    texts = [f"{name} ({_count(n, 'photo')})" for name, n in named.most_common()]
+    return f"The annotation files name these licences: {', '.join(texts)}."
 
 
 _SECTIONS: Mapping[str, Callable[[_Facts], list[Block]]] = {

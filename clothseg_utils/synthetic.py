@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from clothseg_utils.classes import FASHIONPEDIA_CATEGORIES
 from clothseg_utils.progress import progress_bar
 from clothseg_utils.runs import write_text
 from clothseg_utils.wardrobe import (
@@ -49,56 +50,7 @@ _MAX_REDRAWS = 12  # attempts to show the category that an image is meant to sho
 _CLOSE_UP_SHARE = 0.08  # of the scenes of one person
 _EMPTY_EVERY = 50  # one scene in so many shows nobody
 
-# (name, supercategory, taxonomy id) of the official file; the position is the category id.
-_CATEGORIES = (
-    ("shirt, blouse", "upperbody", "combo000000"),
-    ("top, t-shirt, sweatshirt", "upperbody", "combo000001"),
-    ("sweater", "upperbody", "obj000008_00"),
-    ("cardigan", "upperbody", "obj000009_00"),
-    ("jacket", "upperbody", "obj000010_00"),
-    ("vest", "upperbody", "obj000011_00"),
-    ("pants", "lowerbody", "obj000013_00"),
-    ("shorts", "lowerbody", "obj000014_00"),
-    ("skirt", "lowerbody", "obj000015_00"),
-    ("coat", "wholebody", "obj000017_00"),
-    ("dress", "wholebody", "obj000018_00"),
-    ("jumpsuit", "wholebody", "obj000019_00"),
-    ("cape", "wholebody", "obj000020_00"),
-    ("glasses", "head", "obj000023_00"),
-    ("hat", "head", "obj000025_00"),
-    ("headband, head covering, hair accessory", "head", "combo000002"),
-    ("tie", "neck", "obj000030_00"),
-    ("glove", "arms and hands", "obj000032_00"),
-    ("watch", "arms and hands", "obj000033_00"),
-    ("belt", "waist", "obj000035_00"),
-    ("leg warmer", "legs and feet", "obj000037_00"),
-    ("tights, stockings", "legs and feet", "combo000003"),
-    ("sock", "legs and feet", "obj000040_00"),
-    ("shoe", "legs and feet", "obj000041_00"),
-    ("bag, wallet", "others", "combo000004"),
-    ("scarf", "others", "obj000045_00"),
-    ("umbrella", "others", "obj000046_00"),
-    ("hood", "garment parts", "obj000049_00"),
-    ("collar", "garment parts", "obj000050_00"),
-    ("lapel", "garment parts", "obj000051_00"),
-    ("epaulette", "garment parts", "obj000052_00"),
-    ("sleeve", "garment parts", "obj000053_00"),
-    ("pocket", "garment parts", "obj000055_00"),
-    ("neckline", "garment parts", "obj000056_00"),
-    ("buckle", "closures", "obj000058_00"),
-    ("zipper", "closures", "obj000059_00"),
-    ("applique", "decorations", "obj000061_00"),
-    ("bead", "decorations", "obj000062_00"),
-    ("bow", "decorations", "obj000063_00"),
-    ("flower", "decorations", "obj000064_00"),
-    ("fringe", "decorations", "obj000065_00"),
-    ("ribbon", "decorations", "obj000066_00"),
-    ("rivet", "decorations", "obj000067_00"),
-    ("ruffle", "decorations", "obj000068_00"),
-    ("sequin", "decorations", "obj000069_00"),
-    ("tassel", "decorations", "obj000070_00"),
-)
-NUM_CATEGORIES = len(_CATEGORIES)
+NUM_CATEGORIES = len(FASHIONPEDIA_CATEGORIES)
 
 # Official ids of the attributes that the drawings use: (id, name, supercategory, taxonomy id).
 _ATTRIBUTES = (
@@ -322,7 +274,7 @@ def _annotation_file(
         "licenses": [{"id": 1, "name": "MIT", "url": ""}],
         "categories": [
             {"id": i, "name": n, "supercategory": s, "level": 2, "taxonomy_id": t}
-            for i, (n, s, t) in enumerate(_CATEGORIES)
+            for i, (n, s, t) in enumerate(FASHIONPEDIA_CATEGORIES)
         ],
         "attributes": [
             {"id": i, "name": n, "supercategory": s, "level": 1, "taxonomy_id": t}
@@ -688,7 +640,7 @@ def _to_polygons(
 
 
 def _attribute_ids(category_id: int) -> list[int]:
-    supercategory = _CATEGORIES[category_id][1]
+    supercategory = FASHIONPEDIA_CATEGORIES[category_id][1]
     if supercategory in ("upperbody", "lowerbody", "wholebody"):
         return [115, 136, 295]
-    return {"sleeve": [204], "pocket": [218]}.get(_CATEGORIES[category_id][0], [])
+    return {"sleeve": [204], "pocket": [218]}.get(FASHIONPEDIA_CATEGORIES[category_id][0], [])

@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from clothseg_utils.config import Config, TrainConfig
 from clothseg_utils.datamodule import ClothingDataModule
-from clothseg_utils.dataset import SplitData
+from clothseg_utils.dataset import SplitData, splits_source
 from clothseg_utils.live import live_callbacks, log_layout, log_precision_recall
 from clothseg_utils.model import MONITOR, ClothingSegmenter
 from clothseg_utils.network import (
@@ -286,7 +286,7 @@ def train(
     data_module = ClothingDataModule(config, train_split, val_split)
     clock = TrainingClock(config.train)
     with _quiet_lightning():
-        trainer = _build_trainer(config, run, clock, val_split.source)
+        trainer = _build_trainer(config, run, clock, splits_source(train_split, val_split))
         with _plain_interrupts(trainer):
             trainer.fit(
                 module, datamodule=data_module, ckpt_path=checkpoint_path, weights_only=True

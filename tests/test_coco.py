@@ -394,6 +394,20 @@ def test_image_without_annotations_is_no_fault(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("licenses", "counted"),
+    [
+        ([{"id": 1, "name": "CC BY 4.0"}, {"id": 2, "name": "MIT"}], {"CC BY 4.0": 1}),
+        ([{"id": "1", "name": "CC BY 4.0"}], {"CC BY 4.0": 1}),  # an id is an id
+        ([{"id": 5, "name": "of no photo"}], {}),
+        ([7, {"id": 1}, {"id": 1, "name": None}], {}),  # no reason to refuse the file
+        (None, {}),
+    ],
+)
+def test_photos_are_counted_by_licence(tmp_path, licenses, counted):
+    assert audit(read(tmp_path, annotation_json(), licenses=licenses)).licenses == counted
+
+
 def test_summary_names_three_of_each_kind(tmp_path):
     report = audit(read(tmp_path, *(annotation_json(i, area=0) for i in range(5))))
     assert report.summary().splitlines()[-1] == (

@@ -261,6 +261,16 @@ def test_drawn_photos_stay_marked_as_drawn(own):
     assert read_annotations(annotation_path(own.out, "val")).is_synthetic
 
 
+def test_licences_of_the_photos_are_kept(own):
+    file = content() | {"licenses": [{"id": 4, "name": "CC BY 4.0"}]}
+    for image in file["images"]:
+        image["license"] = 4
+    own.write(file)
+    own.convert()
+    splits = [read_annotations(annotation_path(own.out, s)) for s in ("train", "val")]
+    assert [audit(coco).licenses for coco in splits] == [{"CC BY 4.0": 4}, {"CC BY 4.0": 1}]
+
+
 # --- again ---------------------------------------------------------------------------------------
 
 

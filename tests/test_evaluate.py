@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from clothseg_utils import evaluate as evaluate_module
-from clothseg_utils.classes import SUPERCATEGORY_NAMES
+from clothseg_utils.classes import FASHIONPEDIA_CATEGORIES, SUPERCATEGORY_NAMES
 from clothseg_utils.config import DataConfig, replace_fields
 from clothseg_utils.dataset import SplitData, load_split
 from clothseg_utils.evaluate import (
@@ -182,13 +182,24 @@ def test_null_stands_for_undefined(hand_evaluation, tmp_path):
     assert metrics["calibration"]["per_class"]["wholebody"]["ece"] is None
 
 
+OWN_CATEGORIES = (("shirt", "upperbody", ""), ("buckle", "closures", ""))
+
+
 @pytest.mark.parametrize(
-    ("size", "images", "expected"),
-    [(32, 1, True), (512, 1, False), (32, 1158, False)],  # both must be those of the report
+    ("size", "images", "categories", "expected"),
+    [
+        (32, 1, OWN_CATEGORIES, True),
+        (512, 1, OWN_CATEGORIES, False),  # another input size
+        (32, 1158, OWN_CATEGORIES, False),  # another number of photos
+        (32, 1, FASHIONPEDIA_CATEGORIES, False),  # other photos, as many of them
+    ],
 )
-def test_comparable_with_reported(monkeypatch, hand_split, tiny_network, size, images, expected):
+def test_comparable_with_reported(
+    monkeypatch, hand_split, tiny_network, size, images, categories, expected
+):
     monkeypatch.setattr(evaluate_module, "_REPORTED_IMAGE_SIZE", size)
     monkeypatch.setattr(evaluate_module, "_FASHIONPEDIA_VAL_IMAGES", images)
+    monkeypatch.setattr(evaluate_module, "FASHIONPEDIA_CATEGORIES", categories)
     evaluation = evaluate(tiny_network, hand_split, bootstrap_samples=100, progress=False)
     assert evaluation.metrics["comparable_with_reported"] is expected
 

@@ -273,6 +273,28 @@ def test_intervals_cover_the_truth_about_as_often_as_promised():
     assert 0.88 <= covered / trials <= 0.99
 
 
+def simulated_rare_class(holders, rng):
+    """60 images, of which `holders` hold class 1; its size, recall and false alarms vary."""
+    size = np.where(np.arange(60) < holders, rng.lognormal(6, 0.7, 60), 0).astype(int)
+    hits = rng.binomial(size, rng.beta(2, 2, 60))
+    alarms = rng.binomial(size, rng.beta(2, 6, 60))
+    columns = [np.full(60, 10_000), alarms, size - hits, hits]
+    return np.stack(columns, axis=1).reshape(60, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("holders", "least", "most"), [(3, 0.65, 0.85), (5, 0.78, 0.92), (10, 0.85, 0.95)]
+)
+def test_intervals_of_a_rare_class_are_too_narrow_by_as_much_as_is_said(holders, least, most):
+    rng = np.random.default_rng(0)
+    # Recall 1/2 and false alarms of 1/4 on average, each independent of the size.
+    truth, trials, covered = 0.5 / 1.25, 200, 0
+    for _ in range(trials):
+        intervals = bootstrap_intervals(simulated_rare_class(holders, rng), samples=300, rng=rng)
+        covered += intervals.iou_low[1] <= truth <= intervals.iou_high[1]
+    assert least <= covered / trials <= most
+
+
 def test_ratio_intervals_cover_the_truth_about_as_often_as_promised():
     """Recall of annotations, a few in each photo; photos differ in how hard they are."""
     rng = np.random.default_rng(0)

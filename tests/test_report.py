@@ -192,6 +192,7 @@ def _make_full_run(folder: Path) -> RunFolder:
         "problems": [{"kind": "photo_empty", "subject": HOSTILE, "detail": "0 bytes"}],
         "counts": {"photo_empty": 1},
         "excluded": {HOSTILE: "0 bytes"},
+        "licenses": {"CC BY 4.0": 2},
     }
     nothing = audit | {"problems": [], "counts": {}, "excluded": {}, "n_annotations_left_out": 0}
     write_json(run.path / "audit.json", {"train": nothing, "val": audit})
@@ -587,6 +588,11 @@ def test_mit_licence_is_mentioned_for_mit_only(
 ) -> None:
     bare_run.record_step("03_training", parameters={"encoder_name": encoder}, seconds=1)
     assert ("NVIDIA" in _read(bare_run)[0].text) is mentioned
+
+
+def test_licences_are_those_that_the_files_name(page: Page, bare_run: RunFolder) -> None:
+    assert "name these licences: CC BY 4.0 (4 photos)." in page.text  # of train and of val
+    assert "The annotation files name no licence of theirs." in _read(bare_run)[0].text
 
 
 def test_scores_without_intervals_and_strata_are_reported(bare_run: RunFolder) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from clothseg_utils import synthetic
-from clothseg_utils.classes import SUPERCATEGORY_NAMES
+from clothseg_utils.classes import FASHIONPEDIA_CATEGORIES, SUPERCATEGORY_NAMES
 from clothseg_utils.synthetic import annotate, draw, mask_to_segmentation, synthesize
 from clothseg_utils.wardrobe import BEAD, COAT, DRESS, POCKET, SLEEVE, Canvas, Fabric
 
@@ -153,7 +153,7 @@ def test_categories_are_the_46_of_12_supercategories(small_root):
 def test_categories_equal_those_of_the_real_files(real_data):
     path = real_data / "fashionpedia_annotations" / TRAIN_JSON
     official = {row["id"]: row for row in json.loads(path.read_text())["categories"]}
-    for index, (name, supercategory, taxonomy_id) in enumerate(synthetic._CATEGORIES):
+    for index, (name, supercategory, taxonomy_id) in enumerate(FASHIONPEDIA_CATEGORIES):
         assert official[index]["name"] == name
         assert official[index]["supercategory"] == supercategory
         assert official[index]["taxonomy_id"] == taxonomy_id
