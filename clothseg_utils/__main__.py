@@ -11,6 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from clothseg_utils.wording import count_text
+
 # Every verb imports what it needs itself: --help and errors in the arguments answer at once.
 
 _MODULE_PROGRAM = "python -m clothseg_utils"
@@ -326,9 +328,8 @@ def train(
         _say_excluded({k: v for split in splits for k, v in split.excluded.items()})
         result = fit(config, *splits, folder, resume=resume)
     _say(
-        f"val mIoU {result.best_score:.4f} at network size after {result.epochs} epoch"
-        f"{'s' * (result.epochs != 1)} "
-        f"({result.reason}): {_shown(result.best_checkpoint)}"
+        f"val mIoU {result.best_score:.4f} at network size after "
+        f"{count_text(result.epochs, 'epoch')} ({result.reason}): {_shown(result.best_checkpoint)}"
     )
     _say("next:")
     _say_command(
@@ -380,7 +381,7 @@ def evaluate(
     n_images, (low, high) = metrics["n_images"], metrics["intervals"]["mean_iou"]
     interval = "" if low is None else f" ({low:.4f} to {high:.4f})"  # one photo has none
     _say(
-        f"{n_images} photo{'' if n_images == 1 else 's'}: "
+        f"{count_text(n_images, 'photo')}: "
         f"mIoU {metrics['mean_iou']:.4f}{interval}, macro F1 {metrics['macro_f1']:.4f}; "
         f"{metrics['protocol'].split(':')[0]}"
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from clothseg_utils.metrics import bootstrap_differences, scores_from_confusion
 from clothseg_utils.runs import RunFolder
+from clothseg_utils.wording import count_text
 
 if TYPE_CHECKING:
     from clothseg_utils.evaluate import Evaluation
@@ -188,8 +189,7 @@ def verdict(comparison: Comparison) -> str:
     if np.isnan(mean.low):
         return (
             f"Run {one} and run {other} differ by {mean.difference:+.3f} mean IoU; whether that is "
-            f"real cannot be said from {comparison.n_images} photo"
-            f"{'' if comparison.n_images == 1 else 's'}."
+            f"real cannot be said from {count_text(comparison.n_images, 'photo')}."
         )
     interval = f"{LEVEL:.0%}".replace("%", " %") + f" interval {_range(mean)} over {photos}"
     if mean.low == mean.high == mean.difference == 0:

@@ -22,8 +22,8 @@ from clothseg_utils.calibration import (
     calibration_counts,
     expected_calibration_error,
 )
-from clothseg_utils.coco import ImageRecord
 from clothseg_utils.classes import FASHIONPEDIA_CATEGORIES
+from clothseg_utils.coco import ImageRecord
 from clothseg_utils.composites import Composite, compose, lay_out, plan_composites
 from clothseg_utils.dataset import SplitData
 from clothseg_utils.masks import write_mask

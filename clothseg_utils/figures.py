@@ -1220,6 +1220,17 @@ def save_figure(figure: Figure, path_stem: str | Path, *, caption: str = "") -> 
     return paths
 
 
+def show_sharp_figures() -> None:
+    """Let the notebook that runs this show figures as `save_figure` writes them: at 200 dpi, whole.
+
+    By itself a notebook shows 100 dpi, which a HiDPI screen blurs, and draws every figure a second
+    time to crop its margin, which our layout does not have.
+    """
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    set_matplotlib_formats("retina", bbox_inches=None, pil_kwargs={"compress_level": 1})
+
+
 # --- parts -----------------------------------------------------------------------------------
 
 

@@ -49,6 +49,7 @@ from clothseg_utils.latex import PACKAGES, document, latex_label, table_to_latex
 from clothseg_utils.metrics import nan_to_none
 from clothseg_utils.photos import read_photo
 from clothseg_utils.runs import RunFolder, atomic_path, read_json, sha256_file, write_text
+from clothseg_utils.wording import count_text
 
 if TYPE_CHECKING:
     from clothseg_utils.evaluate import Evaluation
@@ -697,10 +698,6 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _count(number: int, one: str, several: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
-
-
 def _value_text(value: Any) -> str:
     """A setting in words; settings are str, bool, int or float."""
     if value == "":
@@ -743,7 +740,7 @@ def _summary(facts: _Facts) -> list[Block]:
             f"reaches a mean IoU of {_score(metrics['mean_iou'])} (95 % interval "
             f"{_range(intervals.get('mean_iou'))}) and a macro F1 of "
             f"{_score(metrics['macro_f1'])} ({_range(intervals.get('macro_f1'))}) on "
-            f"{_count(metrics['n_images'], 'photo')} of the {metrics['split']} split of "
+            f"{count_text(metrics['n_images'], 'photo')} of the {metrics['split']} split of "
             f"{_dataset_name(facts)}.{extremes} Protocol: {metrics['protocol']}."
         )
     )
@@ -780,7 +777,7 @@ def _data(facts: _Facts) -> list[Block]:
             f"Dataset {_dataset_name(facts)}; class scheme {facts.setting('scheme')}, "
             f"{len(facts.metrics['per_class'])} classes with background"
             + (
-                f"; only the first {_count(limit, 'photo')} of each split were used"
+                f"; only the first {count_text(limit, 'photo')} of each split were used"
                 if limit
                 else ""
             )
@@ -839,8 +836,8 @@ def _findings(facts: _Facts) -> list[Block]:
     n_excluded = sum(len(audit["excluded"]) for audit in facts.audits.values())
     n_annotations = sum(audit["n_annotations_left_out"] for audit in facts.audits.values())
     text = (
-        f"The audit left out {_count(n_excluded, 'photo')} and "
-        f"{_count(n_annotations, 'annotation')}. "
+        f"The audit left out {count_text(n_excluded, 'photo')} and "
+        f"{count_text(n_annotations, 'annotation')}. "
         + (
             "A photo that is missing, broken or of another size than its record is left out by "
             "name, see the failures below; other findings are only reported."
@@ -956,8 +953,8 @@ def _training(facts: _Facts) -> list[Block]:
     if training:
         blocks.append(
             Text(
-                f"{_count(training['epochs'], 'epoch')}, {_count(training['steps'], 'step')}, "
-                f"{_duration(training['seconds'])} of optimisation and validation. Training ended "
+                f"{count_text(training['epochs'], 'epoch')}, "
+                f"{count_text(training['steps'], 'step')}, {_duration(training['seconds'])} of optimisation and validation. Training ended "
                 f"because {training['reason']}. The best checkpoint is that after epoch "
                 f"{training['best_epoch'] + 1}, with a val mIoU of "
                 f"{_score(training['best_score'])} at the network's input size; that number only "
@@ -1106,7 +1103,7 @@ def _options(facts: _Facts) -> list[Block]:
     )
     title = (
         f"Test-time options; {facts.metrics['source'].partition(', n =')[0]}, native resolution, "
-        f"paired on {_count(int(trials[0]['n']), 'photo')} spread over the split"
+        f"paired on {count_text(int(trials[0]['n']), 'photo')} spread over the split"
     )
     columns = ("option", "what it does", "mean IoU", "gain", "95 % interval of the gain")
     return [
@@ -1146,8 +1143,8 @@ def _comparison(facts: _Facts, comparison: Comparison, other: _Facts) -> list[Bl
                 f"paired bootstrap: both runs are scored on the same {comparison.samples:,} "
                 "resamples of the photos; a difference counts as real where the interval leaves "
                 "zero out",
-                f"of {_count(n_classes, 'class', 'classes')}, about {by_chance:.1f} would leave "
-                "zero out by chance alone",
+                f"of {count_text(n_classes, 'class', 'classes')}, about {by_chance:.1f} would "
+                "leave zero out by chance alone",
                 "the interval covers which photos happened to be in the split, not what another "
                 "training with another seed would give",
             )
@@ -1421,8 +1418,8 @@ def _general_limits(facts: _Facts) -> Iterable[str]:
     if facts.is_synthetic:
         yield "The data are drawn: nothing here was measured on a real photo."
     yield (
-        f"The intervals come from {_count(metrics['n_images'], 'photo')}: they cover which photos "
-        f"happened to be in the split, not what another training (this one: seed "
+        f"The intervals come from {count_text(metrics['n_images'], 'photo')}: they cover which "
+        f"photos happened to be in the split, not what another training (this one: seed "
         f"{facts.setting('seed')}) would give."
     )
     if metrics["split"] == "val" and facts.scores_are_own:
@@ -1514,7 +1511,7 @@ def _failures(facts: _Facts) -> list[Block]:
         blocks.append(Text("No photo was left out."))
     own = facts.tables.get("05_failed", ())[1:]
     if own:
-        title = f"{_count(len(own), 'own photo')} could not be read"
+        title = f"{count_text(len(own), 'own photo')} could not be read"
         blocks.append(Table(("photo", "reason"), tuple(map(tuple, own)), 2, title=title))
     failed = [f"{n} ({s['state']})" for n, s in facts.steps.items() if s.get("state") == "failed"]
     if failed:
@@ -1635,7 +1632,7 @@ def _model_card(facts: _Facts) -> list[Block]:
     unscored = [name for name in of_class if name not in names]
     use = [
         "finding clothes and their parts in photos of people, pixel by pixel, in the "
-        f"{_count(len(names), 'class', 'classes')} {', '.join(names)}"
+        f"{count_text(len(names), 'class', 'classes')} {', '.join(names)}"
         + (f"; not scored here: {', '.join(unscored)}" if unscored else ""),
         "research, teaching, and as a start for training on other photos",
     ]
@@ -1655,7 +1652,7 @@ def _model_card(facts: _Facts) -> list[Block]:
         Text(
             f"Dataset {_dataset_name(facts)}. Trained on "
             f"{_photos_used(facts, 'train')} of its train split, from "
-            f"{_start_text(facts)}; scored on {_count(metrics['n_images'], 'photo')} of its "
+            f"{_start_text(facts)}; scored on {count_text(metrics['n_images'], 'photo')} of its "
             f"{metrics['split']} split, mean IoU {_score(metrics['mean_iou'])}. Who took the "
             "photos, and of whom, decides for whom it works: nothing here was measured by skin, "
             "age, body or culture of dress, because the annotations do not say."
@@ -1673,7 +1670,7 @@ def _photos_used(facts: _Facts, split: str) -> str:
         return "the photos"
     used = audit["n_images"] - len(audit["excluded"])
     limit = facts.settings.get("image_limit", 0)
-    return _count(min(used, limit) if limit else used, "photo")
+    return count_text(min(used, limit) if limit else used, "photo")
 
 
 def _start_text(facts: _Facts) -> str:
@@ -1738,7 +1735,7 @@ def _named_licenses(facts: _Facts) -> str:
         named.update(audit.get("licenses", {}))
     if not named:
         return "The annotation files name no licence of theirs."
-    texts = [f"{name} ({_count(n, 'photo')})" for name, n in named.most_common()]
+    texts = [f"{name} ({count_text(n, 'photo')})" for name, n in named.most_common()]
     return f"The annotation files name these licences: {', '.join(texts)}."
 
 

@@ -24,6 +24,7 @@ from clothseg_utils.metrics import (
     resample_weights,
     scores_from_confusion,
 )
+from clothseg_utils.wording import count_text
 
 AREA_BANDS = ((0, 16), (16, 32), (32, 64), (64, 96), (96, None))
 """Object sizes: areas from low² to below high² pixels; None is open."""
@@ -174,7 +175,7 @@ def people_strata(
     """
     return [
         confusion_stratum(
-            f"{count} {'person' if count == 1 else 'people'}",
+            count_text(count, "person", "people"),
             confusions[person_counts == count],
             samples,
         )
@@ -324,7 +325,7 @@ def _instance_strata(
     return [
         {
             "stratum": name,
-            "n": _count(int(n), "annotation"),
+            "n": count_text(int(n), "annotation"),
             "score": nan_to_none(recall[group]),
             "low": nan_to_none(recall_ends[0][group]),
             "high": nan_to_none(recall_ends[1][group]),
@@ -364,7 +365,7 @@ def overlap_strata(
     return [
         {
             "stratum": name,
-            "n": _count(int(np.count_nonzero(garments[:, group])), "photo"),
+            "n": count_text(int(np.count_nonzero(garments[:, group])), "photo"),
             "score": nan_to_none(shares[group]),
             "low": nan_to_none(low[group]),
             "high": nan_to_none(high[group]),
@@ -405,7 +406,8 @@ def pair_strata(
     return [
         {
             "stratum": f"{categories[int(keys[group, 0])]} on {categories[int(keys[group, 1])]}",
-            "n": f"{int(pixels[:, group].sum()):,} px in {_count(int(n_photos[group]), 'photo')}",
+            "n": f"{int(pixels[:, group].sum()):,} px in "
+            f"{count_text(int(n_photos[group]), 'photo')}",
             "score": nan_to_none(shares[place]),
             "low": nan_to_none(low[place]),
             "high": nan_to_none(high[place]),
@@ -440,7 +442,7 @@ def hidden_strata(
     return [
         {
             "stratum": name,
-            "n": _count(int(counts[class_id]), "annotation"),
+            "n": count_text(int(counts[class_id]), "annotation"),
             "score": nan_to_none(shares[class_id]),
             "low": nan_to_none(low[class_id]),
             "high": nan_to_none(high[class_id]),
@@ -472,7 +474,7 @@ def confusion_stratum(
     garments = confusion[1:].sum()
     return {
         "stratum": name,
-        "n": _count(len(confusions), what),
+        "n": count_text(len(confusions), what),
         "score": nan_to_none(scores_from_confusion(confusion).mean_iou),
         "low": nan_to_none(intervals.mean_iou_low),
         "high": nan_to_none(intervals.mean_iou_high),
@@ -511,7 +513,3 @@ def _ratios(
 
 def _difference(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first - second
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

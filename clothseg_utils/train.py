@@ -32,6 +32,7 @@ from clothseg_utils.network import (
 from clothseg_utils.overlays import prediction_panel
 from clothseg_utils.progress import in_notebook, is_attended
 from clothseg_utils.runs import RunFolder, package_hash, read_json, write_json, write_text
+from clothseg_utils.wording import count_text
 
 PANEL_COUNT = 4
 """Val photos whose predictions TensorBoard shows after each check."""
@@ -268,8 +269,7 @@ def train(
             return _finished_result(run, ("already trained with these settings",))
         else:
             checkpoint_path = run.last_checkpoint
-            epochs = len(state["history"])
-            done = f"{epochs} epoch{'s' * (epochs != 1)}"
+            done = count_text(len(state["history"]), "epoch")
             notes.append(f"training goes on from last.ckpt, after {done}")
     elif run.checkpoints_dir.exists() and any(run.checkpoints_dir.iterdir()):
         _set_aside(run)
@@ -302,11 +302,11 @@ def train(
         "steps": last_row["step"],
         "seconds": round(clock.seconds, 2),
         "reason": (
-            f"{config.train.max_minutes:g} minutes are up"
+            f"its time, {config.train.max_minutes:g} min, was up"
             if by_clock
             else f"val mIoU did not improve in {config.train.patience} checks"
             if stopped_early
-            else f"all {config.train.max_epochs} epochs are done"
+            else f"epoch {config.train.max_epochs}, its last, was done"
         ),
     }
     if trainer.is_global_zero:

@@ -37,6 +37,7 @@ from clothseg_utils.overlays import (
 )
 from clothseg_utils.photos import decode_photo, read_photo
 from clothseg_utils.progress import is_attended
+from clothseg_utils.wording import count_text
 
 View = Literal["prediction", "truth", "errors", "photo"]
 
@@ -167,7 +168,7 @@ class DatasetBrowser(_Viewer):
         present = sorted({a.category_id for a in items}, key=lambda i: (-self._count(items, i), i))
         rows = [(colors[i], names[i], f"× {self._count(items, i)}", "") for i in present]
         title = f"<b>{html.escape(record.file_name)}</b>, {record.width} × {record.height} px"
-        notes = [title, problem or _plural(len(items), "annotation")]
+        notes = [title, problem or count_text(len(items), "annotation")]
         return _view(image, "".join(shapes), notes, rows)
 
     def picture(self) -> np.ndarray:
@@ -799,7 +800,3 @@ def _jpeg_base64(image: np.ndarray) -> str:
 
 def _css(color: np.ndarray) -> str:
     return "rgb({},{},{})".format(*map(int, color))
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

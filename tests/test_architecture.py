@@ -12,6 +12,7 @@ from clothseg_utils.runs import repo_root
 PACKAGE_DIR = repo_root() / "clothseg_utils"
 
 MODULE_ORDER = [  # a module imports only from modules above it
+    "wording",
     "classes",
     "config",
     "runs",

@@ -1,6 +1,8 @@
 """Figures: what is drawn agrees with the table given, and nothing stays open in pyplot."""
 
 import functools
+import io
+from base64 import b64decode
 from types import SimpleNamespace
 
 import matplotlib as mpl
@@ -8,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -428,6 +431,19 @@ def test_image_score_histogram_leaves_out_what_has_no_score():
     figure = drawn("image_score_histogram")
     assert sum(bar.get_height() for bar in figure.axes[0].patches) == 2
     assert "mean 0.300" in texts_of(figure)
+
+
+def test_notebooks_show_figures_as_they_are_saved(tmp_path, monkeypatch):
+    shell = InteractiveShell()
+    monkeypatch.setattr(InteractiveShell, "_instance", shell)
+    figures.show_sharp_figures()
+    figure = PLOTS["strata"]()
+    shown, _ = shell.display_formatter.format(figure, include={"image/png"})
+    png_path, _ = figures.save_figure(figure, tmp_path / "strata")
+    # Uncropped, and of as many pixels.
+    assert np.array_equal(
+        plt.imread(io.BytesIO(b64decode(shown["image/png"]))), plt.imread(png_path)
+    )
 
 
 def test_saved_figures_are_png_and_svg_and_equal_each_time(tmp_path):

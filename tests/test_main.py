@@ -385,7 +385,9 @@ def test_train_and_resume(cli, here, synthetic_root, monkeypatch):
     checkpoints = folder / "checkpoints"
     assert closing.startswith("val mIoU 0.")
     # The current folder is another one, so the path that is shown is the whole one.
-    assert closing.endswith(f"after 1 epoch (all 1 epochs are done): {checkpoints / 'best.ckpt'}")
+    assert closing.endswith(
+        f"after 1 epoch (epoch 1, its last, was done): {checkpoints / 'best.ckpt'}"
+    )
     assert next_command(result.out.splitlines()[-2:]) == (
         f"evaluate --checkpoint {checkpoints / 'best.ckpt'} --data-root {synthetic_root} "
         f"--out {folder}"

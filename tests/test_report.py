@@ -211,7 +211,7 @@ def _make_full_run(folder: Path) -> RunFolder:
         "0,30,0.9,0.25,0.001,60.5\n1,60,0.8,0.375,0.0005,121.0\n2,90,0.7,0.3,0.0,180.0\n",
     )
     training = {"best_score": 0.375, "best_epoch": 1, "epochs": 3, "steps": 90, "seconds": 180.0}
-    write_json(run.training_path, training | {"reason": "3 minutes are up"})
+    write_json(run.training_path, training | {"reason": "its time, 3 min, was up"})
     config = apply_overrides(
         profile_config("smoke"),
         [
@@ -328,7 +328,7 @@ def test_best_epoch_is_marked(page: Page) -> None:
     rows = page.table("epochs done", "steps")
     assert [row[0] for row in rows] == ["1", "2 (best)", "3"]
     assert rows[1] == ["2 (best)", "60", "0.800", "0.375", "5.0e-04", "121.0"]
-    assert "Training ended because 3 minutes are up." in page.text
+    assert "Training ended because its time, 3 min, was up." in page.text
     assert "The best checkpoint is that after epoch 2, with a val mIoU of 0.375" in page.text
 
 

@@ -130,7 +130,7 @@ def test_result_matches_its_history(tiny_training):
     assert result.steps == 4
     assert result.best_score == max(scores)
     assert result.best_epoch == scores.index(max(scores))
-    assert result.reason == "all 2 epochs are done"
+    assert result.reason == "epoch 2, its last, was done"
     assert result.notes == ()
     assert result.seconds == pytest.approx(result.history[-1]["seconds"], abs=10)
 
@@ -253,7 +253,7 @@ def test_killed_training_goes_on_where_it_stopped(small_config, splits):
     assert result.history[0] == killed_row
     assert killed_row["seconds"] < result.history[1]["seconds"] < result.history[2]["seconds"]
     assert read_history(run.logs_dir / "history.csv") == result.history
-    assert result.reason == "all 3 epochs are done"
+    assert result.reason == "epoch 3, its last, was done"
     assert not (run.path / "previous").exists()
     names = [name for name in names_in(run.checkpoints_dir) if name.endswith(".ckpt")]
     assert sum("best" in name for name in names) == 1
@@ -426,7 +426,7 @@ def test_clock_ends_training_inside_an_epoch(monkeypatch, clock_config, splits):
     plan_scores(monkeypatch, [0.5, 0.4, 0.3])  # early stopping with patience 1 would end it
     StepClock(monkeypatch, start=500.0)
     result = train(clock_config, *splits, folder_of(clock_config))
-    assert result.reason == "1 minutes are up"
+    assert result.reason == "its time, 1 min, was up"
     assert [row["step"] for row in result.history] == [2, 4, 5]  # the last one is validated too
     assert [row["seconds"] for row in result.history] == [24.0, 48.0, 60.0]
     assert (result.steps, result.seconds, result.epochs) == (5, 60.0, 3)
