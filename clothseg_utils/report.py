@@ -954,8 +954,9 @@ def _training(facts: _Facts) -> list[Block]:
         blocks.append(
             Text(
                 f"{count_text(training['epochs'], 'epoch')}, "
-                f"{count_text(training['steps'], 'step')}, {_duration(training['seconds'])} of optimisation and validation. Training ended "
-                f"because {training['reason']}. The best checkpoint is that after epoch "
+                f"{count_text(training['steps'], 'step')}, {_duration(training['seconds'])} "
+                f"of optimisation and validation. Training ended because {training['reason']}. "
+                "The best checkpoint is that after epoch "
                 f"{training['best_epoch'] + 1}, with a val mIoU of "
                 f"{_score(training['best_score'])} at the network's input size; that number only "
                 "chose the checkpoint."
