@@ -30,8 +30,8 @@ pipeline: $(STAMP) ## run the five notebooks on drawn data, to a finished report
 test: $(STAMP) ## run every test
 	@$(VENV_PYTHON) -m pytest
 
-test-fast: $(STAMP) ## run the tests that take seconds
-	@$(VENV_PYTHON) -m pytest -m "not slow"
+test-fast: $(STAMP) ## run the tests that need no long time, on every core
+	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -m "not slow" -n auto --dist worksteal
 
 bench: $(STAMP) ## compare the speed of every stage with the usual way, under 15 minutes
 	@$(VENV_PYTHON) -m benchmarks

@@ -51,7 +51,7 @@ class DataConfig(_Section):
     data_root: str = "data/synthetic"  # dataset in Fashionpedia's layout
     derived_root: str = "data/derived"  # folder for masks made from it
     scheme: Scheme = "supercategory"
-    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 64  # network input side, pixels
+    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 96  # network input side, pixels
     resize: Resize = "squash"  # letterbox keeps the aspect ratio, squash does not
     resized_side: _CountOrZero = 0  # longest side of copies to train on, pixels; 0: the photos
     image_limit: _CountOrZero = 0  # photos of each split to use; 0 means all
@@ -124,7 +124,7 @@ class TrainConfig(_Section):
     prior_bias: bool = True  # begin by predicting each class as often as it occurs
     batch_size: _Count = 4  # photos per step and device
     max_epochs: _Count = 15  # used while max_minutes is 0
-    max_minutes: _NotNegative = 3.5  # above 0: train and validate this long, whatever the epochs
+    max_minutes: _NotNegative = 4.5  # above 0: train and validate this long, whatever the epochs
     epoch_images: _CountOrZero = 640  # photos drawn per epoch; 0 means every photo once
     learning_rate: _Positive = 1e-3
     weight_decay: _NotNegative = 0.01  # AdamW; at 0 it is Adam
@@ -134,7 +134,7 @@ class TrainConfig(_Section):
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of training, linear
     patience: _Count = 6  # checks without a better val mIoU before stopping; not with max_minutes
     seed: _CountOrZero = 0
-    num_workers: _CountOrZero = 2  # processes that load photos; 0 loads in the main process
+    num_workers: _CountOrZero = 0  # processes that load photos; 0 loads in the main process
     devices: str = "auto"  # how many, as Lightning reads it
     num_nodes: _Count = 1
     strategy: str = "auto"  # as Lightning reads it
@@ -320,7 +320,6 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
             "max_epochs": 2,
             "max_minutes": 0.0,
             "epoch_images": 0,
-            "num_workers": 0,
         },
         "evaluate": {"bootstrap_samples": 200, "trial_photos": 2},
         "predict": {"overlay_count": 2},

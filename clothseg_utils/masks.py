@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import re
 import signal
+import struct
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 from pycocotools import mask as mask_api
+from zlib_ng import zlib_ng
 
 from clothseg_utils.classes import IGNORE_INDEX, ClassTable, Scheme, class_table
 from clothseg_utils.coco import (
@@ -45,16 +48,8 @@ RULE_VERSION = 1
 
 INDEX_NAME = "index.json"
 
-# Masks are flat areas: without a filter they write and read faster. Run lengths alone (strategy
-# RLE) would halve the bytes again, but take twice as long to read, and that every epoch.
-_PNG_PARAMETERS = (
-    cv2.IMWRITE_PNG_COMPRESSION,
-    3,
-    cv2.IMWRITE_PNG_STRATEGY,
-    cv2.IMWRITE_PNG_STRATEGY_DEFAULT,
-    cv2.IMWRITE_PNG_FILTER,
-    cv2.IMWRITE_PNG_FILTER_NONE,
-)
+# Higher levels save bytes, but take twice as long to read, and that every epoch.
+_PNG_LEVEL = 1
 _CHUNK_IMAGES = 16
 # Below this a process costs more to start than it saves.
 _MIN_IMAGES_PER_WORKER = 100
@@ -291,9 +286,21 @@ def write_mask(path: str | Path, mask: np.ndarray) -> None:
             f"mask for {path} is of shape {mask.shape}, {mask.dtype}; expected (H, W) uint8. "
             "Convert it first."
         )
-    _, data = cv2.imencode(".png", mask, _PNG_PARAMETERS)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(_encode_png(mask))
+
+
+def _encode_png(mask: np.ndarray) -> bytes:
+    """PNG of a mask, (H, W) uint8; three times as fast as OpenCV's, whose zlib takes the time."""
+    height, width = mask.shape
+    rows = np.zeros((height, width + 1), np.uint8)  # each begins with its filter: 0, none
+    rows[:, 1:] = mask
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)  # 8 bits of grey
+    chunks = {b"IHDR": header, b"IDAT": zlib_ng.compress(rows, _PNG_LEVEL), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib_ng.crc32(name + data))
+        for name, data in chunks.items()
+    )
 
 
 def _count_pixels(mask: np.ndarray, painted: Iterable[int], num_classes: int) -> list[int]:
@@ -721,17 +728,23 @@ def _rasterize_chunks(
     if n_workers <= 1:
         yield from map(_rasterize_chunk, chunks)
         return
-    # spawn, not fork: the caller may have threads (torch, Jupyter), and a forked child would
-    # inherit their locks, and ours on the folder.
-    pool = ProcessPoolExecutor(
-        n_workers, multiprocessing.get_context("spawn"), initializer=_start_worker
-    )
+    pool = ProcessPoolExecutor(n_workers, _process_context(), initializer=_start_worker)
     with pool:
         try:
             for future in as_completed([pool.submit(_rasterize_chunk, c) for c in chunks]):
                 yield future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _process_context() -> multiprocessing.context.BaseContext:
+    """Fork where that is safe, and half a second faster; else start processes afresh.
+
+    A caller with threads of its own (torch, Jupyter) may hold locks that a forked child would wait
+    for in vain. The command line has none.
+    """
+    is_alone = threading.active_count() == 1 and "torch" not in sys.modules
+    return multiprocessing.get_context("fork" if is_alone and sys.platform == "linux" else "spawn")
 
 
 def _start_worker() -> None:
