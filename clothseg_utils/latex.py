@@ -22,7 +22,7 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    # Letters that not every font of pdflatex has.
+    # Signs that not every font of pdflatex has.
     "²": r"$^2$",
     "×": r"$\times$",
     "−": r"$-$",
@@ -35,14 +35,26 @@ _SPECIAL = {
 }
 
 
+# Letters that pdflatex knows with T1 fonts, found by trying: Latin-1 and most of Latin Extended-A.
+_KNOWN_LETTERS = re.compile(
+    "[ -~\u00a0-\u0125\u0128-\u0137\u0139-\u013e\u0141-\u0148\u014a-\u0165\u0168-\u017e]"
+)
+
+
 def escape_latex(text: str) -> str:
-    """Escape any text for LaTeX, on one line.
+    """Escape any text for LaTeX, on one line; letters that pdflatex does not know get their code.
 
     Example:
-        >>> print(escape_latex("50 % of a_b\\n& c"))
-        50 \\% of a\\_b \\& c
+        >>> print(escape_latex("50 % of a_b\\n& 中"))
+        50 \\% of a\\_b \\& [U+4E2D]
     """
-    return "".join(_SPECIAL.get(letter, letter) for letter in " ".join(text.split()))
+    return "".join(map(_escape_letter, " ".join(text.split())))
+
+
+def _escape_letter(letter: str) -> str:
+    if letter in _SPECIAL:
+        return _SPECIAL[letter]
+    return letter if _KNOWN_LETTERS.match(letter) else f"[U+{ord(letter):04X}]"
 
 
 def latex_label(text: str) -> str:
@@ -106,8 +118,10 @@ def table_to_latex(
     body = [_line(row, bold=index == marked) for index, row in enumerate(rows)]
     named = [f"\\caption{{{escape_latex(caption)}}}", f"\\label{{tab:{label}}}"]
     if len(rows) > _MOST_ROWS:
-        lines = [f"\\begin{{longtable}}{{{columns}}}", "".join(named) + r" \\", r"\toprule"]
-        lines += [titles, r"\midrule", r"\endhead", *body, r"\bottomrule", r"\end{longtable}"]
+        # What is broken over pages cannot be shrunk to the line.
+        lines = [r"{\footnotesize\setlength{\tabcolsep}{3pt}"]
+        lines += [f"\\begin{{longtable}}{{{columns}}}", "".join(named) + r" \\", r"\toprule"]
+        lines += [titles, r"\midrule", r"\endhead", *body, r"\bottomrule", r"\end{longtable}}"]
     else:
         lines = [r"\begin{table}", r"\centering", *named]
         lines += [r"\begin{adjustbox}{max width=\linewidth}", f"\\begin{{tabular}}{{{columns}}}"]
@@ -123,6 +137,7 @@ def document(file_names: Sequence[str], title: str) -> str:
         [
             r"\documentclass{article}",
             r"\usepackage[T1]{fontenc}",
+            r"\usepackage[margin=2cm]{geometry}",
             *(f"\\usepackage{{{package}}}" for package in PACKAGES),
             r"\begin{document}",
             f"\\section*{{{escape_latex(title)}}}",

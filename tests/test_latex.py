@@ -16,6 +16,8 @@ from clothseg_utils.latex import document, escape_latex, latex_label, table_to_l
         ("16² × 9 – “a”", "16$^2$ $\\times$ 9 -- ``a''"),
         ("two\nlines\t", "two lines"),
         ("<b>|", r"\textless{}b\textgreater{}\textbar{}"),
+        ("Łódź, naïve café", "Łódź, naïve café"),
+        ("服.jpg 👗", "[U+670D].jpg [U+1F457]"),
     ],
 )
 def test_any_text_is_escaped(text, expected):
@@ -30,7 +32,9 @@ def test_labels_are_safe_file_names():
 def test_long_tables_are_broken_over_pages():
     rows = [[str(i), "1"] for i in range(41)]
     long = table_to_latex(["a", "n"], rows, text_columns=1, caption="C", label="c")
-    assert long.startswith("\\begin{longtable}{lr}\n\\caption{C}\\label{tab:c} \\\\\n\\toprule")
+    assert long.startswith(r"{\footnotesize")
+    assert long.count("{") == long.count("}")
+    assert ("\\begin{longtable}{lr}\n\\caption{C}\\label{tab:c} \\\\\n\\toprule") in long
     assert long.count(r"\endhead") == 1
     short = table_to_latex(["a", "n"], rows[:40], text_columns=1, caption="C", label="c")
     assert r"\begin{tabular}{lr}" in short
