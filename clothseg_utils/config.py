@@ -203,7 +203,7 @@ class InferenceConfig(_Section):
         """
         parts = ["mirrored too"] * self.tta_flip
         if self.tta_scales:
-            parts.append("input sizes × " + ", ".join(f"{scale:g}" for scale in self.scales))
+            parts.append("input sizes × " + ", ".join(f"{scale:.3g}" for scale in self.scales))
         if self.window_px:
             parts.append(f"windows of {self.window_px} px over larger photos")
         return "; ".join(parts) or "none"

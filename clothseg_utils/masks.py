@@ -748,7 +748,9 @@ def _process_context() -> multiprocessing.context.BaseContext:
 
 
 def _start_worker() -> None:
-    cv2.setNumThreads(1)  # the processes share the CPUs already
+    # The processes share the CPUs already. 0 means no threads, as 1 does, but 1 also joins those of
+    # OpenCV, which a fork does not copy: it would wait for ever.
+    cv2.setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 

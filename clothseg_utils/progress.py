@@ -6,6 +6,12 @@ from typing import Any
 from tqdm import tqdm as terminal_tqdm
 
 
+class _TerminalBar(terminal_tqdm):
+    """Without tqdm's watching thread: a process that has threads cannot fork safely."""
+
+    monitor_interval = 0
+
+
 def is_attended() -> bool:
     """Whether a person is likely to watch: a terminal, or a notebook that can ask for input.
 
@@ -37,7 +43,8 @@ def progress_bar(*args: Any, **kwargs: Any) -> terminal_tqdm:
         return notebook_tqdm(*args, **kwargs)
     kwargs.setdefault("leave", False)
     kwargs.setdefault("dynamic_ncols", True)
-    return terminal_tqdm(*args, **kwargs)
+    kwargs.setdefault("miniters", 1)  # the thread would lower it when steps become slow
+    return _TerminalBar(*args, **kwargs)
 
 
 def _kernel() -> Any:

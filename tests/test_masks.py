@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -664,6 +665,8 @@ def test_worker_processes_make_the_same_masks(dataset, tmp_path, monkeypatch):
     path = annotation_path(dataset, "train")
     alone = rasterize_split(path, tmp_path / "alone", "supercategory", workers=1)
     monkeypatch.setattr(masks_module, "_MIN_IMAGES_PER_WORKER", 1)
+    spawn = multiprocessing.get_context("spawn")
+    monkeypatch.setattr(masks_module, "_process_context", lambda: spawn)
     # Calls in this process would fail now; those in the workers, which import anew, do not.
     monkeypatch.setattr(masks_module, "rasterize", None)
     together = rasterize_split(path, tmp_path / "together", "supercategory", workers=2)
@@ -672,6 +675,35 @@ def test_worker_processes_make_the_same_masks(dataset, tmp_path, monkeypatch):
         assert (tmp_path / "together" / name).read_bytes() == (
             tmp_path / "alone" / name
         ).read_bytes()
+
+
+FORKING = """
+import sys, threading
+import cv2, numpy as np
+from clothseg_utils import masks
+
+path, alone, together = sys.argv[1:]
+masks._MIN_IMAGES_PER_WORKER = masks._CHUNK_IMAGES = 1
+cv2.setNumThreads(2)
+cv2.warpAffine(np.zeros((2000, 2000), np.uint8), np.eye(2, 3), (2000, 2000))  # starts its threads
+masks.rasterize_split(path, alone, "supercategory", workers=1)
+masks.rasterize_split(path, together, "supercategory", workers=2)
+print(masks._process_context().get_start_method())
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+print(masks._process_context().get_start_method())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks")
+def test_forked_processes_make_the_same_masks_and_threads_rule_them_out(dataset, tmp_path):
+    path = annotation_path(dataset, "train")
+    folders = [tmp_path / "alone", tmp_path / "together"]
+    command = [sys.executable, "-c", FORKING, path, *folders]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["fork", "spawn"]
+    for name in ALL:
+        first, second = (folder / name for folder in folders)
+        assert first.read_bytes() == second.read_bytes()
 
 
 def test_masks_are_filed_under_name_and_hash_of_the_dataset(dataset, tmp_path):
