@@ -98,6 +98,30 @@ class AugmentConfig(_Section):
                 raise ValueError(f"{name}_min {low} is above {name}_max {high}")
         return self
 
+    def describe(self) -> str:
+        """The changes that are on, in words.
+
+        Example:
+            >>> AugmentConfig(flip_probability=0.5, jitter_strength=0.1).describe()
+            'mirrored in 50 % of cases; brightness, contrast and saturation by up to 10 %'
+        """
+        low, high = self.crop_scale_min, self.crop_scale_max
+        parts = {
+            f"cropped to {low:.0%} to {high:.0%} of the area": low < 1,
+            f"mirrored in {self.flip_probability:.0%} of cases": self.flip_probability,
+            f"turned by up to {self.rotation_degrees:g}°": self.rotation_degrees,
+            f"shifted by up to {self.translate_fraction:.0%} of the side": self.translate_fraction,
+            f"sheared by up to {self.shear_degrees:g}°": self.shear_degrees,
+            f"brightness, contrast and saturation by up to {self.jitter_strength:.0%}": (
+                self.jitter_strength
+            ),
+            f"hue by up to {self.jitter_hue:.0%} of the colour circle": self.jitter_hue,
+            f"grey in {self.grayscale_probability:.0%} of cases": self.grayscale_probability,
+        }
+        return (
+            "; ".join(text for text, is_on in parts.items() if is_on).replace("%", " %") or "none"
+        )
+
 
 class LossConfig(_Section):
     """Dice + Focal. Source of the forms: segmentation-models-pytorch 0.6."""

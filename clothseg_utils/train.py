@@ -180,7 +180,7 @@ class HistoryWriter(pl.Callback):
         if self.print_lines:
             row = pl_module.history[-1]
             print(
-                f"epoch {row['epoch']:3d}  step {row['step']:6d}  {row['seconds']:7.1f} s  "
+                f"epoch {row['epoch'] + 1:3d}  step {row['step']:6d}  {row['seconds']:7.1f} s  "
                 f"train loss {row['train/loss']:.4f}  val loss {row['val/loss']:.4f}  "
                 f"val mIoU {row['val/mean_iou']:.4f}  val F1 {row['val/macro_f1']:.4f}",
                 flush=True,

@@ -5,6 +5,7 @@ import io
 from base64 import b64decode
 from types import SimpleNamespace
 
+import IPython
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -435,15 +436,14 @@ def test_image_score_histogram_leaves_out_what_has_no_score():
 
 def test_notebooks_show_figures_as_they_are_saved(tmp_path, monkeypatch):
     shell = InteractiveShell()
-    monkeypatch.setattr(InteractiveShell, "_instance", shell)
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     figures.show_sharp_figures()
     figure = PLOTS["strata"]()
-    shown, _ = shell.display_formatter.format(figure, include={"image/png"})
-    png_path, _ = figures.save_figure(figure, tmp_path / "strata")
-    # Uncropped, and of as many pixels.
-    assert np.array_equal(
-        plt.imread(io.BytesIO(b64decode(shown["image/png"]))), plt.imread(png_path)
-    )
+    png_path, _ = figures.save_figure(figure, tmp_path / "strata", caption="What it shows.")
+    shown, metadata = shell.display_formatter.format(figure, include={"image/png"})
+    png = io.BytesIO(b64decode(shown["image/png"]))
+    assert np.array_equal(plt.imread(png), plt.imread(png_path))  # uncropped, of as many pixels
+    assert metadata["image/png"]["alt"] == "What it shows."
 
 
 def test_saved_figures_are_png_and_svg_and_equal_each_time(tmp_path):

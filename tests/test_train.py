@@ -358,7 +358,7 @@ def test_training_anew_replaces_the_former_one(monkeypatch, capsys, finished, sp
     assert len([name for name in names_in(run.checkpoints_dir) if "epoch=" in name]) == 1
     printed = capsys.readouterr()  # the note, then a line an epoch
     (note,) = result.notes
-    assert printed.out.startswith(f"{note}\nepoch   0  step      2 ")
+    assert printed.out.startswith(f"{note}\nepoch   1  step      2 ")
     assert re.fullmatch(r".*\n.* val mIoU 0\.\d{4}  val F1 0\.\d{4}\n", printed.out)
     assert printed.err == ""
     again = train(config, *splits, run)
