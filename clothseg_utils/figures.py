@@ -1229,6 +1229,7 @@ def show_sharp_figures() -> None:
     """
     from IPython import get_ipython
     from IPython.core.pylabtools import retina_figure
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
 
     def show(figure: Figure) -> tuple[str, dict[str, Any]]:
         # The lowest compression takes half the time, for a quarter more bytes.
@@ -1236,6 +1237,7 @@ def show_sharp_figures() -> None:
         data, size = retina_figure(figure, base64=True, **options)
         return data, size | {"alt": figure.get_label()}
 
+    set_matplotlib_formats("retina")  # or the first figure would undo what follows
     get_ipython().display_formatter.formatters["image/png"].for_type(Figure, show)
 
 

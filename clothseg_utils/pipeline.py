@@ -352,13 +352,28 @@ def _hide_paths(unfinished: Path, source: Path, executed: Path) -> None:
     write_text(unfinished, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
 
 
+# JupyterLab's own look, with the captions that figures carry: below them and as alternative text.
+_PAGE_TEMPLATE = """
+{%- extends "lab/index.html.j2" -%}
+{% block data_png scoped %}
+{%- set caption = output | get_metadata("alt", "image/png") | default("", true) | escape_html -%}
+{%- set below = '<p style="font-size: 0.85em; color: #555">' ~ caption ~ "</p>" -%}
+{{ super()
+   | replace("<img ", '<img alt="' ~ caption ~ '" ')
+   | replace("</div>", below ~ "</div>") if caption else super() }}
+{% endblock %}
+"""
+
+
 def _write_html(executed: Path) -> None:
     """Export an executed notebook as one self-contained HTML file beside it."""
     from nbconvert import HTMLExporter
 
+    exporter = HTMLExporter(embed_images=True)
+    exporter.raw_template = _PAGE_TEMPLATE
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nbconvert warns of pictures without alternative text
-        body, _ = HTMLExporter(embed_images=True).from_filename(str(executed))
+        body, _ = exporter.from_filename(str(executed))
     # Scripts for formulas and live widgets, of which there are none: the page asks no server.
     body = re.sub(r'<script[^>]*\ssrc="https?://[^"]*"[^>]*>\s*</script>', "", body)
     # The neighbours lie beside it as pages, too; a browser would only save their notebooks.

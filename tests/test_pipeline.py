@@ -4,13 +4,16 @@ Three notebooks of two cells stand for the five. In the fast tests they run in t
 a kernel; the real ones run in `test_notebooks.py`.
 """
 
+import base64
 import json
 import os
 import re
 import shutil
 from pathlib import Path
 
+import cv2
 import nbformat
+import numpy as np
 import papermill
 import pytest
 from nbclient.exceptions import DeadKernelError
@@ -416,6 +419,20 @@ def test_page_needs_no_server_and_leads_to_its_neighbours(notebook_dir, tmp_path
     assert 'href="04_metric_evaluation.html#Checks"' in html
     assert 'href="else.ipynb"' in html
     assert not re.search(r"<(script|img|iframe)[^>]+src=.http", html)
+
+
+def test_page_shows_the_captions_of_figures_and_gives_them_as_their_text(notebook_dir, tmp_path):
+    notebook = nbformat.read(notebook_dir / "03_training.ipynb", as_version=4)
+    png = base64.b64encode(cv2.imencode(".png", np.zeros((2, 2), np.uint8))[1]).decode()
+    metadata = {"image/png": {"alt": 'A "b" < c'}}
+    figure = nbformat.v4.new_output("display_data", data={"image/png": png}, metadata=metadata)
+    notebook.cells.append(nbformat.v4.new_code_cell("figure", outputs=[figure]))
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    pipeline._write_html(tmp_path / "a.ipynb")
+    html = (tmp_path / "a.html").read_text()
+    (picture,) = re.findall(r"<img[^>]*>", html)
+    assert 'alt="A &quot;b&quot; &lt; c"' in picture or "alt='A \"b\" &lt; c'" in picture
+    assert '>A "b" &lt; c</p>' in html.replace("&quot;", '"')
 
 
 # --- a sibling's steps ---------------------------------------------------------------------------
