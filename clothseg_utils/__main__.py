@@ -146,7 +146,8 @@ def run(
       python -m clothseg_utils run --profile fashionpedia
       python -m clothseg_utils run --data-root data/mine --run-name mine \\
           --set train.batch_size=16 --set data.image_size=256
-      python -m clothseg_utils run --run-name mine --only 04 --only 05
+      python -m clothseg_utils run --data-root data/mine --run-name mine \\
+          --only 04 --only 05
     """
     from clothseg_utils.pipeline import NotebookFailedError, run_pipeline
 
@@ -380,13 +381,16 @@ def evaluate(
     metrics = evaluation.metrics
     n_images, (low, high) = metrics["n_images"], metrics["intervals"]["mean_iou"]
     interval = "" if low is None else f" ({low:.4f} to {high:.4f})"  # one photo has none
+    no_background = metrics["mean_iou_no_background"]  # None where all is background
+    garments = "" if no_background is None else f", without background {no_background:.4f}"
     _say(
         f"{count_text(n_images, 'photo')}: "
-        f"mIoU {metrics['mean_iou']:.4f}{interval}, macro F1 {metrics['macro_f1']:.4f}; "
+        f"mIoU {metrics['mean_iou']:.4f}{interval}{garments}, "
+        f"macro F1 {metrics['macro_f1']:.4f}; "
         f"{metrics['protocol'].split(':')[0]}"
     )
     _say(f"scores: {out / 'metrics.json'}")
-    _say(f"time: {seconds_text(metrics['seconds'], writing)}")
+    _say(f"time, and share of the network's: {seconds_text(metrics['seconds'], writing)}")
     _say_excluded(split_data.excluded)
     return 0
 

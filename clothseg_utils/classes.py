@@ -164,7 +164,7 @@ def class_table(scheme: Scheme, categories: Iterable[_CategoryLike]) -> ClassTab
             raise ValueError(
                 f'category {unknown[0].id} "{unknown[0].name}" has the unknown supercategory '
                 f'"{unknown[0].supercategory}"; expected one of {", ".join(names[1:])}. '
-                'Use scheme "category" for other taxonomies.'
+                "For categories of your own, set data.scheme=category."
             )
         class_of_category = {c.id: class_ids[c.supercategory] for c in ordered}
     elif scheme == "category":

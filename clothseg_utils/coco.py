@@ -339,6 +339,12 @@ def annotations_sha256(path: str | Path) -> str:
 
 
 def _check_exists(path: Path) -> None:
+    if path.is_dir():
+        inside = sorted(entry.name for entry in path.glob("*.json"))
+        raise FileNotFoundError(
+            f"{path} is a folder; expected an annotation file. Name "
+            + (f"one of those in it, such as {path / inside[0]}." if inside else "the JSON itself.")
+        )
     if not path.is_file():
         raise FileNotFoundError(
             f"annotation file {path} not found; expected Fashionpedia's JSON. Check the path, or "

@@ -25,7 +25,7 @@ from clothseg_utils.coco import (
     segmentation_fault,
 )
 from clothseg_utils.photos import PHOTO_SUFFIXES, check_photo
-from clothseg_utils.runs import read_json, sha256_file, sha256_json
+from clothseg_utils.runs import sha256_file, sha256_json
 
 _CONVERSION_VERSION = 1  # a change of the rules below makes every converted dataset anew
 _RECORD_NAME = "convert.json"
@@ -259,7 +259,13 @@ def _read_classes(
     """Class of each category_id; None for categories to leave out."""
     if not path:
         return {c.id: c.supercategory or c.name for c in categories}
-    mapping = read_json(path)
+    try:
+        mapping = msgspec.json.decode(Path(path).read_bytes())
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is not JSON ({error}); expected an object of category -> class, such as "
+            '{"T-shirt": "upperbody", "person": null}. Correct it: names stand in double quotes.'
+        ) from None
     if not isinstance(mapping, dict):
         raise ValueError(
             f"{path} holds a {type(mapping).__name__}; expected an object of category -> class, "
@@ -274,11 +280,16 @@ def _read_classes(
             )
     names = [category.name for category in categories]
     missing = [name for name in names if name not in mapping]
+    for name in sorted(set(mapping) - set(names)):
+        if hint := _hint(name, missing):  # a name that nobody misses may be of another file
+            raise ValueError(
+                f'{path}: "{name}" is no category of {coco_file.name}; expected the names as they '
+                f"stand there.{hint}"
+            )
     if missing:
         raise ValueError(
             f"{path} gives no class to {_some(missing)}; expected every category of "
             f"{coco_file.name}. Add them, with null for those to leave out."
-            f"{_hint(missing[0], set(mapping) - set(names))}"
         )
     # Background is what has no annotation: both words mean to leave the category out.
     into = {name: None if mapping[name] == "background" else mapping[name] for name in names}

@@ -1,6 +1,7 @@
 """The network: built from settings or read from a checkpoint; no Lightning."""
 
 import contextlib
+import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -43,8 +44,11 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
     """
     encoders = smp.encoders.get_encoder_names()
     if encoder_name not in encoders:
+        close = difflib.get_close_matches(encoder_name, encoders, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
         raise ValueError(
-            f'unknown encoder_name "{encoder_name}"; expected one of {", ".join(sorted(encoders))}.'
+            f'unknown encoder_name "{encoder_name}".{hint} Expected one of '
+            f"{', '.join(sorted(encoders))}."
         )
     hub_weights = "imagenet" if encoder_weights == "imagenet" else None
     try:

@@ -410,6 +410,9 @@ def write_report(run: RunFolder, against: RunFolder | None = None) -> list[Path]
         FileNotFoundError: the run, or the other one, has no scores yet.
         ValueError: a JSON file of the run is broken, or the two runs cannot be compared.
     """
+    for named in (run, against):
+        if named is not None:
+            _check_run(named)
     facts = _read_facts(run)
     comparison = None if against is None else compare_runs(run, against)
     sections = [Section(title, tuple(build(facts))) for title, build in _SECTIONS.items()]
@@ -429,6 +432,17 @@ def write_report(run: RunFolder, against: RunFolder | None = None) -> list[Path]
     write_text(markdown_path, _render("report.md.j2", content, finalize=_to_markdown))
     write_text(html_path, _render("report.html.j2", content))
     return [html_path, markdown_path]
+
+
+def _check_run(run: RunFolder) -> None:
+    if run.path.is_dir():
+        return
+    names = sorted(path.parent.name for path in run.path.parent.glob("*/metrics.json"))
+    raise FileNotFoundError(
+        f"no such run: {run.path}; expected "
+        f"{'one of ' + ', '.join(names) if names else 'a run, of which there is none yet'}. Check "
+        "the name, or run the notebooks first."
+    )
 
 
 def write_page(

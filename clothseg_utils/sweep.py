@@ -402,7 +402,7 @@ def _write_html(
             (Text(_TABLE_NOTE), _leaderboard_table(fields, rows), *_picture(fields, rows)),
         )
     ]
-    if "seed" in fields and len(fields) > 1:
+    if "seed" in fields:
         sections.append(Section("Over seeds", (Text(_SEED_NOTE), _seed_table(fields, rows))))
     failures = [f"{row['run_name']}: {row['failure']}" for row in rows if row["failure"]]
     if failures:
@@ -547,7 +547,7 @@ def _seed_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Tab
     ranked = sorted(groups.items(), key=lambda item: -statistics.fmean(item[1]))
     cells = [
         (
-            *key,
+            *(key or ("as given",)),
             str(len(scores)),
             _score_text(statistics.fmean(scores)),
             _score_text(statistics.stdev(scores) if len(scores) > 1 else None),
@@ -555,9 +555,10 @@ def _seed_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Tab
         )
         for key, scores in ranked
     ]
-    head = (*others, "runs", "mean of mean IoU", "standard deviation", "lowest to highest")
+    named = others or ["other settings"]
+    head = (*named, "runs", "mean of mean IoU", "standard deviation", "lowest to highest")
     title = "Mean and spread over seeds of each combination of the other settings"
-    return Table(head, tuple(cells), text_columns=len(others), title=title)
+    return Table(head, tuple(cells), text_columns=len(named), title=title)
 
 
 def _settings_blocks(record: Mapping[str, Any], fields: Sequence[str]) -> tuple[Block, ...]:

@@ -416,6 +416,14 @@ def test_summary_names_three_of_each_kind(tmp_path):
     )
 
 
+def test_folder_is_no_annotation_file_and_its_json_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is a folder; expected .* Name the JSON itself"):
+        read_annotations(tmp_path)
+    write(tmp_path, file_json())
+    with pytest.raises(FileNotFoundError, match=r"is a folder.*such as .*annotations\.json"):
+        read_annotations(tmp_path)
+
+
 def test_audit_is_written_as_json(tmp_path):
     report = audit(read(tmp_path, annotation_json(area=0)))
     write_audit(tmp_path / "audit.json", report)

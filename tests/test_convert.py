@@ -386,15 +386,22 @@ def test_file_that_is_no_json_is_named(own):
         own.convert()
 
 
+def test_mapping_that_is_no_json_is_to_be_corrected(own):
+    own.classes_file.write_text("{'T-shirt': 'upperbody'}")
+    with pytest.raises(ValueError, match=r"classes\.json is not JSON .*stand in double quotes"):
+        own.convert()
+
+
 @pytest.mark.parametrize(
     ("mapping", "message"),
     [
+        ({"jeans": "lowerbody"}, "gives no class to T-shirt.*; expected every category"),
         ([1], "holds a list; expected an object of category -> class"),
         ({"T-shirt": "upper body"}, "unknown class 'upper body'.*Did you mean upperbody"),
         ({"T-shirt": 2}, '"T-shirt" has the unknown class 2; expected one of closures'),
         (
             {"T-shirts": "upperbody", "jeans": "lowerbody", "person": None},
-            "gives no class to T-shirt; expected every category of .* Did you mean T-shirts",
+            '"T-shirts" is no category of own.json; .* Did you mean T-shirt\\?',
         ),
     ],
 )

@@ -106,7 +106,8 @@ def test_mix_transformer_is_built():
 
 def test_unknown_encoder_lists_the_known_ones():
     with pytest.raises(
-        ValueError, match=r'unknown encoder_name "mit_b9"; expected one of .*mit_b1'
+        ValueError,
+        match=r'unknown encoder_name "mit_b9"\. Did you mean mit_b\d\? Expected one of .*mit_b1',
     ):
         build_network("mit_b9", "none", 13)
 

@@ -435,6 +435,14 @@ def test_page_shows_the_captions_of_figures_and_gives_them_as_their_text(noteboo
     assert '>A "b" &lt; c</p>' in html.replace("&quot;", '"')
 
 
+@pytest.mark.usefixtures("notebook_dir", "without_kernel")
+def test_run_of_other_data_is_not_mixed_with_these(config, run):
+    run.update_step(STEPS[0], {"state": "done", "parameters": {"data_root": "data/other"}})
+    with pytest.raises(ValueError, match=r"of the data in data/other; .*Give --data-root data/o"):
+        run_pipeline(config, STEPS[1:2], say=lambda line: None)
+    assert list(run.read_manifest()["steps"]) == [STEPS[0]]
+
+
 # --- a sibling's steps ---------------------------------------------------------------------------
 
 

@@ -419,9 +419,18 @@ def test_full_run_lacks_only_what_it_does_not_hold(page: Page) -> None:
 
 
 def test_missing_scores_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"metrics\.json; expected .* notebook 04"):
         write_report(RunFolder(tmp_path, "empty"))
     assert not (tmp_path / "empty" / "report").exists()
+
+
+def test_run_that_does_not_exist_is_an_error_that_names_those_that_do(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such run: .*nope; .* there is none yet\."):
+        write_report(RunFolder(tmp_path, "nope"))
+    write_json(tmp_path / "demo" / "metrics.json", {})
+    with pytest.raises(FileNotFoundError, match=r"no such run: .*nope; expected one of demo\."):
+        write_report(RunFolder(tmp_path, "nope"))
 
 
 def test_broken_json_is_an_error(bare_run: RunFolder) -> None:
@@ -741,7 +750,10 @@ def test_runs_on_other_photos_are_refused_and_nothing_is_written(cli, tmp_path: 
 
 @pytest.mark.parametrize(
     ("against", "message"),
-    [("full", "run full is compared with itself"), ("none", "no such file: .*metrics.json")],
+    [
+        ("full", "run full is compared with itself"),
+        ("none", "no such run: .*none; expected one of full"),
+    ],
 )
 def test_nothing_to_compare_with_is_refused(cli, tmp_path: Path, against, message) -> None:
     _make_full_run(tmp_path / "repo" / "outputs")
