@@ -131,7 +131,7 @@ def _check_linear(annotations: Path, folder: Path) -> Row:
                 lambda: rasterize_split(path, out, "supercategory", workers=1, progress=False)
             )[0]
 
-    timing = alternate(lambda: run(small), lambda: run(large), 2)
+    timing = alternate(lambda: run(small), lambda: run(large), 4)
     return Row(
         name="rasterize: 2,000 images within 10.5 times the time of 200",
         baseline=10.5 * timing.baseline,
