@@ -27,7 +27,7 @@ from clothseg_utils.coco import (
 from clothseg_utils.photos import PHOTO_SUFFIXES, check_photo
 from clothseg_utils.runs import sha256_file, sha256_json
 
-_CONVERSION_VERSION = 1  # a change of the rules below makes every converted dataset anew
+_CONVERSION_VERSION = 2  # a change of the rules below makes every converted dataset anew
 _RECORD_NAME = "convert.json"
 _OF_OTHER_CATEGORIES = "of categories to leave out"
 _WITHOUT_MASK = "without a mask (boxes only)"

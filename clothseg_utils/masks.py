@@ -738,7 +738,7 @@ def _rasterize_chunks(
 
 
 def _process_context() -> multiprocessing.context.BaseContext:
-    """Fork where that is safe, and half a second faster; else start processes afresh.
+    """Fork where that is safe: nothing is imported again; else start processes afresh.
 
     A caller with threads of its own (torch, Jupyter) may hold locks that a forked child would wait
     for in vain. The command line has none.

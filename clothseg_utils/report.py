@@ -643,13 +643,12 @@ def _figure_title(name: str) -> str:
 
 def _file_table(facts: _Facts, name: str, rows: Sequence[Sequence[str]]) -> Table:
     """A table as a notebook wrote it, numbers shortened."""
-    # From notebook 04 on, tables are of the scored photos; earlier ones name their splits.
-    source = _source(facts) if name >= "04" else _dataset_name(facts)
     head, *body = rows
     numeric = [
         column for column in range(len(head)) if body and all(_is_number(r[column]) for r in body)
     ]
     text_columns = min(numeric, default=len(head))
+    title = name[3:].replace("_", " ").capitalize()
     more = f"; the first {_MOST_ROWS} of {len(body):,} rows" if len(body) > _MOST_ROWS else ""
     return Table(
         tuple(cell.replace("_", " ") for cell in head),
@@ -658,9 +657,18 @@ def _file_table(facts: _Facts, name: str, rows: Sequence[Sequence[str]]) -> Tabl
             for row in body[:_MOST_ROWS]
         ),
         text_columns=text_columns,
-        title=f"{name[3:].replace('_', ' ').capitalize()}; {source} (tables/{name}.csv{more})",
+        title=f"{title}; {_table_source(facts, name)} (tables/{name}.csv{more})",
         folded=True,
     )
+
+
+def _table_source(facts: _Facts, name: str) -> str:
+    """What a notebook's table was made from: 01 counts train, 02 both splits, 04 and 05 score."""
+    if name >= "04":
+        return _source(facts)
+    splits = facts.audits if name >= "02" else facts.audits.keys() & {"train"}
+    texts = [f"{split}, n = {facts.audits[split]['n_images']:,} photos" for split in splits]
+    return "; ".join([facts.metrics["dataset"], *texts])
 
 
 def _is_number(cell: str) -> bool:
