@@ -1225,8 +1225,8 @@ def show_sharp_figures() -> None:
     """Let the notebook that runs this show figures as `save_figure` writes them: at 200 dpi, whole.
 
     By itself a notebook shows 100 dpi, which a HiDPI screen blurs, and draws every figure a second
-    time to crop its margin, which our layout does not have. A figure's caption becomes its alternative
-    text.
+    time to crop its margin, which our layout does not have. The alternative text of a figure is its
+    caption.
     """
     from IPython import get_ipython
     from IPython.core.pylabtools import retina_figure
