@@ -639,7 +639,8 @@ def audit(
         progress: show a bar where somebody watches.
 
     Raises:
-        FileNotFoundError: `image_dir` or `mask_dir` is not a folder.
+        FileNotFoundError: `image_dir` or `mask_dir` is not a folder, or `image_dir` holds none of
+            the photos.
     """
     collisions = colliding_images(coco)
     problems = list(coco.problems)
@@ -654,6 +655,11 @@ def audit(
             excluded.setdefault(image.file_name, problem.detail)
             if problem.kind == "photo_missing":
                 lost_photos.add(f"{PurePath(image.file_name).stem}.png")
+        if coco.images and len(lost_photos) == len(coco.images):
+            raise FileNotFoundError(
+                f"none of the {len(coco.images)} photos that {coco.path.name} names is in {folder};"
+                " expected the folder of these photos. Check its path."
+            )
     if mask_dir is not None:
         folder = _check_folder(mask_dir, "mask")
         for image, problem in _check_files(coco.images, folder, "mask", workers, progress):

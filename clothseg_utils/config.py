@@ -5,13 +5,13 @@ differ only in values, never in which code runs.
 """
 
 import ast
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clothseg_utils.classes import Scheme
+from clothseg_utils.wording import suggestion
 
 Profile = Literal["demo", "fashionpedia", "smoke"]
 Resize = Literal["letterbox", "squash"]
@@ -405,9 +405,10 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
         if not equals:
             raise ValueError(f'--set "{override}" has no "="; expected section.field=value.')
         if name not in valid:
-            close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-            hint = f" Did you mean {close[0]}?" if close else ""
-            raise ValueError(f'unknown field "{name}"; expected one of {", ".join(valid)}.{hint}')
+            raise ValueError(
+                f'unknown field "{name}"{suggestion(name, valid)}; expected one of '
+                f"{', '.join(valid)}."
+            )
         values[name.partition(".")[2]] = value.strip()
     return replace_fields(config, values)
 
@@ -465,10 +466,9 @@ def config_from_parameters(namespace: Mapping[str, Any]) -> Config:
     sections = field_sections()
     unknown = [name for name in _injected_names(namespace) if name not in sections]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], sections, n=1, cutoff=0.5)
-        hint = f" Did you mean {close[0]}?" if close else ""
         raise ValueError(
-            f'unknown parameter "{unknown[0]}"; expected one of {", ".join(sections)}.{hint}'
+            f'unknown parameter "{unknown[0]}"{suggestion(unknown[0], sections)}; expected one '
+            f"of {', '.join(sections)}."
         )
     return replace_fields(
         Config(), {name: value for name, value in namespace.items() if name in sections}

@@ -1,7 +1,6 @@
 """Own photos with a COCO file of any categories -> a dataset in Fashionpedia's layout."""
 
 import contextlib
-import difflib
 import hashlib
 import os
 import shutil
@@ -26,6 +25,7 @@ from clothseg_utils.coco import (
 )
 from clothseg_utils.photos import PHOTO_SUFFIXES, check_photo
 from clothseg_utils.runs import sha256_file, sha256_json
+from clothseg_utils.wording import suggestion
 
 _CONVERSION_VERSION = 2  # a change of the rules below makes every converted dataset anew
 _RECORD_NAME = "convert.json"
@@ -33,6 +33,7 @@ _OF_OTHER_CATEGORIES = "of categories to leave out"
 _WITHOUT_MASK = "without a mask (boxes only)"
 _EMPTY_SEGMENTATIONS = (b"[]", b"[[]]", b"{}", b"null")
 _SPLITS: tuple[Split, ...] = ("train", "val")
+_FEW_PHOTOS = 10  # below this many val photos the summary warns
 _SHOWN_NAMES = 5  # an error is one line
 
 
@@ -127,6 +128,8 @@ class Conversion(Struct, frozen=True, kw_only=True):
             f"{self.photos['train']:,} train and {self.photos['val']:,} val photos, "
             f"{self.annotations:,} annotations in {len(self.categories):,} categories"
         ]
+        if self.photos["val"] < _FEW_PHOTOS:
+            lines.append("few val photos: expect wide intervals around every score")
         of_class: dict[str, list[str]] = {}
         for name, class_name in self.categories.items():
             of_class.setdefault(class_name, []).append(name)
@@ -273,18 +276,18 @@ def _read_classes(
         )
     for name, class_name in mapping.items():
         if class_name is not None and class_name not in SUPERCATEGORY_NAMES:
+            hint = suggestion(str(class_name), SUPERCATEGORY_NAMES[1:])
             raise ValueError(
-                f'{path}: "{name}" has the unknown class {class_name!r}; expected one of '
+                f'{path}: "{name}" has the unknown class {class_name!r}{hint}; expected one of '
                 f"{', '.join(SUPERCATEGORY_NAMES[1:])}, or null to leave the category out."
-                f"{_hint(str(class_name), SUPERCATEGORY_NAMES[1:])}"
             )
     names = [category.name for category in categories]
     missing = [name for name in names if name not in mapping]
     for name in sorted(set(mapping) - set(names)):
-        if hint := _hint(name, missing):  # a name that nobody misses may be of another file
+        if hint := suggestion(name, missing):  # a name that nobody misses may be of another file
             raise ValueError(
-                f'{path}: "{name}" is no category of {coco_file.name}; expected the names as they '
-                f"stand there.{hint}"
+                f'{path}: "{name}" is no category of {coco_file.name}{hint}; expected the names '
+                "as they stand there."
             )
     if missing:
         raise ValueError(
@@ -554,11 +557,6 @@ def _count_others(photos_dir: Path, used: Iterable[Path]) -> int:
         if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()
     }
     return len(found - set(used))
-
-
-def _hint(name: str, choices: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
-    return f" Did you mean {close[0]}?" if close else ""
 
 
 def _some(names: Sequence[str]) -> str:

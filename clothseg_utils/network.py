@@ -1,7 +1,6 @@
 """The network: built from settings or read from a checkpoint; no Lightning."""
 
 import contextlib
-import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import nn
 from clothseg_utils.classes import ClassTable, Scheme, class_colors
 from clothseg_utils.config import PLAIN_INFERENCE, InferenceConfig, Resize
 from clothseg_utils.runs import resolve_path
+from clothseg_utils.wording import suggestion
 
 CHECKPOINT_KEY = "clothseg"
 """Where our checkpoints keep what is needed to use them: plain str, int, list and dict."""
@@ -42,14 +42,7 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
         ValueError: unknown encoder, weights that cannot be fetched, or do not fit.
         FileNotFoundError: no such weights file.
     """
-    encoders = smp.encoders.get_encoder_names()
-    if encoder_name not in encoders:
-        close = difflib.get_close_matches(encoder_name, encoders, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise ValueError(
-            f'unknown encoder_name "{encoder_name}".{hint} Expected one of '
-            f"{', '.join(sorted(encoders))}."
-        )
+    check_encoder_name(encoder_name)
     hub_weights = "imagenet" if encoder_weights == "imagenet" else None
     try:
         with _quiet_hub():
@@ -66,6 +59,20 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
     if encoder_weights not in ("imagenet", "none"):
         _load_encoder(network.encoder, resolve_path(encoder_weights), encoder_name)
     return network
+
+
+def check_encoder_name(encoder_name: str) -> None:
+    """Refuse an encoder that segmentation-models-pytorch does not have.
+
+    Raises:
+        ValueError: unknown encoder.
+    """
+    encoders = smp.encoders.get_encoder_names()
+    if encoder_name not in encoders:
+        raise ValueError(
+            f'unknown encoder_name "{encoder_name}"{suggestion(encoder_name, encoders)}; expected '
+            f"one of {', '.join(sorted(encoders))}."
+        )
 
 
 @contextlib.contextmanager

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from clothseg_utils.coco import annotation_path, images_dir
-from clothseg_utils.config import Config, DataConfig, config_to_parameters, replace_fields
+from clothseg_utils.config import (
+    Config,
+    DataConfig,
+    TrainConfig,
+    config_to_parameters,
+    replace_fields,
+)
 from clothseg_utils.convert import check_sources
 from clothseg_utils.runs import (
     RunFolder,
@@ -37,6 +43,7 @@ NOTEBOOKS = (
 
 # What these find depends on the data alone: a run can take it over from another one.
 _ABOUT_DATA = NOTEBOOKS[:2]
+_TRAINING = NOTEBOOKS[2]
 
 # Steps whose outputs a step reads. Masks are no such output: they follow from the annotations,
 # and every reader makes what is missing.
@@ -171,6 +178,7 @@ def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: the data, or a file or folder that a setting names, is missing.
+        ValueError: unknown encoder.
     """
     convert = config.convert
     if convert.coco_file and NOTEBOOKS[0] in notebooks:
@@ -194,6 +202,12 @@ def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
             raise FileNotFoundError(
                 f"{name} is {path}, which does not exist; expected {expected}. Check the path."
             )
+    # The default is known to exist; the list of encoders takes seconds to import.
+    encoder_name = config.train.encoder_name
+    if _TRAINING in notebooks and encoder_name != TrainConfig().encoder_name:
+        from clothseg_utils.network import check_encoder_name
+
+        check_encoder_name(encoder_name)
 
 
 def _take_over(sibling: RunFolder, config: Config, run: RunFolder, notebook: str, key: str) -> bool:

@@ -1,15 +1,31 @@
-"""Progress bars where somebody watches; silence where nobody does."""
+"""Progress bars where somebody watches; where nobody does, a line now and then."""
 
 import sys
 from typing import Any
 
 from tqdm import tqdm as terminal_tqdm
 
+LINE_SECONDS = 30.0
+"""Where nobody watches, work that takes longer than this says how far it is, this often."""
+
 
 class _TerminalBar(terminal_tqdm):
     """Without tqdm's watching thread: a process that has threads cannot fork safely."""
 
     monitor_interval = 0
+
+
+class _Lines(_TerminalBar):
+    """For logs: short work says nothing, and no line is drawn over."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        every = {"mininterval": LINE_SECONDS, "delay": LINE_SECONDS, "miniters": 1}
+        super().__init__(*args, **kwargs | every | {"leave": False})
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        """Print the line; tqdm's closing call, with an empty message, would wipe a bar."""
+        if msg is None:
+            print(f"{self.desc}: {self.n:,} of {self.total:,} {self.unit}s", flush=True)
 
 
 def is_attended() -> bool:
@@ -30,14 +46,16 @@ def in_notebook() -> bool:
 
 
 def progress_bar(*args: Any, **kwargs: Any) -> terminal_tqdm:
-    """A tqdm bar of the kind that fits the place; disabled where nobody watches.
+    """A tqdm bar of the kind that fits the place; lines on stdout where nobody watches.
 
     Args:
         args: as for tqdm, usually an iterable.
-        kwargs: as for tqdm; `disable=True` still wins.
+        kwargs: as for tqdm; `total`, or an iterable with a length, and `desc` are needed.
+            `disable=True` silences it anywhere.
     """
-    kwargs["disable"] = kwargs.get("disable") or not is_attended()
-    if in_notebook() and not kwargs["disable"]:
+    if not is_attended():
+        return _Lines(*args, **kwargs)
+    if in_notebook() and not kwargs.get("disable"):
         from tqdm.notebook import tqdm as notebook_tqdm
 
         return notebook_tqdm(*args, **kwargs)

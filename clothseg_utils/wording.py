@@ -1,4 +1,7 @@
-"""Numbers in words, the same everywhere."""
+"""Wording of messages and texts, the same everywhere."""
+
+import difflib
+from collections.abc import Iterable
 
 
 def count_text(number: int, one: str, several: str | None = None) -> str:
@@ -14,3 +17,18 @@ def count_text(number: int, one: str, several: str | None = None) -> str:
         ('1 photo', '1,234 photos', '0 classes')
     """
     return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def suggestion(name: str, choices: Iterable[str]) -> str:
+    """Ask whether a close one of the choices was meant; empty where none is close.
+
+    Args:
+        name: what somebody wrote.
+        choices: what is valid.
+
+    Example:
+        >>> suggestion("batchsize", ["batch_size", "seed"]), suggestion("x", ["seed"])
+        (' (did you mean batch_size?)', '')
+    """
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -347,6 +347,14 @@ def photo_root(tmp_path):
     return coco, photos, masks
 
 
+def test_folder_of_other_photos_is_refused(photo_root, tmp_path):
+    coco, photos, _ = photo_root
+    (tmp_path / "other").mkdir()
+    (photos / "h.png").rename(tmp_path / "other" / "h.png")
+    with pytest.raises(FileNotFoundError, match=r"none of the 7 photos that \S+ names is in \S+;"):
+        audit(coco, image_dir=tmp_path / "other")
+
+
 def test_every_faulty_photo_is_listed_by_name(photo_root):
     coco, photos, _ = photo_root
     report = audit(coco, image_dir=photos, workers=2)

@@ -204,10 +204,10 @@ def test_command_of_one_name_is_the_same_program(cli):
         ("--profile dmeo", 'unknown profile "dmeo"; expected one of demo, fashionpedia, smoke'),
         (
             "--set train.batchsize=4",
-            'unknown field "train.batchsize"; expected one of run.run_name, ',
+            'unknown field "train.batchsize" (did you mean train.batch_size?); expected one of '
+            "run.run_name, ",
         ),
-        ("--set train.batchsize=4", "Did you mean train.batch_size?"),
-        ("--set batch_size=4", 'unknown field "batch_size"; expected one of'),
+        ("--set batch_size=4", 'unknown field "batch_size" (did you mean train.batch_size?)'),
         ("--set train.batch_size", '"train.batch_size" has no "="'),
         (
             "--set train.batch_size=four",
@@ -219,6 +219,7 @@ def test_command_of_one_name_is_the_same_program(cli):
         ),
         ("--set data.resize=crop", "data.resize: got 'crop'; Input should be 'letterbox' or"),
         ("--set train.learning_rate=nan", "train.learning_rate"),
+        ("--set train.encoder_name=mit_b9", 'unknown encoder_name "mit_b9" (did you mean mit_b'),
         ("--data-root nowhere", "nowhere; expected a folder in Fashionpedia's layout"),
         ("--only 06", 'unknown notebook "06"; expected one of 01, 02, 03, 04, 05'),
         ("--run-name a/b", 'run_name "a/b" is not a folder name'),
@@ -512,7 +513,7 @@ def test_sweep_exit_codes(cli, here, pipeline_of, broken, code):
         ("", "Missing option '--set'"),
         ("--set train.seed=0", "no setting has several values"),
         ("--set train.seed=0,x", "train.seed: got 'x'"),
-        ("--set train.seeds=0,1", "Did you mean train.seed?"),
+        ("--set train.seeds=0,1", "(did you mean train.seed?)"),
         ("--set train.seed=0,1 --data-root nowhere", "no such data root"),
         ("--set train.seed=0,1 --name a/b", "is not a folder name"),
         ("--set train.seed=0,1 --only 7", 'unknown notebook "7"'),

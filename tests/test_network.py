@@ -107,7 +107,7 @@ def test_mix_transformer_is_built():
 def test_unknown_encoder_lists_the_known_ones():
     with pytest.raises(
         ValueError,
-        match=r'unknown encoder_name "mit_b9"\. Did you mean mit_b\d\? Expected one of .*mit_b1',
+        match=r'unknown encoder_name "mit_b9" \(did you mean mit_b\d\?\); expected one of .*mit_b1',
     ):
         build_network("mit_b9", "none", 13)
 

@@ -1,4 +1,4 @@
-"""Bars where somebody watches, silence in batch runs."""
+"""Bars where somebody watches, a line now and then in batch runs."""
 
 import io
 import sys
@@ -8,6 +8,7 @@ import pytest
 from tqdm import tqdm
 from tqdm.notebook import tqdm_notebook
 
+from clothseg_utils import progress
 from clothseg_utils.progress import in_notebook, is_attended, progress_bar
 
 
@@ -49,9 +50,20 @@ def test_a_caller_may_silence_the_bar(monkeypatch):
     assert terminal.getvalue() == ""
 
 
-def test_nobody_can_force_a_bar_where_nobody_watches(monkeypatch):
+def test_long_work_says_how_far_it_is_where_nobody_watches(monkeypatch, capsys):
+    """Lines of their own on stdout, which papermill echoes; none for work that is done soon."""
     batch = redirect_stderr(monkeypatch, io.StringIO())
-    assert list(progress_bar(range(3), disable=False, mininterval=0)) == [0, 1, 2]
+    assert list(progress_bar(range(3), desc="evaluate", unit="photo")) == [0, 1, 2]
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    assert list(progress_bar(range(2), desc="evaluate", unit="photo")) == [0, 1]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == ["evaluate: 1 of 2 photos", "evaluate: 2 of 2 photos"]
+    with progress_bar(total=3000, desc="rasterizing", unit="image") as bar:
+        bar.update(2000)
+    assert capsys.readouterr().out.splitlines()[-1] == "rasterizing: 2,000 of 3,000 images"
+    assert list(progress_bar(range(3), disable=True)) == [0, 1, 2]
+    assert capsys.readouterr().out == ""
     assert batch.getvalue() == ""
 
 
@@ -66,17 +78,17 @@ def test_an_interactive_notebook_gets_a_widget(monkeypatch):
 
 
 @pytest.mark.parametrize("kernel", [{"_allow_stdin": False}, {}])
-def test_papermill_gets_no_bar(monkeypatch, kernel):
+def test_papermill_gets_no_bar(monkeypatch, capsys, kernel):
     """Its log may be a terminal; the notebook that it fills is not watched."""
     terminal = redirect_stderr(monkeypatch, Terminal())
     enter_kernel(monkeypatch, **kernel)
     assert in_notebook()
     assert not is_attended()
     bar = progress_bar(range(3))
-    assert bar.disable
     assert not isinstance(bar, tqdm_notebook)
     assert list(bar) == [0, 1, 2]
     assert terminal.getvalue() == ""
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("shell", [None, SimpleNamespace()])
