@@ -1,7 +1,6 @@
 """Figures: what is drawn agrees with the table given, and nothing stays open in pyplot."""
 
 import functools
-import io
 from base64 import b64decode
 from types import SimpleNamespace
 
@@ -441,9 +440,14 @@ def test_notebooks_show_figures_as_they_are_saved(tmp_path, monkeypatch):
     figure = PLOTS["strata"]()
     png_path, _ = figures.save_figure(figure, tmp_path / "strata", caption="What it shows.")
     shown, metadata = shell.display_formatter.format(figure, include={"image/png"})
-    png = io.BytesIO(b64decode(shown["image/png"]))
-    assert np.array_equal(plt.imread(png), plt.imread(png_path))  # uncropped, of as many pixels
+    assert b64decode(shown["image/png"]) == png_path.read_bytes()
+    height, width = plt.imread(png_path).shape[:2]
     assert metadata["image/png"]["alt"] == "What it shows."
+    assert metadata["image/png"]["width"] == pytest.approx(width / 2, abs=1)
+    assert metadata["image/png"]["height"] == pytest.approx(height / 2, abs=1)
+    figure.axes[0].set_title("changed after it was saved")
+    changed, _ = shell.display_formatter.format(figure, include={"image/png"})
+    assert b64decode(changed["image/png"]) != png_path.read_bytes()
 
 
 def test_saved_figures_are_png_and_svg_and_equal_each_time(tmp_path):
