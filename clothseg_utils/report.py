@@ -47,7 +47,6 @@ from clothseg_utils.config import (
 from clothseg_utils.errors import largest_confusions
 from clothseg_utils.latex import PACKAGES, document, latex_label, table_to_latex
 from clothseg_utils.metrics import nan_to_none
-from clothseg_utils.photos import read_photo
 from clothseg_utils.runs import RunFolder, atomic_path, read_json, sha256_file, write_text
 from clothseg_utils.wording import count_text
 
@@ -610,10 +609,12 @@ def _read_picture(path: Path, alt: str = "") -> Picture:
     Raises:
         ValueError: the file cannot be decoded.
     """
-    image = Image.fromarray(read_photo(path))
-    with Image.open(path) as original:
-        original.load()  # text may stand behind the pixels
-        caption = getattr(original, "text", {}).get("Description", "")
+    try:
+        with Image.open(path) as original:
+            image = original.convert("RGB")
+            caption = getattr(original, "text", {}).get("Description", "")
+    except (OSError, SyntaxError) as error:  # Pillow's two kinds of broken file
+        raise ValueError(f"{path} cannot be decoded: {error}") from None
     is_photo = _PHOTO_FIGURES.fullmatch(path.stem) is not None
     fits = image.width <= _MAX_WIDTH_PX
     if not fits:
@@ -626,7 +627,7 @@ def _read_picture(path: Path, alt: str = "") -> Picture:
         if is_photo:
             image.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
         else:
-            image.save(buffer, "PNG", optimize=True)
+            image.save(buffer, "PNG")
         data = buffer.getvalue()
     return Picture(
         file_name=f"{path.stem}.{'jpg' if is_photo else 'png'}",
