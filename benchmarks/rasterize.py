@@ -122,11 +122,16 @@ def _check_linear(annotations: Path, folder: Path) -> Row:
 
     small, large = folder / "small.json", folder / "large.json"
     content = json.loads(annotations.read_text())
+    content["images"] = content["images"][:200]  # ten times the same ones, or the work differs
     small.write_text(json.dumps(repeat_images(content, n_images=200)))
     large.write_text(json.dumps(repeat_images(content, n_images=2000)))
 
+    # To memory where possible: the pace of a disk changes with what it has to write back.
+    memory = Path("/dev/shm")
+    out_parent = memory if memory.is_dir() else folder
+
     def run(path: Path) -> float:
-        with tempfile.TemporaryDirectory(dir=folder) as out:
+        with tempfile.TemporaryDirectory(dir=out_parent) as out:
             return seconds_of(
                 lambda: rasterize_split(path, out, "supercategory", workers=1, progress=False)
             )[0]
@@ -139,7 +144,10 @@ def _check_linear(annotations: Path, folder: Path) -> Row:
         unit="s",
         target=1.0,
         n=timing.n,
-        note="an absolute limit; one worker, reading the JSON counted",
+        note=(
+            "an absolute limit; one worker, reading the JSON counted; masks written to "
+            f"{'memory' if out_parent == memory else 'disk'}"
+        ),
     )
 
 
