@@ -149,7 +149,7 @@ class TrainConfig(_Section):
     batch_size: _Count = 4  # photos per step and device
     max_epochs: _Count = 15  # used while max_minutes is 0
     max_minutes: _NotNegative = 4.5  # above 0: train and validate this long, whatever the epochs
-    epoch_images: _CountOrZero = 640  # photos drawn per epoch; 0, or several devices: every photo once
+    epoch_images: _CountOrZero = 640  # photos drawn per epoch; 0, or several devices: all of them
     learning_rate: _Positive = 1e-3
     weight_decay: _NotNegative = 0.01  # AdamW; at 0 it is Adam
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.95  # memory of Adam's second moment
