@@ -363,7 +363,7 @@ def test_misspelt_parameter_stops_the_notebook(synthetic_root, tmp_path):
     path = notebook_path("01_data_exploration")
     done = run_python("papermill", path, tmp_path / "out.ipynb", *options, cwd=tmp_path)
     assert done.returncode == 1
-    assert 'unknown parameter "sed"; expected one of run_name' in done.stderr
+    assert 'unknown parameter "sed" (did you mean seed?); expected one of run_name' in done.stderr
     assert not (tmp_path / "demo").exists()
 
 
