@@ -52,8 +52,8 @@ def rows() -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         return [
-            _compare(annotations, folder, workers=2, target=6.0, repeats=3, what=what),
-            _compare(annotations, folder, workers=1, target=3.5, repeats=2, what=what),
+            _compare(annotations, folder, workers=2, target=6.0, repeats=5, what=what),
+            _compare(annotations, folder, workers=1, target=3.5, repeats=3, what=what),
             _check_linear(annotations, folder),
         ]
 
@@ -61,22 +61,23 @@ def rows() -> list[Row]:
 def _compare(
     annotations: Path, folder: Path, workers: int, target: float, repeats: int, what: str
 ) -> Row:
-    usual, new = folder / f"usual{workers}", folder / f"new{workers}"
+    # Each run fills an empty folder: nothing to resume, nothing to overwrite.
+    def run_baseline() -> Path:
+        out = Path(tempfile.mkdtemp(dir=folder))
+        run_python("-m", "benchmarks.rasterize", annotations, out)
+        return out
 
-    def run_baseline() -> None:
-        usual.mkdir(exist_ok=True)
-        run_python("-m", "benchmarks.rasterize", annotations, usual)
-
-    def run_ours() -> None:
-        for path in new.glob("*"):
-            path.unlink()  # nothing is left to resume
+    def run_ours() -> Path:
+        out = Path(tempfile.mkdtemp(dir=folder))
         run_python(
-            "-m", "clothseg_utils", "rasterize", "--annotations", annotations, "--out", new,
+            "-m", "clothseg_utils", "rasterize", "--annotations", annotations, "--out", out,
             "--workers", str(workers),
         )  # fmt: skip
+        return out
 
     timing = alternate(run_baseline, run_ours, repeats, warm_up=False)
-    masks = sorted(usual.glob("*.png"))
+    masks = sorted(timing.baseline_result.glob("*.png"))
+    new = timing.our_result
     differing = sum(int(np.count_nonzero(_read(path) != _read(new / path.name))) for path in masks)
     check_equal("pixels of the masks", differing)
     start = seconds_of(lambda: run_python("-c", "import clothseg_utils.masks"))[0]
