@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -129,7 +130,8 @@ def _check_linear(annotations: Path, folder: Path) -> Row:
 
     # To memory where possible: the pace of a disk changes with what it has to write back.
     memory = Path("/dev/shm")
-    out_parent = memory if memory.is_dir() else folder
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > 2**28
+    out_parent = memory if has_room else folder
 
     def run(path: Path) -> float:
         with tempfile.TemporaryDirectory(dir=out_parent) as out:

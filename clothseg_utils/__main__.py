@@ -318,11 +318,13 @@ def train(
     """
     config = _config(profile, data_root, run_name, set_)
     from clothseg_utils.dataset import load_split
+    from clothseg_utils.network import check_encoder_name
     from clothseg_utils.pipeline import check_data_root
     from clothseg_utils.runs import RunFolder
     from clothseg_utils.train import train as fit
 
     check_data_root(config.data)
+    check_encoder_name(config.train.encoder_name)
     folder = RunFolder(config.run.outputs_root, config.run.run_name)
     with folder.lock():
         splits = [load_split(config.data, split) for split in ("train", "val")]

@@ -636,7 +636,7 @@ def audit(
         image_dir: folder of the photos; None leaves photos unchecked.
         mask_dir: folder of the masks, `<stem>.png`; None leaves masks unchecked.
         workers: threads that decode; 0 means one per CPU.
-        progress: show a bar where somebody watches.
+        progress: show a bar, or lines where nobody watches.
 
     Raises:
         FileNotFoundError: `image_dir` or `mask_dir` is not a folder, or `image_dir` holds none of
@@ -655,10 +655,11 @@ def audit(
             excluded.setdefault(image.file_name, problem.detail)
             if problem.kind == "photo_missing":
                 lost_photos.add(f"{PurePath(image.file_name).stem}.png")
-        if coco.images and len(lost_photos) == len(coco.images):
+        n_lost = sum(problem.kind == "photo_missing" for problem in problems)
+        if coco.images and n_lost == len(coco.images):
             raise FileNotFoundError(
-                f"none of the {len(coco.images)} photos that {coco.path.name} names is in {folder};"
-                " expected the folder of these photos. Check its path."
+                f"{folder} holds none of the photos that {coco.path.name} names ({n_lost}); "
+                "expected the folder of these photos. Check its path."
             )
     if mask_dir is not None:
         folder = _check_folder(mask_dir, "mask")
@@ -702,7 +703,7 @@ def photo_problems(
         images: records to check.
         image_dir: folder of the photos.
         cache_path: JSON file of what was found before, for these annotations; made if missing.
-        progress: show a bar where somebody watches.
+        progress: show a bar, or lines where nobody watches.
 
     Returns:
         file_name -> reason, for the photos to leave out.

@@ -81,7 +81,7 @@ def load_split(config: DataConfig, split: Split, *, progress: bool = True) -> Sp
     Args:
         config: data section of the config; needs the files of this split only.
         split: "train" or "val".
-        progress: show bars where somebody watches.
+        progress: show bars, or lines where nobody watches.
 
     Raises:
         FileNotFoundError: no data root, no annotation file or no folder of photos.

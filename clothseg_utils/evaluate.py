@@ -280,7 +280,7 @@ def evaluate(
         split_data: from `dataset.load_split`, with the scheme that the network was trained on.
         bootstrap_samples: resamples of the photos behind each 95 % interval.
         masks_dir: write each predicted mask there, as `predict` does; None writes none.
-        progress: show a bar where somebody watches.
+        progress: show a bar, or lines where nobody watches.
 
     Raises:
         ValueError: the network's classes are not the split's, or a photo or mask is broken.

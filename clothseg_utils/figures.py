@@ -1208,21 +1208,21 @@ def save_figure(figure: Figure, path_stem: str | Path, *, caption: str = "") -> 
     paths = [path_stem.with_name(f"{path_stem.name}.{suffix}") for suffix in ("png", "svg")]
     # Ids in an SVG are random and its date is today's, unless told otherwise.
     with mpl.rc_context({"svg.hashsalt": "clothseg", "svg.fonttype": "path"}):
-        for path, render in zip(paths, (_render_png, _render_svg), strict=True):
-            with atomic_path(path) as temporary:
-                temporary.write_bytes(render(figure))
+        pages = [_render_png(figure), _render_svg(figure)]
+    for path, page in zip(paths, pages, strict=True):
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(page)
+    _rendered[figure] = pages[0]
     return paths
 
 
-# The latest PNG of each figure: a notebook shows what `save_figure` has just drawn.
+# A figure's latest PNG, for one showing: a notebook shows what `save_figure` has just drawn.
 _rendered: WeakKeyDictionary[Figure, bytes] = WeakKeyDictionary()
 
 
 def _render_png(figure: Figure) -> bytes:
     # The lowest compression takes half the time, for a quarter more bytes.
-    data = _render(figure, "png", {}, pil_kwargs={"compress_level": 1})
-    _rendered[figure] = data
-    return data
+    return _render(figure, "png", {}, pil_kwargs={"compress_level": 1})
 
 
 def _render_svg(figure: Figure) -> bytes:
@@ -1234,7 +1234,7 @@ def _render(figure: Figure, suffix: str, metadata: dict[str, Any], **options: An
     described = {"Description": caption} if caption else {}
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=metadata | described, **options)
-    figure.stale = False  # matplotlib sets it at any change from here on
+    figure.stale = False  # a title or line that changes between saving and showing sets it again
     return buffer.getvalue()
 
 
@@ -1249,8 +1249,9 @@ def show_sharp_figures() -> None:
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
     def show(figure: Figure) -> tuple[str, dict[str, Any]]:
-        data = None if figure.stale else _rendered.get(figure)
-        data = data or _render_png(figure)
+        was_stale, data = figure.stale, _rendered.pop(figure, None)
+        if was_stale or data is None:
+            data = _render_png(figure)
         width, height = (round(side * _DPI / 2) for side in figure.get_size_inches())
         metadata = {"width": width, "height": height, "alt": figure.get_label()}
         return b64encode(data).decode(), metadata

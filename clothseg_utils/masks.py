@@ -446,7 +446,7 @@ def make_masks(
         derived_root: folder of everything derived, such as data/derived.
         workers: processes; 0 means one per CPU, 1 works in this process.
         image_limit: first images of the JSON to make; 0 means all.
-        progress: show a bar where somebody watches.
+        progress: show a bar, or lines where nobody watches.
 
     Raises:
         FileNotFoundError: no annotation JSON.
@@ -484,7 +484,7 @@ def rasterize_split(
         workers: processes; 0 means one per CPU, 1 works in this process. A script needs
             the usual `if __name__ == "__main__"` for more than one.
         image_limit: first images of the JSON to make; 0 means all.
-        progress: show a bar where somebody watches.
+        progress: show a bar, or lines where nobody watches.
 
     Returns:
         the index of the images asked for.

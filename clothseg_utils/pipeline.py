@@ -202,7 +202,7 @@ def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
             raise FileNotFoundError(
                 f"{name} is {path}, which does not exist; expected {expected}. Check the path."
             )
-    # The default is known to exist; the list of encoders takes seconds to import.
+    # The default is known to exist; for another one the list of encoders takes seconds to import.
     encoder_name = config.train.encoder_name
     if _TRAINING in notebooks and encoder_name != TrainConfig().encoder_name:
         from clothseg_utils.network import check_encoder_name

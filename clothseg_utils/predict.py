@@ -265,7 +265,7 @@ def predict_photos(
         as_json: write `<stem>.json` with COCO compressed RLE too.
         probabilities: write `<stem>.npz` with `probabilities` (C, H, W) float16, 0..1, too.
         opacity: of the class colour over the photo, 0..1.
-        progress: show a bar where somebody watches.
+        progress: show a bar, or lines where nobody watches.
     """
     summary = PredictSummary([], {})
     reads = read_ahead(lambda task: read_photo(task.photo), tasks)

@@ -25,7 +25,8 @@ class _Lines(_TerminalBar):
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
         """Print the line; tqdm's closing call, with an empty message, would wipe a bar."""
         if msg is None:
-            print(f"{self.desc}: {self.n:,} of {self.total:,} {self.unit}s", flush=True)
+            of_all = "" if self.total is None else f" of {self.total:,}"
+            print(f"{self.desc}: {self.n:,}{of_all} {self.unit}s", flush=True)
 
 
 def is_attended() -> bool:
@@ -50,8 +51,7 @@ def progress_bar(*args: Any, **kwargs: Any) -> terminal_tqdm:
 
     Args:
         args: as for tqdm, usually an iterable.
-        kwargs: as for tqdm; `total`, or an iterable with a length, and `desc` are needed.
-            `disable=True` silences it anywhere.
+        kwargs: as for tqdm; `disable=True` silences it anywhere.
     """
     if not is_attended():
         return _Lines(*args, **kwargs)

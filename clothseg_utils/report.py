@@ -47,6 +47,7 @@ from clothseg_utils.config import (
 from clothseg_utils.errors import largest_confusions
 from clothseg_utils.latex import PACKAGES, document, latex_label, table_to_latex
 from clothseg_utils.metrics import nan_to_none
+from clothseg_utils.photos import read_photo
 from clothseg_utils.runs import RunFolder, atomic_path, read_json, sha256_file, write_text
 from clothseg_utils.wording import count_text
 
@@ -609,12 +610,9 @@ def _read_picture(path: Path, alt: str = "") -> Picture:
     Raises:
         ValueError: the file cannot be decoded.
     """
-    try:
-        with Image.open(path) as original:
-            image = original.convert("RGB")
-            caption = getattr(original, "text", {}).get("Description", "")
-    except (OSError, SyntaxError) as error:  # Pillow's two kinds of broken file
-        raise ValueError(f"{path} cannot be decoded: {error}") from None
+    image = Image.fromarray(read_photo(path))
+    with Image.open(path) as original:  # the head alone: `save_figure` puts the text before pixels
+        caption = str(original.info.get("Description", ""))
     is_photo = _PHOTO_FIGURES.fullmatch(path.stem) is not None
     fits = image.width <= _MAX_WIDTH_PX
     if not fits:

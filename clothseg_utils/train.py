@@ -25,6 +25,7 @@ from clothseg_utils.live import live_callbacks, log_layout, log_precision_recall
 from clothseg_utils.model import MONITOR, ClothingSegmenter
 from clothseg_utils.network import (
     CHECKPOINT_KEY,
+    check_encoder_name,
     default_precision,
     read_checkpoint,
     set_prior_bias,
@@ -246,6 +247,7 @@ def train(
     Raises:
         ValueError: settings that do not fit, or a loss that is no longer finite.
     """
+    check_encoder_name(config.train.encoder_name)  # before a former training is moved aside
     data_info = {
         "train_sha256": train_split.coco.sha256,
         "val_sha256": val_split.coco.sha256,

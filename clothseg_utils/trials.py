@@ -92,7 +92,7 @@ def try_options(
         options: name -> options; those named `PLAIN` are what the others are measured against.
         photos: how many are used, spread evenly over the split; all where there are fewer.
         bootstrap_samples: resamples of the photos behind each interval.
-        progress: show a bar where somebody watches.
+        progress: show a bar, or lines where nobody watches.
 
     Returns:
         One trial per set of options, in their order.

@@ -30,5 +30,5 @@ def suggestion(name: str, choices: Iterable[str]) -> str:
         >>> suggestion("batchsize", ["batch_size", "seed"]), suggestion("x", ["seed"])
         (' (did you mean batch_size?)', '')
     """
-    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -445,6 +445,7 @@ def test_notebooks_show_figures_as_they_are_saved(tmp_path, monkeypatch):
     assert metadata["image/png"]["alt"] == "What it shows."
     assert metadata["image/png"]["width"] == pytest.approx(width / 2, abs=1)
     assert metadata["image/png"]["height"] == pytest.approx(height / 2, abs=1)
+    figures.save_figure(figure, tmp_path / "strata", caption="What it shows.")
     figure.axes[0].set_title("changed after it was saved")
     changed, _ = shell.display_formatter.format(figure, include={"image/png"})
     assert b64decode(changed["image/png"]) != png_path.read_bytes()

@@ -62,6 +62,8 @@ def test_long_work_says_how_far_it_is_where_nobody_watches(monkeypatch, capsys):
     with progress_bar(total=3000, desc="rasterizing", unit="image") as bar:
         bar.update(2000)
     assert capsys.readouterr().out.splitlines()[-1] == "rasterizing: 2,000 of 3,000 images"
+    assert list(progress_bar(iter("ab"), desc="reading", unit="file")) == ["a", "b"]
+    assert capsys.readouterr().out.splitlines()[-1] == "reading: 2 files"
     assert list(progress_bar(range(3), disable=True)) == [0, 1, 2]
     assert capsys.readouterr().out == ""
     assert batch.getvalue() == ""

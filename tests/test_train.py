@@ -336,6 +336,15 @@ def test_changed_setting_starts_anew(monkeypatch, capsys, finished, splits, chan
     assert not run.checkpoints_dir.exists() or names_in(run.checkpoints_dir) == []
 
 
+def test_misspelt_encoder_leaves_the_former_training_where_it_is(finished, splits):
+    run = folder_of(finished)
+    before = names_in(run.checkpoints_dir)
+    with pytest.raises(ValueError, match='unknown encoder_name "mit_b9"'):
+        train(replace_fields(finished, {"encoder_name": "mit_b9"}), *splits, run)
+    assert "best.ckpt" in before
+    assert names_in(run.checkpoints_dir) == before
+
+
 def test_other_photos_start_anew(monkeypatch, capsys, finished, splits):
     stop_at_fit(monkeypatch)
     train_split, val_split = splits
