@@ -38,6 +38,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "errors",
     "overlays",
     "figures",
+    "decoder",
     "network",
     "model",
     "live",
@@ -54,7 +55,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "sweep",
     "__main__",
 ]
-WITH_TORCH = ["dataset", "datamodule", "losses", "network", "model", "live", "train"]
+WITH_TORCH = ["dataset", "datamodule", "losses", "decoder", "network", "model", "live", "train"]
 WITH_TORCH += ["inference", "predict", "trials", "evaluate"]
 WITHOUT_TORCH = [module for module in MODULE_ORDER if module not in WITH_TORCH]
 
