@@ -510,7 +510,7 @@ def rle_to_counts(rle: Rle) -> np.ndarray:
         [1, 2, 3]
     """
     if isinstance(rle.counts, str):
-        counts = compressed_to_counts(rle.counts.encode())
+        (counts,) = compressed_to_counts([rle.counts.encode()])
     else:
         try:
             counts = np.array(rle.counts, dtype=np.int64)
@@ -528,32 +528,45 @@ def rle_to_counts(rle: Rle) -> np.ndarray:
     return counts
 
 
-def compressed_to_counts(code: bytes) -> np.ndarray:
-    """Decode COCO's compressed run lengths; see `rle_to_counts`.
+def compressed_to_counts(codes: Sequence[bytes]) -> list[np.ndarray]:
+    """Decode COCO's compressed run lengths, of several masks at once; see `rle_to_counts`.
+
+    Arrays of a few hundred numbers cost NumPy more to begin than to work through: all masks of an
+    image in one go take a fraction of the time.
+
+    Args:
+        codes: one string for each mask.
 
     Returns:
-        (R,) int64; whether they fit an image is for the caller to check.
+        (R,) int64 for each mask; whether they fit an image is for the caller to check.
 
     Raises:
         ValueError: characters outside the code, or a number cut short.
     """
-    symbols = np.frombuffer(code, np.uint8).astype(np.int64) - 48
+    symbols = np.frombuffer(b"".join(codes), np.uint8).astype(np.int64) - 48
+    code_ends = np.cumsum([len(code) for code in codes])
     if symbols.size == 0:
-        return symbols
+        return [symbols for _ in codes]
     is_last = (symbols & 32) == 0
-    ends = np.flatnonzero(is_last)
-    if symbols.min() < 0 or symbols.max() > 63 or not is_last[-1]:
+    if symbols.min() < 0 or symbols.max() > 63 or not is_last[code_ends[code_ends > 0] - 1].all():
         raise ValueError("the RLE counts are not COCO's compressed string")
+    ends = np.flatnonzero(is_last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
     if lengths.max() > 7:  # 35 bits; the mask API holds 32
         raise ValueError("an RLE count is too large")
     shifts = 5 * (np.arange(symbols.size) - np.repeat(starts, lengths))
-    counts = np.add.reduceat((symbols & 31) << shifts, starts)
-    counts -= ((symbols[ends] & 16) >> 4) << (5 * lengths)  # sign
-    counts[1::2] = np.cumsum(counts[1::2])
-    counts[2::2] = np.cumsum(counts[2::2])
-    return counts
+    numbers = np.add.reduceat((symbols & 31) << shifts, starts)
+    numbers -= ((symbols[ends] & 16) >> 4) << (5 * lengths)  # sign
+    counts_of_code = []
+    n_before = 0
+    for n_until in np.searchsorted(ends, code_ends).tolist():
+        counts = numbers[n_before:n_until]
+        counts[1::2] = np.cumsum(counts[1::2])
+        counts[2::2] = np.cumsum(counts[2::2])
+        counts_of_code.append(counts)
+        n_before = n_until
+    return counts_of_code
 
 
 def colliding_images(coco: CocoFile) -> dict[str, str]:

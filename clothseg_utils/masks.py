@@ -37,7 +37,6 @@ from clothseg_utils.coco import (
     colliding_images,
     compressed_to_counts,
     read_annotations,
-    rle_to_counts,
     segmentation_fault,
 )
 from clothseg_utils.progress import progress_bar
@@ -98,8 +97,8 @@ def rasterize(
         array([[0, 0, 0]], dtype=uint8)
     """
     canvas = np.zeros(width * height, np.uint8)  # by columns, as the mask API runs
-    for annotation in painting_order(annotations):
-        _paint(canvas, annotation, class_of_category, height, width)
+    for _ in _paint(canvas, annotations, class_of_category, height, width):
+        pass
     return _columns_to_mask(canvas, height, width)
 
 
@@ -121,8 +120,7 @@ def build_layers(
         ValueError: as for `rasterize`.
     """
     canvas = np.zeros(width * height, np.uint8)
-    for annotation in painting_order(annotations):
-        _paint(canvas, annotation, class_of_category, height, width)
+    for annotation in _paint(canvas, annotations, class_of_category, height, width):
         yield annotation, _columns_to_mask(canvas, height, width)
 
 
@@ -167,7 +165,7 @@ def annotation_to_instance_mask(annotation: Annotation, height: int, width: int)
 
     Source: pixel fill, COCO mask API.
     """
-    strip = _annotation_to_strip(annotation, height, width)
+    (strip,) = _annotations_to_strips([annotation], height, width)
     canvas = np.zeros(width * height, np.uint8)
     canvas[strip.start : strip.stop] = strip.inside
     return _columns_to_mask(canvas, height, width).view(bool)
@@ -180,20 +178,26 @@ def painting_order(annotations: Iterable[Annotation]) -> list[Annotation]:
 
 def _paint(
     canvas: np.ndarray,
-    annotation: Annotation,
+    annotations: Iterable[Annotation],
     class_of_category: Mapping[int, int],
     height: int,
     width: int,
-) -> None:
-    class_id = class_of_category.get(annotation.category_id)
-    if class_id is None:
-        raise ValueError(
-            f"annotation {annotation.id} has the category_id {annotation.category_id}, which has "
-            "no class; expected one of the file's categories. Build the class table from the "
-            "same JSON."
-        )
-    strip = _annotation_to_strip(annotation, height, width)
-    np.copyto(canvas[strip.start : strip.stop], np.uint8(class_id), where=strip.inside)
+) -> Iterator[Annotation]:
+    """Paint annotations by the rule; yield each as soon as it is on the canvas."""
+    annotations = painting_order(annotations)
+    strips = _annotations_to_strips(annotations, height, width)
+    for annotation, strip in zip(annotations, strips, strict=True):
+        class_id = class_of_category.get(annotation.category_id)
+        if class_id is None:
+            raise ValueError(
+                f"annotation {annotation.id} has the category_id {annotation.category_id}, which "
+                "has no class; expected one of the file's categories. Build the class table from "
+                "the same JSON."
+            )
+        paint = np.full(len(strip.inside), class_id, np.uint8)
+        # In place; half the time of NumPy's masked copy.
+        cv2.copyTo(paint, strip.inside.view(np.uint8), canvas[strip.start : strip.stop])
+        yield annotation
 
 
 def _columns_to_mask(canvas: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -201,30 +205,41 @@ def _columns_to_mask(canvas: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.transpose(canvas.reshape(width, height))
 
 
-def _annotation_to_strip(annotation: Annotation, height: int, width: int) -> _Strip:
-    """Decode an annotation, touching only the columns that it covers.
+def _annotations_to_strips(
+    annotations: Sequence[Annotation], height: int, width: int
+) -> Iterator[_Strip]:
+    """Decode one image's annotations, touching only the columns that each covers.
 
     The mask API itself turns polygons into runs, in the image's own coordinates, so every
     rounding is its own; a polygon moved to its bounding box rounds differently now and then. Only
     the slow part, runs to pixels of the whole image, is done here.
     """
+    codes = [_annotation_to_code(annotation, height, width) for annotation in annotations]
+    return map(_counts_to_strip, compressed_to_counts(codes))
+
+
+def _annotation_to_code(annotation: Annotation, height: int, width: int) -> bytes:
+    """COCO's compressed run lengths of an annotation."""
     segmentation = annotation.segmentation
     fault = segmentation_fault(segmentation)
     if fault is not None:
         raise ValueError(
             f"annotation {annotation.id} cannot be rasterized: {fault}. Correct it or leave it out."
         )
-    if isinstance(segmentation, Rle):
-        if tuple(segmentation.size) != (height, width):
-            raise ValueError(
-                f"annotation {annotation.id} has an RLE of height x width "
-                f"{segmentation.size[0]} x {segmentation.size[1]}; expected {height} x {width}, "
-                "the image's size. Correct the annotation."
-            )
-        return _counts_to_strip(rle_to_counts(segmentation))
-    parts = mask_api.frPyObjects(segmentation, height, width)
-    union = mask_api.merge(parts) if len(parts) > 1 else parts[0]
-    return _counts_to_strip(compressed_to_counts(union["counts"]))
+    if not isinstance(segmentation, Rle):
+        parts = mask_api.frPyObjects(segmentation, height, width)
+        union = mask_api.merge(parts) if len(parts) > 1 else parts[0]
+        return union["counts"]
+    if tuple(segmentation.size) != (height, width):
+        raise ValueError(
+            f"annotation {annotation.id} has an RLE of height x width "
+            f"{segmentation.size[0]} x {segmentation.size[1]}; expected {height} x {width}, "
+            "the image's size. Correct the annotation."
+        )
+    if isinstance(segmentation.counts, str):
+        return segmentation.counts.encode()
+    size = {"size": segmentation.size, "counts": segmentation.counts}
+    return mask_api.frPyObjects(size, height, width)["counts"]
 
 
 def _counts_to_strip(counts: np.ndarray) -> _Strip:
@@ -232,7 +247,8 @@ def _counts_to_strip(counts: np.ndarray) -> _Strip:
     if n_covered == 0:
         return _Strip(0, 0, np.zeros(0, bool))
     runs = counts[1:n_covered]
-    is_foreground = np.arange(len(runs)) % 2 == 0
+    is_foreground = np.zeros(len(runs), bool)
+    is_foreground[::2] = True
     start = int(counts[0])
     return _Strip(start, start + int(runs.sum()), np.repeat(is_foreground, runs))
 

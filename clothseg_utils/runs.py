@@ -7,9 +7,9 @@ import importlib.metadata
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -53,8 +53,8 @@ def portable_path(path: str | Path) -> str:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` if the block succeeds.
 
-    The temporary name keeps the suffix, which image writers need. Nothing is left behind when the
-    block raises.
+    The block makes the file; its name keeps the suffix, which image writers need. Nothing is left
+    behind when the block raises.
 
     Example:
         >>> import tempfile
@@ -66,26 +66,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Hidden and unique: two writers of one file never meet, and the last rename wins whole.
-    descriptor, name = tempfile.mkstemp(
-        prefix=f".{path.stem[:80]}-", suffix=path.suffix, dir=path.parent
-    )
-    os.close(descriptor)
-    temporary = Path(name)
+    # Hidden and unique: two writers of one file never meet, and the last rename wins whole. The
+    # writer makes the file: emptying one made beforehand lets ext4 write it out at once.
+    temporary = path.with_name(f".{path.stem[:80]}-{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    """Permission bits that new files lack; mkstemp ignores it and makes private files."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path: str | Path, text: str) -> None:

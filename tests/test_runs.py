@@ -87,7 +87,7 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
 
 
 def test_new_files_are_as_readable_as_others(tmp_path):
-    """Temporary files are private; what becomes of them must follow the umask."""
+    """A temporary file as Python makes them is private; these must follow the umask."""
     before = os.umask(0o027)
     try:
         write_text(tmp_path / "a.txt", "é")
