@@ -213,9 +213,12 @@ def _compare_process(checkpoint: Path, photo: Path, folder: Path) -> Row:
 
 
 def _load_ours(checkpoint: str) -> None:
-    # What the command imports before it predicts.
-    from clothseg_utils.network import load_network
-    from clothseg_utils.predict import plan_predictions, predict_photos
+    # What the command imports before it predicts, and how.
+    from clothseg_utils.__main__ import heavy_imports
+
+    with heavy_imports():
+        from clothseg_utils.network import load_network
+        from clothseg_utils.predict import plan_predictions, predict_photos
 
     del plan_predictions, predict_photos
     load_network(checkpoint)
