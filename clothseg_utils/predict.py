@@ -65,7 +65,9 @@ def logits_to_mask(logits: torch.Tensor, height: int, width: int) -> np.ndarray:
         mask = torch.zeros_like(best, dtype=torch.uint8)
         for class_id in range(1, logits.shape[1]):
             candidate = _upsample(logits[:, class_id : class_id + 1], height, width)
-            mask.masked_fill_(candidate > best, class_id)
+            # Ids rise: where this class is better, its id is larger than what stands there.
+            is_better = candidate > best
+            torch.maximum(mask, is_better.view(torch.uint8).mul_(class_id), out=mask)
             torch.maximum(best, candidate, out=best)
     return mask[0, 0].cpu().numpy()
 
