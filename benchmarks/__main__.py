@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT, Row, print_rows, seconds_of
+from benchmarks.harness import ROOT, Row, measure_stage, print_rows, seconds_of
 
 OUT_DIR = ROOT / "outputs" / "bench"
 
@@ -47,8 +47,7 @@ def main() -> None:
     seconds: dict[str, float] = {}
     for stage in stages:
         print(f"{stage} ...", flush=True)
-        module = importlib.import_module(f"benchmarks.{stage}")
-        seconds[stage], found = seconds_of(module.rows)
+        seconds[stage], found = measure_stage(stage)
         rows += found
         print_rows(found)
     print("gpu ...", flush=True)

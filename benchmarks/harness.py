@@ -2,13 +2,16 @@
 
 import contextlib
 import gc
+import importlib
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,6 +78,20 @@ def seconds_of(function: Callable[[], Any]) -> tuple[float, Any]:
     started = time.perf_counter()
     result = function()
     return time.perf_counter() - started, result
+
+
+def measure_stage(stage: str) -> tuple[float, list[Row]]:
+    """Seconds that a stage took, and its rows.
+
+    In a process of its own: what a stage leaves behind, the state of the allocator above all,
+    changes the times of the next one.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_stage_rows, stage).result()
+
+
+def _stage_rows(stage: str) -> tuple[float, list[Row]]:
+    return seconds_of(importlib.import_module(f"benchmarks.{stage}").rows)
 
 
 def alternate(
