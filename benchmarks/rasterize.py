@@ -53,7 +53,7 @@ def rows() -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         return [
-            _compare(annotations, folder, workers=2, target=6.0, repeats=5, what=what),
+            _compare(annotations, folder, workers=2, target=6.0, repeats=9, what=what),
             _compare(annotations, folder, workers=1, target=3.5, repeats=3, what=what),
             _check_linear(annotations, folder),
         ]

@@ -165,7 +165,8 @@ def normalize_images(images: torch.Tensor) -> torch.Tensor:
     scale = (
         torch.tensor(_IMAGENET_STD, device=images.device).mul_(255).reciprocal_().view(1, 3, 1, 1)
     )
-    return torch.addcmul(-mean * scale, images.float(), scale)  # one pass instead of two
+    values = images.float()
+    return torch.addcmul(-mean * scale, values, scale, out=values)  # one pass, nothing else stored
 
 
 def default_precision(device: torch.device) -> torch.dtype | None:
