@@ -18,6 +18,7 @@ from clothseg_utils.coco import (
     annotations_sha256,
     audit,
     colliding_images,
+    compressed_to_counts,
     image_table,
     images_dir,
     read_annotations,
@@ -129,6 +130,23 @@ def test_compressed_rle_agrees_with_the_mask_api():
             counts = rle_to_counts(Rle(size=shape, counts=code))
             flat = np.repeat(np.arange(len(counts)) % 2, counts)
             assert (mask == flat.reshape(shape[::-1]).T).all()
+
+
+def test_masks_decoded_together_are_those_decoded_alone():
+    rng = np.random.default_rng(0)
+    masks = [rng.random((37, 53)) < density for density in (0.5, 0.0, 0.02, 1.0, 0.98)]
+    codes = [mask_api.encode(np.asfortranarray(m, np.uint8))["counts"] for m in masks]
+    together = compressed_to_counts([b"", *codes, b""])
+    alone = [compressed_to_counts([code])[0] for code in codes]
+    assert [counts.tolist() for counts in together] == [[], *(a.tolist() for a in alone), []]
+    assert all(counts.sum() == 37 * 53 for counts in alone)
+
+
+@pytest.mark.parametrize("codes", [[b"11", b"1o"], [b"1o", b"11"], [b"1o", b""]])
+def test_a_number_cut_short_is_seen_between_masks(codes):
+    """Joined with the next mask's code its last number would look whole."""
+    with pytest.raises(ValueError, match="not COCO's compressed string"):
+        compressed_to_counts(codes)
 
 
 @pytest.mark.parametrize(
