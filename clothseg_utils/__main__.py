@@ -30,12 +30,14 @@ def heavy_imports() -> Iterator[None]:
     They make hundreds of thousands of objects, all of them to keep, which the garbage collector
     would walk again and again.
     """
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        gc.enable()
+        if was_enabled:
+            gc.enable()
         atexit.register(gc.unfreeze)  # libraries complain about what is left at exit
 
 
@@ -340,11 +342,13 @@ def train(
     config = _config(profile, data_root, run_name, set_)
     with heavy_imports():
         from clothseg_utils.dataset import load_split
-        from clothseg_utils.pipeline import check_inputs
+        from clothseg_utils.network import check_encoder_name
+        from clothseg_utils.pipeline import check_data_root
         from clothseg_utils.runs import RunFolder
         from clothseg_utils.train import train as fit
 
-    check_inputs(config, ["03_training"])
+    check_data_root(config.data)
+    check_encoder_name(config.train.encoder_name)
     folder = RunFolder(config.run.outputs_root, config.run.run_name)
     with folder.lock():
         splits = [load_split(config.data, split) for split in ("train", "val")]

@@ -541,7 +541,7 @@ def compressed_to_counts(codes: Sequence[bytes]) -> list[np.ndarray]:
         (R,) int64 for each mask; whether they fit an image is for the caller to check.
 
     Raises:
-        ValueError: characters outside the code, or a number cut short.
+        ValueError: characters outside the code, a number cut short or too large, in any of them.
     """
     symbols = np.frombuffer(b"".join(codes), np.uint8).astype(np.int64) - 48
     code_ends = np.cumsum([len(code) for code in codes])

@@ -1,4 +1,4 @@
-"""The U-Net's decoder without feature maps of doubled size: the same function in less time."""
+"""The U-Net's decoder without feature maps of doubled size: same function, less time on a CPU."""
 
 import segmentation_models_pytorch as smp
 import torch
@@ -9,13 +9,26 @@ from torch.nn import functional
 def speed_up_decoder(network: smp.Unet) -> None:
     """Let a U-Net's decoder compute its function in less time and memory; changed in place.
 
-    The parameters and their names stay, and with them every state dict that fits.
+    The parameters and their names stay, and with them every state dict that fits. Measured on CPUs
+    only: a training step at 512 pixels takes a quarter less.
 
     Args:
-        network: with smp's own decoder: nearest-neighbour upsampling, no attention.
+        network: with smp's default decoder: nearest-neighbour upsampling, batch norm, no attention.
+
+    Raises:
+        ValueError: another decoder.
     """
-    network.encoder.register_forward_hook(_prepare_features)
     blocks = network.decoder.blocks
+    for block in blocks:
+        is_default = isinstance(block.conv1[1], nn.BatchNorm2d) and not list(
+            block.attention1.parameters()
+        )
+        if not is_default or block.interpolation_mode != "nearest":
+            raise ValueError(
+                "the decoder has attention, another norm or another upsampling; expected smp's "
+                "default. Build the network without these options."
+            )
+    network.encoder.register_forward_hook(_prepare_features)
     # The deepest block stays: it has most of the weights and the fewest pixels, so that making its
     # kernels costs more than it saves, unless the batch is large.
     for index in range(1, len(blocks)):
@@ -69,13 +82,16 @@ class _DecoderBlock(nn.Module):
         target_width: int,
         skip_connection: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Map (N, n_below, H, W) and a skip connection (N, S, 2H, 2W) to (N, C, 2H, 2W)."""
+        """Map (N, n_below, H, W) and a skip connection (N, S, 2H, 2W) to (N, C, 2H, 2W).
+
+        The target size is smp's interface; features of its encoders halve at each stage.
+        """
         convolution, norm, relu = self.conv1
         below, beside = convolution.weight.split(
             [self.n_below, convolution.in_channels - self.n_below], dim=1
         )
         kernel = torch.einsum("abij,oxab->xoij", self.spread, below)
-        joined = functional.conv_transpose2d(feature_map, kernel, stride=2, padding=1)
+        convolved = functional.conv_transpose2d(feature_map, kernel, stride=2, padding=1)
         if beside.shape[1]:
-            joined = joined + functional.conv2d(skip_connection, beside, padding=1)
-        return self.conv2(relu(norm(joined)))
+            convolved = convolved + functional.conv2d(skip_connection, beside, padding=1)
+        return self.conv2(relu(norm(convolved)))

@@ -165,7 +165,7 @@ def normalize_images(images: torch.Tensor) -> torch.Tensor:
     scale = (
         torch.tensor(_IMAGENET_STD, device=images.device).mul_(255).reciprocal_().view(1, 3, 1, 1)
     )
-    values = images.float()
+    values = images.to(torch.float32, copy=True)
     return torch.addcmul(-mean * scale, values, scale, out=values)  # one pass, nothing else stored
 
 

@@ -5,6 +5,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from clothseg_utils.decoder import speed_up_decoder
+from clothseg_utils.network import build_network
 
 ENCODERS = ["resnet18", "mit_b0"]  # mit_b0 has no feature map of half the input's size
 
@@ -63,8 +64,7 @@ def test_state_dict_fits_both(encoder_name):
 
 
 def test_decoder_gets_features_as_its_convolutions_take_them():
-    _, network = both_networks("mit_b0")
-    network.float()
+    network = build_network("mit_b0", "none", 5)
     seen = []
     network.encoder.register_forward_hook(lambda *call: seen.append(call[-1][1:]))
     images = random_images().float()
@@ -83,11 +83,25 @@ def test_decoder_gets_features_as_its_convolutions_take_them():
 
 def test_doubled_features_are_not_kept_for_the_gradient():
     """The last block doubles 32 channels; at full size only its 16 and the image stay."""
-    _, network = both_networks("resnet18")
+    network = build_network("resnet18", "none", 5)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: saved.append(tuple(tensor.shape)) or tensor, lambda tensor: tensor
     ):
-        network.train()(random_images())
+        network.train()(random_images().float())
     full_size = {shape[1] for shape in saved if len(shape) == 4 and shape[2:] == (64, 96)}
     assert full_size == {3, 16}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"decoder_attention_type": "scse"},
+        {"decoder_use_norm": False},
+        {"decoder_interpolation": "bilinear"},
+    ],
+)
+def test_another_decoder_is_refused(options):
+    network = smp.Unet("resnet18", encoder_weights=None, classes=5, **options)
+    with pytest.raises(ValueError, match="expected smp's default"):
+        speed_up_decoder(network)

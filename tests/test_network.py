@@ -318,6 +318,12 @@ def test_images_are_normalised_as_imagenet_encoders_expect():
     torch.testing.assert_close(normalised.view(3, 3), torch.tensor(expected), atol=2e-6, rtol=0)
 
 
+def test_normalising_leaves_its_input_as_it_is():
+    values = torch.full((1, 3, 2, 2), 5.0)  # float32 already: nothing to convert, yet a copy
+    assert not torch.equal(normalize_images(values), values)
+    assert (values == 5).all()
+
+
 def test_normalising_keeps_the_memory_format():
     images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8).to(memory_format=torch.channels_last)
     assert normalize_images(images).is_contiguous(memory_format=torch.channels_last)
