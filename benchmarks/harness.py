@@ -83,8 +83,7 @@ def seconds_of(function: Callable[[], Any]) -> tuple[float, Any]:
 def measure_stage(stage: str) -> tuple[float, list[Row]]:
     """Seconds that a stage took, and its rows.
 
-    In a process of its own: what a stage leaves behind, the state of the allocator above all,
-    changes the times of the next one.
+    In a process of its own: what a stage leaves behind changes the times of the next one.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_stage_rows, stage).result()

@@ -144,7 +144,7 @@ def _compare_photo(checkpoint: Path, words: str, photo: Path, folder: Path) -> R
         return mask
 
     usual = baseline_predictor(baseline_load(checkpoint), photo, folder / "usual.png")
-    # Some in a row, as photos are predicted: right after the other side the memory is not warm.
+    # Some in a row, as photos are predicted: the first after the other side may be slower.
     timing = alternate(lambda: repeat(usual), lambda: repeat(ours), 5)
     differing = np.count_nonzero(timing.baseline_result != timing.our_result)
     share = differing / timing.our_result.size
@@ -160,7 +160,7 @@ def _compare_photo(checkpoint: Path, words: str, photo: Path, folder: Path) -> R
         n=timing.n,
         note=(
             f"model loaded ({words}), mean of {_IN_A_ROW} in a row; fp32 eager, Pillow, "
-            f"interpolate, argmax, imwrite; ours in "
+            "interpolate, argmax, imwrite; ours in "
             f"{'fp32: this CPU has no bf16' if dtype is None else dtype}; {share:.3%} of the "
             "mask's pixels differ"
         ),

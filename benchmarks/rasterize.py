@@ -110,7 +110,7 @@ def _seconds_to_write(masks: list[Path], folder: Path) -> float:
     out = Path(tempfile.mkdtemp(dir=folder))
 
     def write() -> None:
-        # New files: one that replaces another is slower, and ext4 slows down after deletions.
+        # New files, as the command makes them.
         for index, mask in enumerate(pixels):
             write_mask(out / f"{index}.png", mask)
 

@@ -67,7 +67,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Hidden and unique: two writers of one file never meet, and the last rename wins whole. The
-    # writer makes the file: emptying one made beforehand lets ext4 write it out at once.
+    # writer makes the file: to make it here, empty it and set its mode took twice as long on ext4.
     temporary = path.with_name(f".{path.stem[:80]}-{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary
