@@ -124,7 +124,7 @@ def machine() -> dict[str, Any]:
 
 def write_results(results: dict[str, Any], rows: list[Row]) -> None:
     """Write bench.json, bench.png and RESULTS.md."""
-    from clothseg_utils.runs import write_json, write_text
+    from clothseg_utils.core.files import write_json, write_text
 
     write_json(OUT_DIR / "bench.json", results)
     write_text(OUT_DIR / "RESULTS.md", to_markdown(results, rows))

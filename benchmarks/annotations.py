@@ -35,7 +35,7 @@ def baseline(path: str) -> None:
 
 def ours(path: str) -> None:
     """The checked reader."""
-    from clothseg_utils.coco import read_annotations
+    from clothseg_utils.data.coco import read_annotations
 
     seconds, coco = seconds_of(lambda: read_annotations(path))
     report(
@@ -48,7 +48,7 @@ def ours(path: str) -> None:
 
 def rows() -> list[Row]:
     """Compare time and peak memory, each side in a process of its own."""
-    from clothseg_utils.coco import annotation_path
+    from clothseg_utils.data.coco import annotation_path
 
     root, what = annotation_data_root()
     with tempfile.TemporaryDirectory() as folder:

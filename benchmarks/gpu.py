@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.training_step import ENCODER, IMAGE_SIZE, NUM_CLASSES, forward_flops
-from clothseg_utils.losses import DiceFocalLoss
-from clothseg_utils.network import build_network, normalize_images
+from clothseg_utils.network.unet import build_network, normalize_images
+from clothseg_utils.training.losses import DiceFocalLoss
 
 BATCH_SIZES = (8, 16, 32, 64, 128)
 WARM_UP_STEPS, STEPS = 5, 20

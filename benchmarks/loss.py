@@ -16,8 +16,8 @@ from benchmarks.harness import (
     report,
     seconds_of,
 )
-from clothseg_utils.classes import IGNORE_INDEX
-from clothseg_utils.losses import DiceFocalLoss
+from clothseg_utils.core.classes import IGNORE_INDEX
+from clothseg_utils.training.losses import DiceFocalLoss
 
 SHAPE = (4, 13, 512, 512)
 

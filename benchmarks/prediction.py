@@ -45,15 +45,11 @@ def write_checkpoint(folder: Path) -> tuple[Path, str]:
     import pytorch_lightning as pl
     import torch
 
-    from clothseg_utils.classes import class_table
-    from clothseg_utils.coco import annotation_path, read_annotations
-    from clothseg_utils.config import profile_config, replace_fields
-    from clothseg_utils.network import (
-        CHECKPOINT_KEY,
-        build_network,
-        checkpoint_info,
-        read_checkpoint,
-    )
+    from clothseg_utils.core.classes import class_table
+    from clothseg_utils.core.config import profile_config, replace_fields
+    from clothseg_utils.data.coco import annotation_path, read_annotations
+    from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, checkpoint_info, read_checkpoint
+    from clothseg_utils.network.unet import build_network
 
     words = "random weights"
     torch.manual_seed(0)
@@ -131,10 +127,10 @@ def _compare_photo(checkpoint: Path, words: str, photo: Path, folder: Path) -> R
     import torch
 
     from benchmarks.training_step import forward_flops, matmul_flops_per_second
-    from clothseg_utils.masks import write_mask
-    from clothseg_utils.network import default_precision, load_network
-    from clothseg_utils.photos import read_photo
-    from clothseg_utils.predict import predict_mask
+    from clothseg_utils.data.masks import write_mask
+    from clothseg_utils.data.photos import read_photo
+    from clothseg_utils.network.segmenter import load_network, predict_mask
+    from clothseg_utils.network.unet import default_precision
 
     trained = dataclasses.replace(load_network(checkpoint, "cpu"), image_size=IMAGE_SIZE)
 
@@ -225,8 +221,8 @@ def _load_ours(checkpoint: str) -> None:
     from clothseg_utils.__main__ import heavy_imports
 
     with heavy_imports():
-        from clothseg_utils.network import load_network
-        from clothseg_utils.predict import plan_predictions, predict_photos
+        from clothseg_utils.network.predict import plan_predictions, predict_photos
+        from clothseg_utils.network.segmenter import load_network
 
     del plan_predictions, predict_photos
     load_network(checkpoint)

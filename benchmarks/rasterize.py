@@ -37,8 +37,8 @@ def baseline(annotations: str, out_dir: str) -> None:
 
 def _class_ids(categories: list[dict]) -> dict[int, int]:
     # The order of the classes is the project's; the baseline has to use the same.
-    from clothseg_utils.classes import class_table
-    from clothseg_utils.coco import Category
+    from clothseg_utils.core.classes import class_table
+    from clothseg_utils.data.coco import Category
 
     records = [Category(c["id"], c["name"], c["supercategory"]) for c in categories]
     return class_table("supercategory", records).class_of_category
@@ -46,7 +46,7 @@ def _class_ids(categories: list[dict]) -> dict[int, int]:
 
 def rows() -> list[Row]:
     """Compare the command with one and with two workers; check that time is linear in images."""
-    from clothseg_utils.coco import annotation_path
+    from clothseg_utils.data.coco import annotation_path
 
     root, what = annotation_data_root()
     annotations = annotation_path(root, "train")
@@ -104,7 +104,7 @@ def _compare(
 
 def _seconds_to_write(masks: list[Path], folder: Path) -> float:
     """Seconds of writing alone, in the settings that measured fastest."""
-    from clothseg_utils.masks import write_mask
+    from clothseg_utils.data.masks import write_mask
 
     pixels = [_read(path) for path in masks[:100]]
     out = Path(tempfile.mkdtemp(dir=folder))
@@ -122,7 +122,7 @@ def _read(path: Path) -> np.ndarray:
 
 
 def _check_linear(annotations: Path, folder: Path) -> Row:
-    from clothseg_utils.masks import rasterize_split
+    from clothseg_utils.data.masks import rasterize_split
 
     small, large = folder / "small.json", folder / "large.json"
     content = json.loads(annotations.read_text())

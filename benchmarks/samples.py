@@ -12,10 +12,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from benchmarks.harness import Row, alternate, one_thread, photo_data_root, seconds_of
-from clothseg_utils.classes import IGNORE_INDEX
-from clothseg_utils.config import DataConfig, profile_config
-from clothseg_utils.dataset import SegmentationDataset, SplitData, load_split
-from clothseg_utils.network import normalize_images
+from clothseg_utils.core.classes import IGNORE_INDEX
+from clothseg_utils.core.config import DataConfig, profile_config
+from clothseg_utils.data.splits import SplitData, load_split
+from clothseg_utils.network.unet import normalize_images
+from clothseg_utils.training.loaders import SegmentationDataset
 
 IMAGE_SIZE = 512
 RESIZED_SIDE = 640

@@ -11,8 +11,8 @@ from torchmetrics.classification import (
 )
 
 from benchmarks.harness import Row, alternate, check_equal, seconds_of
-from clothseg_utils.classes import IGNORE_INDEX
-from clothseg_utils.metrics import confusion_matrix, scores_from_confusion
+from clothseg_utils.core.classes import IGNORE_INDEX
+from clothseg_utils.scores.metrics import confusion_matrix, scores_from_confusion
 
 N_IMAGES, SIDE, NUM_CLASSES = 32, 512, 13
 

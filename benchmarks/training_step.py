@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import Row, alternate, seconds_of
 from benchmarks.loss import SmpLoss, make_batch
-from clothseg_utils.losses import DiceFocalLoss
-from clothseg_utils.network import build_network, default_precision, normalize_images
+from clothseg_utils.network.unet import build_network, default_precision, normalize_images
+from clothseg_utils.training.losses import DiceFocalLoss
 
 BATCH_SIZE, IMAGE_SIZE, NUM_CLASSES = 4, 512, 13
 ENCODER = "mit_b1"
@@ -64,7 +64,7 @@ def baseline_step(images: torch.Tensor, target: torch.Tensor) -> Callable[[], fl
 
 
 def our_step(images: torch.Tensor, target: torch.Tensor) -> Callable[[], float]:
-    """What `train` does in a step: `model.ClothingSegmenter` in the precision of this CPU."""
+    """What `train` does in a step: `module.ClothingSegmenter` in the precision of this CPU."""
     torch.manual_seed(0)
     network = build_network(ENCODER, "none", NUM_CLASSES).train()
     network.to(memory_format=torch.channels_last)

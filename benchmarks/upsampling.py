@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.harness import Row, alternate, check_equal
-from clothseg_utils.predict import logits_to_mask
+from clothseg_utils.network.segmenter import logits_to_mask
 
 HEIGHT, WIDTH, SIDE, NUM_CLASSES = 1024, 682, 512, 13
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from clothseg_utils.wording import count_text
+from clothseg_utils.core.text import count_text
 
 # Every verb imports what it needs itself: --help and errors in the arguments answer at once.
 
@@ -67,21 +67,21 @@ _PHOTOS = " PHOTO_OR_FOLDER"  # what a user has to fill in; not quoted
 
 
 def _complete_profile() -> list[str]:
-    from clothseg_utils.config import PROFILE_NAMES
+    from clothseg_utils.core.config import PROFILE_NAMES
 
     return list(PROFILE_NAMES)
 
 
 def _complete_setting(incomplete: str) -> list[str]:
-    from clothseg_utils.config import field_sections
+    from clothseg_utils.core.config import field_sections
 
     names = [f"{section}.{field}=" for field, section in field_sections().items()]
     return [name for name in names if name.startswith(incomplete)]
 
 
 def _complete_run_name(incomplete: str) -> list[str]:
-    from clothseg_utils.config import RunConfig
-    from clothseg_utils.runs import resolve_path
+    from clothseg_utils.core.config import RunConfig
+    from clothseg_utils.core.files import resolve_path
 
     manifests = resolve_path(RunConfig().outputs_root).glob("*/manifest.json")
     return sorted(p.parent.name for p in manifests if p.parent.name.startswith(incomplete))
@@ -172,7 +172,7 @@ def run(
       python -m clothseg_utils run --data-root data/mine --run-name mine \\
           --only 04 --only 05
     """
-    from clothseg_utils.pipeline import NotebookFailedError, run_pipeline
+    from clothseg_utils.workflow.pipeline import NotebookFailedError, run_pipeline
 
     config = _config(profile, data_root, run_name, set_)
     try:
@@ -223,7 +223,7 @@ def download(
     Examples:
       python -m clothseg_utils download --data-root data/fashionpedia
     """
-    from clothseg_utils.download import download as fetch
+    from clothseg_utils.data.download import download as fetch
 
     fetched = fetch(data_root)
     _say(f"{len(fetched)} files are in {data_root}; sizes and sha256 in download.json")
@@ -258,7 +258,7 @@ def convert(
     \b
       {"T-shirt": "upperbody", "jeans": "lowerbody", "person": null}
     """
-    from clothseg_utils.convert import convert_coco
+    from clothseg_utils.data.convert import convert_coco
 
     made = convert_coco(photos, annotations, out, classes_file=classes, val_share=val_share)
     _say(f"{out}: {made.summary()}")
@@ -288,8 +288,9 @@ def audit(
       python -m clothseg_utils audit --annotations val.json --images-dir test \\
           --json findings.json
     """
-    from clothseg_utils.coco import audit as find_problems
-    from clothseg_utils.coco import read_annotations, write_audit
+    from clothseg_utils.data.audit import audit as find_problems
+    from clothseg_utils.data.audit import write_audit
+    from clothseg_utils.data.coco import read_annotations
 
     findings = find_problems(read_annotations(annotations), image_dir=images_dir, progress=True)
     _say(findings.summary())
@@ -316,7 +317,7 @@ def rasterize(
       python -m clothseg_utils rasterize --annotations val.json --out masks47 \\
           --scheme category
     """
-    from clothseg_utils.masks import rasterize_split
+    from clothseg_utils.data.masks import rasterize_split
 
     index = rasterize_split(annotations, out, _checked_scheme(scheme), workers=workers)
     _say(f"{len(index.entries)} masks are in {out}; class names in {out / 'index.json'}")
@@ -341,11 +342,11 @@ def train(
     """
     config = _config(profile, data_root, run_name, set_)
     with heavy_imports():
-        from clothseg_utils.dataset import load_split
-        from clothseg_utils.network import check_encoder_name
-        from clothseg_utils.pipeline import check_data_root
-        from clothseg_utils.runs import RunFolder
-        from clothseg_utils.train import train as fit
+        from clothseg_utils.core.runs import RunFolder
+        from clothseg_utils.data.splits import load_split
+        from clothseg_utils.network.unet import check_encoder_name
+        from clothseg_utils.training.train import train as fit
+        from clothseg_utils.workflow.pipeline import check_data_root
 
     check_data_root(config.data)
     check_encoder_name(config.train.encoder_name)
@@ -391,11 +392,11 @@ def evaluate(
     if split not in ("train", "val"):
         raise ValueError(f'unknown --split "{split}"; expected train or val.')
     with heavy_imports():
-        from clothseg_utils.config import DataConfig
-        from clothseg_utils.dataset import load_split
-        from clothseg_utils.evaluate import evaluate as score
-        from clothseg_utils.evaluate import seconds_text, write_evaluation
-        from clothseg_utils.network import load_network
+        from clothseg_utils.core.config import DataConfig
+        from clothseg_utils.data.splits import load_split
+        from clothseg_utils.network.evaluate import evaluate as score
+        from clothseg_utils.network.segmenter import load_network
+        from clothseg_utils.scores.evaluation import seconds_text, write_evaluation
 
     inference = _inference(tta_flip, tta_scales, window_px)
     trained = load_network(checkpoint, inference=inference)
@@ -447,8 +448,8 @@ def predict(
           --checkpoint best.ckpt
     """
     with heavy_imports():
-        from clothseg_utils.network import load_network
-        from clothseg_utils.predict import plan_predictions, predict_photos
+        from clothseg_utils.network.predict import plan_predictions, predict_photos
+        from clothseg_utils.network.segmenter import load_network
 
     inference = _inference(tta_flip, tta_scales, window_px)
     tasks = plan_predictions(photos, out, as_json=json, probabilities=probabilities)
@@ -486,10 +487,10 @@ def report(
       python -m clothseg_utils report --run-name demo
       python -m clothseg_utils report --run-name demo --against other
     """
-    from clothseg_utils.compare import compare_runs, verdict
-    from clothseg_utils.config import RunConfig
+    from clothseg_utils.core.config import RunConfig
+    from clothseg_utils.core.runs import RunFolder
     from clothseg_utils.report import write_report
-    from clothseg_utils.runs import RunFolder
+    from clothseg_utils.scores.compare import compare_runs, verdict
 
     run, *others = (
         RunFolder(RunConfig().outputs_root, name) for name in (run_name, against) if name
@@ -534,7 +535,7 @@ def sweep(
           --set evaluate.checkpoint=outputs/demo/checkpoints/best.ckpt \\
           --set 'inference.tta_scales=,"0.5,1.5"'
     """
-    from clothseg_utils.sweep import expand_grid, plan_sweep, run_sweep
+    from clothseg_utils.workflow.sweep import expand_grid, plan_sweep, run_sweep
 
     configs = [_config(profile, data_root, None, settings) for settings in expand_grid(set_)]
     name = name or profile
@@ -558,7 +559,12 @@ def _config(
     profile: str, data_root: Path | None, run_name: str | None, overrides: list[str] | None
 ) -> Any:
     """Profile, options and --set, in this order; paths given here mean the current folder."""
-    from clothseg_utils.config import PATH_FIELDS, apply_overrides, profile_config, replace_fields
+    from clothseg_utils.core.config import (
+        PATH_FIELDS,
+        apply_overrides,
+        profile_config,
+        replace_fields,
+    )
 
     config = profile_config(profile)
     options = {"data_root": data_root and _portable(data_root), "run_name": run_name}
@@ -576,7 +582,7 @@ def _config(
 
 def _inference(tta_flip: bool, tta_scales: str, window_px: int) -> Any:
     """Test-time options given on the command line, checked like settings of a run."""
-    from clothseg_utils.config import Config, replace_fields
+    from clothseg_utils.core.config import Config, replace_fields
 
     options = {"tta_flip": tta_flip, "tta_scales": tta_scales, "window_px": window_px}
     return replace_fields(Config(), options).inference
@@ -584,7 +590,7 @@ def _inference(tta_flip: bool, tta_scales: str, window_px: int) -> Any:
 
 def _portable(path: Path) -> str:
     """A path given on the command line, as settings hold it: relative ones mean the repository."""
-    from clothseg_utils.runs import portable_path
+    from clothseg_utils.core.files import portable_path
 
     return portable_path(path.expanduser().absolute())
 

@@ -25,17 +25,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
-from clothseg_utils.classes import class_colors
-from clothseg_utils.compare import (
-    COMPARED_MEANS,
-    LEVEL,
-    Comparison,
-    Difference,
-    class_verdict,
-    compare_runs,
-    verdict,
-)
-from clothseg_utils.config import (
+from clothseg_utils.core.classes import class_colors
+from clothseg_utils.core.config import (
     Config,
     InferenceConfig,
     Profile,
@@ -44,15 +35,25 @@ from clothseg_utils.config import (
     profile_config,
     replace_fields,
 )
-from clothseg_utils.errors import largest_confusions
+from clothseg_utils.core.files import atomic_path, read_json, sha256_file, write_text
+from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.core.text import count_text
+from clothseg_utils.data.photos import read_photo
 from clothseg_utils.latex import PACKAGES, document, latex_label, table_to_latex
-from clothseg_utils.metrics import nan_to_none
-from clothseg_utils.photos import read_photo
-from clothseg_utils.runs import RunFolder, atomic_path, read_json, sha256_file, write_text
-from clothseg_utils.wording import count_text
+from clothseg_utils.scores.compare import (
+    COMPARED_MEANS,
+    LEVEL,
+    Comparison,
+    Difference,
+    class_verdict,
+    compare_runs,
+    verdict,
+)
+from clothseg_utils.scores.metrics import nan_to_none
+from clothseg_utils.scores.rankings import largest_confusions
 
 if TYPE_CHECKING:
-    from clothseg_utils.evaluate import Evaluation
+    from clothseg_utils.scores.evaluation import Evaluation
 
 _MAX_WIDTH_PX = 1600
 _JPEG_QUALITY = 85
@@ -352,7 +353,7 @@ class _Facts:
 
 def _read_facts(run: RunFolder) -> _Facts:
     # evaluate loads torch; importing the report must not.
-    from clothseg_utils.evaluate import REPORTED_SCORES, image_scores, read_evaluation
+    from clothseg_utils.scores.evaluation import REPORTED_SCORES, image_scores, read_evaluation
 
     metrics_path = run.path / "metrics.json"
     if not metrics_path.exists():
@@ -1210,7 +1211,8 @@ def _difference_picture(facts: _Facts, comparison: Comparison) -> Picture:
     # matplotlib and pandas take a second; a report without comparison must not wait for them.
     import pandas as pd
 
-    from clothseg_utils.figures import plot_differences, save_figure
+    from clothseg_utils.pictures.score_figures import plot_differences
+    from clothseg_utils.pictures.style import save_figure
 
     one, two = comparison.names
     rows = [

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from clothseg_utils.runs import atomic_path
+from clothseg_utils.core.files import atomic_path
 
 COPY_VERSION = 1
 """Raised when the same photo gives another copy: resampling, quality or file format."""

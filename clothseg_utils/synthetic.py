@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from clothseg_utils.classes import FASHIONPEDIA_CATEGORIES
-from clothseg_utils.progress import progress_bar
-from clothseg_utils.runs import write_text
+from clothseg_utils.core.classes import FASHIONPEDIA_CATEGORIES
+from clothseg_utils.core.files import write_text
+from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.wardrobe import (
     UMBRELLA,
     Body,

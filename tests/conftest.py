@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import matplotlib as mpl
 import pytest
 
-from clothseg_utils import runs
 from clothseg_utils.__main__ import main
-from clothseg_utils.config import Config, profile_config, replace_fields
-from clothseg_utils.runs import RunFolder, repo_root
+from clothseg_utils.core import runs
+from clothseg_utils.core.config import Config, profile_config, replace_fields
+from clothseg_utils.core.files import repo_root
+from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.synthetic import synthesize
 
 if TYPE_CHECKING:
-    from clothseg_utils.dataset import SplitData
-    from clothseg_utils.network import TrainedNetwork
-    from clothseg_utils.train import TrainResult
+    from clothseg_utils.data.splits import SplitData
+    from clothseg_utils.network.segmenter import TrainedNetwork
+    from clothseg_utils.training.train import TrainResult
 
 mpl.use("Agg")
 
@@ -77,8 +78,8 @@ def tiny_training(tiny_config: Config) -> TinyTraining:
     # Imported here: most test modules need neither torch nor Lightning.
     import torch
 
-    from clothseg_utils.dataset import load_split
-    from clothseg_utils.train import train
+    from clothseg_utils.data.splits import load_split
+    from clothseg_utils.training.train import train
 
     torch.set_num_threads(1)
     train_split = load_split(tiny_config.data, "train", progress=False)
@@ -91,7 +92,7 @@ def tiny_training(tiny_config: Config) -> TinyTraining:
 @pytest.fixture(scope="session")
 def tiny_network(tiny_training: TinyTraining) -> "TrainedNetwork":
     """The network of `tiny_training`, as `predict` and `evaluate` load it."""
-    from clothseg_utils.network import load_network
+    from clothseg_utils.network.segmenter import load_network
 
     return load_network(tiny_training.run.best_checkpoint)
 

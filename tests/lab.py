@@ -21,8 +21,8 @@ from nbformat import NotebookNode
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from clothseg_utils.pipeline import notebook_path
-from clothseg_utils.runs import repo_root
+from clothseg_utils.core.files import repo_root
+from clothseg_utils.workflow.pipeline import notebook_path
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

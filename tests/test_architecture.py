@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from clothseg_utils.runs import repo_root
+from clothseg_utils.core.files import repo_root
 
 PACKAGE_DIR = repo_root() / "clothseg_utils"
 

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from clothseg_utils.augment import TrainTransform, hue_rotation, warp_image, warp_mask
-from clothseg_utils.classes import IGNORE_INDEX, class_colors
-from clothseg_utils.config import AugmentConfig
-from clothseg_utils.geometry import PAD_COLOR
+from clothseg_utils.core.classes import IGNORE_INDEX, class_colors
+from clothseg_utils.core.config import AugmentConfig
+from clothseg_utils.network.geometry import PAD_COLOR
+from clothseg_utils.training.augment import TrainTransform, hue_rotation, warp_image, warp_mask
 
 NO_AUGMENTATION = {
     "crop_scale_min": 1.0,

@@ -10,7 +10,7 @@ from benchmarks.__main__ import data_path_speeds, plot_rows, to_markdown
 from benchmarks.annotations import write_large_file
 from benchmarks.harness import Row, alternate, check_equal
 from benchmarks.rasterize import repeat_images
-from clothseg_utils.coco import annotation_path, read_annotations
+from clothseg_utils.data.coco import annotation_path, read_annotations
 
 
 def row(**changes):

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from clothseg_utils import boundaries
-from clothseg_utils.boundaries import band_width, boundary_band, boundary_counts
+from clothseg_utils.scores import boundaries
+from clothseg_utils.scores.boundaries import band_width, boundary_band, boundary_counts
 
 
 @pytest.mark.parametrize(

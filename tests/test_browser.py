@@ -17,10 +17,11 @@ import cv2
 import numpy as np
 import pytest
 
-from clothseg_utils.config import config_to_parameters, profile_config, replace_fields
-from clothseg_utils.pipeline import NOTEBOOKS
-from clothseg_utils.runs import RunFolder, repo_root
-from clothseg_utils.train import read_history
+from clothseg_utils.core.config import config_to_parameters, profile_config, replace_fields
+from clothseg_utils.core.files import repo_root
+from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.training.train import read_history
+from clothseg_utils.workflow.pipeline import NOTEBOOKS
 
 pytest.importorskip("playwright.sync_api", reason="no Playwright: install the dev dependencies")
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassCalibrationError
 
-from clothseg_utils.calibration import (
+from clothseg_utils.scores.calibration import (
     N_BINS,
     bootstrap_calibration_error,
     calibration_counts,

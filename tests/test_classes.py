@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from clothseg_utils.classes import IGNORE_INDEX, SUPERCATEGORY_NAMES, class_colors, class_table
+from clothseg_utils.core.classes import IGNORE_INDEX, SUPERCATEGORY_NAMES, class_colors, class_table
 
 SHIRT = SimpleNamespace(id=0, name="shirt, blouse", supercategory="upperbody")
 SHOE = SimpleNamespace(id=23, name="shoe", supercategory="legs and feet")

@@ -9,24 +9,22 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from clothseg_utils import coco as coco_module
-from clothseg_utils.coco import (
+from clothseg_utils.data import coco as coco_module
+from clothseg_utils.data.audit import audit, write_audit
+from clothseg_utils.data.coco import (
     Annotation,
-    Rle,
     annotation_path,
-    annotation_table,
     annotations_sha256,
-    audit,
     colliding_images,
-    compressed_to_counts,
-    image_table,
     images_dir,
     read_annotations,
-    rle_to_counts,
-    segmentation_fault,
-    supercategory_cooccurrence,
-    write_audit,
 )
+from clothseg_utils.data.exploration import (
+    annotation_table,
+    image_table,
+    supercategory_cooccurrence,
+)
+from clothseg_utils.data.rle import Rle, compressed_to_counts, rle_to_counts, segmentation_fault
 
 TRIANGLE = [[1, 1, 3, 1, 3, 3]]
 

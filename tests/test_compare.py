@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from clothseg_utils.compare import (
+from clothseg_utils.scores.compare import (
     Comparison,
     Difference,
     class_verdict,
@@ -14,7 +14,7 @@ from clothseg_utils.compare import (
     match_photos,
     verdict,
 )
-from clothseg_utils.evaluate import Evaluation
+from clothseg_utils.scores.evaluation import Evaluation
 
 RUNS = ("a", "b")
 

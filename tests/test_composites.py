@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clothseg_utils.composites import Composite, compose, lay_out, plan_composites
+from clothseg_utils.scores.composites import Composite, compose, lay_out, plan_composites
 
 
 def person(height, width, box, class_id=2):

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 from pydantic import ValidationError
 
-from clothseg_utils.config import (
+from clothseg_utils.core.config import (
     PATH_FIELDS,
     Config,
     InferenceConfig,

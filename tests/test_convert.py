@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from clothseg_utils.coco import annotation_path, audit, images_dir, read_annotations
-from clothseg_utils.convert import Conversion, check_sources, convert_coco
+from clothseg_utils.data.audit import audit
+from clothseg_utils.data.coco import annotation_path, images_dir, read_annotations
+from clothseg_utils.data.convert import Conversion, check_sources, convert_coco
 
 CLASSES = {"T-shirt": "upperbody", "jeans": "lowerbody", "person": None}
 SQUARE = [[2, 3, 7, 3, 7, 8, 2, 8]]  # 5 x 5 pixels

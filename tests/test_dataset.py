@@ -14,12 +14,12 @@ import pytest
 import torch
 from test_augment import NO_AUGMENTATION
 
-from clothseg_utils.classes import IGNORE_INDEX, class_table
-from clothseg_utils.coco import annotation_path
-from clothseg_utils.config import AugmentConfig, Config, DataConfig, replace_fields
-from clothseg_utils.datamodule import ClothingDataModule, check_disjoint, seed_worker
-from clothseg_utils.dataset import SegmentationDataset, SplitData, load_split
-from clothseg_utils.geometry import PAD_COLOR, fit_image, fit_mask
+from clothseg_utils.core.classes import IGNORE_INDEX, class_table
+from clothseg_utils.core.config import AugmentConfig, Config, DataConfig, replace_fields
+from clothseg_utils.data.coco import annotation_path
+from clothseg_utils.data.splits import SplitData, check_disjoint, load_split
+from clothseg_utils.network.geometry import PAD_COLOR, fit_image, fit_mask
+from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, seed_worker
 
 # On a machine with one core; two workers are the point here.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")

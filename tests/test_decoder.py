@@ -4,8 +4,8 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 
-from clothseg_utils.decoder import speed_up_decoder
-from clothseg_utils.network import build_network
+from clothseg_utils.network.decoder import speed_up_decoder
+from clothseg_utils.network.unet import build_network
 
 ENCODERS = ["resnet18", "mit_b0"]  # mit_b0 has no feature map of half the input's size
 

@@ -16,8 +16,8 @@ from types import SimpleNamespace
 import pytest
 import requests
 
-from clothseg_utils import download as download_module
-from clothseg_utils.download import OFFICIAL, download
+from clothseg_utils.data import download as download_module
+from clothseg_utils.data.download import OFFICIAL, download
 
 VAL_JSON = "instances_attributes_val2020.json"
 TRAIN_JSON = "instances_attributes_train2020.json"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clothseg_utils.errors import (
+from clothseg_utils.scores.rankings import (
     Confusion,
     class_extremes,
     crop_around,

@@ -15,22 +15,22 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from clothseg_utils import evaluate as evaluate_module
-from clothseg_utils.classes import FASHIONPEDIA_CATEGORIES, SUPERCATEGORY_NAMES
-from clothseg_utils.config import DataConfig, replace_fields
-from clothseg_utils.dataset import SplitData, load_split
-from clothseg_utils.evaluate import (
+from clothseg_utils.core.classes import FASHIONPEDIA_CATEGORIES, SUPERCATEGORY_NAMES
+from clothseg_utils.core.config import DataConfig, replace_fields
+from clothseg_utils.core.files import sha256_file
+from clothseg_utils.data.rasterize import annotation_to_instance_mask
+from clothseg_utils.data.splits import SplitData, load_split
+from clothseg_utils.network import evaluate as evaluate_module
+from clothseg_utils.network.evaluate import evaluate
+from clothseg_utils.network.geometry import fit_mask
+from clothseg_utils.scores.evaluation import (
     Evaluation,
-    evaluate,
     image_scores,
     read_evaluation,
     scores_table,
     write_evaluation,
 )
-from clothseg_utils.geometry import fit_mask
-from clothseg_utils.masks import annotation_to_instance_mask
-from clothseg_utils.metrics import CLASS_SCORES
-from clothseg_utils.runs import sha256_file
+from clothseg_utils.scores.metrics import CLASS_SCORES
 
 # The referee's decode(), pycocotools 2.0.11 under NumPy 2.
 pytestmark = pytest.mark.filterwarnings(

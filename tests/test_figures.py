@@ -14,8 +14,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from clothseg_utils import figures
-from clothseg_utils.classes import SUPERCATEGORY_NAMES, class_colors, class_table
+from clothseg_utils.core.classes import SUPERCATEGORY_NAMES, class_colors, class_table
+from clothseg_utils.pictures import style as figures
 
 SOURCE = "synthetic, val, n = 3 photos"
 TABLE = class_table(

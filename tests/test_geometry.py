@@ -4,13 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from clothseg_utils.geometry import (
-    PAD_COLOR,
-    ContentBox,
-    content_box,
-    fit_image,
-    fit_mask,
-)
+from clothseg_utils.network.geometry import PAD_COLOR, ContentBox, content_box, fit_image, fit_mask
 
 SIZES = [(64, 64), (1, 1), (1, 1000), (1000, 1), (333, 500), (825, 550), (63, 65), (7, 5)]
 

@@ -8,11 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from clothseg_utils.classes import SUPERCATEGORY_NAMES
-from clothseg_utils.config import PLAIN_INFERENCE, InferenceConfig
-from clothseg_utils.inference import photo_logits, run_network, window_starts
-from clothseg_utils.network import TrainedNetwork
-from clothseg_utils.predict import logits_to_mask, logits_to_probabilities, predict_logits
+from clothseg_utils.core.classes import SUPERCATEGORY_NAMES
+from clothseg_utils.core.config import PLAIN_INFERENCE, InferenceConfig
+from clothseg_utils.network.segmenter import (
+    TrainedNetwork,
+    logits_to_mask,
+    logits_to_probabilities,
+    photo_logits,
+    predict_logits,
+    run_network,
+    window_starts,
+)
 
 SIDE = 32
 

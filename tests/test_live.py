@@ -9,18 +9,18 @@ import torch
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from clothseg_utils import live
-from clothseg_utils import train as train_module
-from clothseg_utils.config import replace_fields
-from clothseg_utils.live import (
+from clothseg_utils.core.config import replace_fields
+from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.training import live
+from clothseg_utils.training import train as train_module
+from clothseg_utils.training.live import (
     LiveCurves,
     LiveLine,
     live_callbacks,
     log_precision_recall,
     time_left,
 )
-from clothseg_utils.runs import RunFolder
-from clothseg_utils.train import train
+from clothseg_utils.training.train import train
 
 
 class Bar:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
 
-from clothseg_utils import losses
-from clothseg_utils.losses import DiceFocalLoss
+from clothseg_utils.training import losses
+from clothseg_utils.training.losses import DiceFocalLoss
 
 IGNORE = 255
 C = 5

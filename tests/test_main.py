@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from clothseg_utils import pipeline, sweep
-from clothseg_utils.pipeline import NotebookFailedError
-from clothseg_utils.runs import RunFolder, repo_root
+from clothseg_utils.core.files import repo_root
+from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.workflow import pipeline, sweep
+from clothseg_utils.workflow.pipeline import NotebookFailedError
 
 VERBS = (
     "run",

@@ -17,20 +17,23 @@ import pytest
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
-from clothseg_utils import masks as masks_module
-from clothseg_utils.classes import SUPERCATEGORY_NAMES, class_table
-from clothseg_utils.coco import Annotation, Rle, annotation_path, read_annotations
-from clothseg_utils.masks import (
-    annotation_to_instance_mask,
-    build_layers,
-    layer_hidden_pixels,
+from clothseg_utils.core.classes import SUPERCATEGORY_NAMES, class_table
+from clothseg_utils.data import masks as masks_module
+from clothseg_utils.data.coco import Annotation, annotation_path, read_annotations
+from clothseg_utils.data.masks import (
     make_masks,
-    rasterize,
     rasterize_split,
     read_mask,
     select_images,
     write_mask,
 )
+from clothseg_utils.data.rasterize import (
+    annotation_to_instance_mask,
+    build_layers,
+    layer_hidden_pixels,
+    rasterize,
+)
+from clothseg_utils.data.rle import Rle
 
 # The referee's own decode(), pycocotools 2.0.11 under NumPy 2; ours does not call it.
 pytestmark = pytest.mark.filterwarnings(

@@ -7,13 +7,15 @@ import pytest
 import torch
 import torchmetrics.classification as referee
 
-from clothseg_utils import metrics
-from clothseg_utils.metrics import (
-    CLASS_SCORES,
-    MEAN_SCORES,
+from clothseg_utils.scores import metrics
+from clothseg_utils.scores.bootstrap import (
     bootstrap_differences,
     bootstrap_intervals,
     bootstrap_ratios,
+)
+from clothseg_utils.scores.metrics import (
+    CLASS_SCORES,
+    MEAN_SCORES,
     confusion_matrix,
     confusion_to_table,
     scores_from_confusion,

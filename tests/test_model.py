@@ -9,12 +9,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from clothseg_utils.classes import class_table
-from clothseg_utils.coco import Category
-from clothseg_utils.config import Config, profile_config, replace_fields
-from clothseg_utils.dataset import SegmentationDataset, load_split
-from clothseg_utils.model import ClothingSegmenter
-from clothseg_utils.network import CHECKPOINT_KEY, default_precision, normalize_images
+from clothseg_utils.core.classes import class_table
+from clothseg_utils.core.config import Config, profile_config, replace_fields
+from clothseg_utils.data.coco import Category
+from clothseg_utils.data.splits import load_split
+from clothseg_utils.network.checkpoints import CHECKPOINT_KEY
+from clothseg_utils.network.unet import default_precision, normalize_images
+from clothseg_utils.training.loaders import SegmentationDataset
+from clothseg_utils.training.module import ClothingSegmenter
 
 pytestmark = [
     # The loaders here are lists of a few samples in the main process.

@@ -9,20 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from clothseg_utils.classes import class_colors, class_table
-from clothseg_utils.config import Config, InferenceConfig, replace_fields
-from clothseg_utils.network import (
-    CHECKPOINT_KEY,
+from clothseg_utils.core.classes import class_colors, class_table
+from clothseg_utils.core.config import Config, InferenceConfig, replace_fields
+from clothseg_utils.core.files import repo_root
+from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, checkpoint_info, read_checkpoint
+from clothseg_utils.network.segmenter import load_network
+from clothseg_utils.network.unet import (
     build_network,
-    checkpoint_info,
     count_parameters,
     default_precision,
-    load_network,
     normalize_images,
-    read_checkpoint,
     set_prior_bias,
 )
-from clothseg_utils.runs import repo_root
 
 ENCODER = "resnet18"  # the quickest to build
 CONFIG = replace_fields(

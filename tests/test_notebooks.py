@@ -17,11 +17,12 @@ from click.testing import CliRunner
 from nbformat import NotebookNode
 from papermill.cli import papermill as papermill_command
 
-from clothseg_utils.config import Config, config_to_parameters, profile_config
-from clothseg_utils.network import read_checkpoint
-from clothseg_utils.pipeline import NOTEBOOKS, notebook_path
-from clothseg_utils.runs import RunFolder, repo_root, sha256_file
-from clothseg_utils.train import read_history
+from clothseg_utils.core.config import Config, config_to_parameters, profile_config
+from clothseg_utils.core.files import repo_root, sha256_file
+from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.network.checkpoints import read_checkpoint
+from clothseg_utils.training.train import read_history
+from clothseg_utils.workflow.pipeline import NOTEBOOKS, notebook_path
 
 MAX_CODE_LINES = 20
 

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from clothseg_utils import overlays
-from clothseg_utils.classes import SUPERCATEGORY_NAMES, class_colors
+from clothseg_utils.core.classes import SUPERCATEGORY_NAMES, class_colors
+from clothseg_utils.pictures import overlays
 
 NAMES = ("background", "head", "neck")
 COLORS = np.array([(32, 32, 32), (250, 0, 0), (0, 0, 250)], np.uint8)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clothseg_utils.photos import check_photo, decode_photo, read_photo
+from clothseg_utils.data.photos import check_photo, decode_photo, read_photo
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 

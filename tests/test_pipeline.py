@@ -18,9 +18,10 @@ import papermill
 import pytest
 from nbclient.exceptions import DeadKernelError
 
-from clothseg_utils import pipeline
-from clothseg_utils.config import Config, DataConfig, config_to_parameters, replace_fields
-from clothseg_utils.pipeline import (
+from clothseg_utils.core.config import Config, DataConfig, config_to_parameters, replace_fields
+from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.workflow import pipeline
+from clothseg_utils.workflow.pipeline import (
     NOTEBOOKS,
     NotebookFailedError,
     check_data_root,
@@ -31,7 +32,6 @@ from clothseg_utils.pipeline import (
     step_key,
     step_seconds,
 )
-from clothseg_utils.runs import RunFolder
 
 STEPS = ("01_data_exploration", "03_training", "04_metric_evaluation")
 PARAMETERS = 'run_name: str = "demo"\noutputs_root: str = "outputs"\ndata_root: str = "data"\n'
@@ -168,7 +168,7 @@ def test_whole_data_root_passes(data_root):
 
 def test_missing_default_data_root_passes(monkeypatch, tmp_path):
     # Notebook 01 draws it.
-    monkeypatch.setattr("clothseg_utils.runs.repo_root", lambda: tmp_path)
+    monkeypatch.setattr("clothseg_utils.core.files.repo_root", lambda: tmp_path)
     check_data_root(DataConfig())
     assert not (tmp_path / "data").exists()
 
@@ -374,7 +374,7 @@ def test_executed_copy_holds_no_path_of_this_machine(steps_run, run, monkeypatch
         nbformat.write(notebook, target)
 
     monkeypatch.setattr(papermill, "execute_notebook", execute_and_note)
-    monkeypatch.setattr("clothseg_utils.runs.repo_root", lambda: run.path.parent.parent)
+    monkeypatch.setattr("clothseg_utils.core.files.repo_root", lambda: run.path.parent.parent)
     steps_run(only=["03"])
     executed = json.loads((run.notebooks_dir / "03_training.ipynb").read_text())
     assert executed["metadata"]["papermill"] == {

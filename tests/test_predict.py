@@ -11,20 +11,16 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from clothseg_utils.classes import SUPERCATEGORY_NAMES
-from clothseg_utils.photos import read_photo
-from clothseg_utils.predict import (
-    PhotoTask,
+from clothseg_utils.core.classes import SUPERCATEGORY_NAMES
+from clothseg_utils.core.workers import read_ahead
+from clothseg_utils.data.photos import read_photo, write_image
+from clothseg_utils.network.predict import PhotoTask, mask_to_coco, plan_predictions, predict_photos
+from clothseg_utils.network.segmenter import (
     logits_to_confidence,
     logits_to_mask,
     logits_to_probabilities,
-    mask_to_coco,
-    plan_predictions,
     predict_logits,
     predict_mask,
-    predict_photos,
-    read_ahead,
-    write_image,
 )
 
 # The referee's decode(), pycocotools 2.0.11 under NumPy 2.

@@ -8,8 +8,8 @@ import pytest
 from tqdm import tqdm
 from tqdm.notebook import tqdm_notebook
 
-from clothseg_utils import progress
-from clothseg_utils.progress import in_notebook, is_attended, progress_bar
+from clothseg_utils.core import progress
+from clothseg_utils.core.progress import in_notebook, is_attended, progress_bar
 
 
 class Terminal(io.StringIO):

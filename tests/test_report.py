@@ -17,17 +17,18 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from clothseg_utils.config import (
+from clothseg_utils.core.config import (
     apply_overrides,
     config_from_parameters,
     config_to_parameters,
     profile_config,
     replace_fields,
 )
-from clothseg_utils.evaluate import REPORTED_SCORES, Evaluation, write_evaluation
-from clothseg_utils.metrics import scores_from_confusion, scores_to_dict
+from clothseg_utils.core.files import sha256_file, write_json, write_text
+from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.report import write_report
-from clothseg_utils.runs import RunFolder, sha256_file, write_json, write_text
+from clothseg_utils.scores.evaluation import REPORTED_SCORES, Evaluation, write_evaluation
+from clothseg_utils.scores.metrics import scores_from_confusion, scores_to_dict
 
 HOSTILE = "<script>alert('1')</script>|x_*y*.jpg"
 NAMES = ("background", "closures", "upperbody", "head")

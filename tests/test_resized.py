@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from clothseg_utils.masks import read_mask, write_mask
-from clothseg_utils.photos import read_photo
+from clothseg_utils.data.masks import read_mask, write_mask
+from clothseg_utils.data.photos import read_photo
 from clothseg_utils.resized import ResizedCopies
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from clothseg_utils import runs
-from clothseg_utils.runs import (
-    RunFolder,
+from clothseg_utils.core import runs
+from clothseg_utils.core.files import (
     atomic_path,
     portable_path,
     read_json,
@@ -24,6 +23,7 @@ from clothseg_utils.runs import (
     write_json,
     write_text,
 )
+from clothseg_utils.core.runs import RunFolder
 
 HELLO_SHA256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from clothseg_utils.coco import Annotation
-from clothseg_utils.masks import rasterize
-from clothseg_utils.strata import (
+from clothseg_utils.data.coco import Annotation
+from clothseg_utils.data.rasterize import rasterize
+from clothseg_utils.scores.strata import (
     AREA_BANDS,
     area_strata,
     category_strata,

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clothseg_utils import sweep
-from clothseg_utils.config import Config, profile_config, replace_fields
-from clothseg_utils.evaluate import Evaluation, write_evaluation
-from clothseg_utils.pipeline import NotebookFailedError
-from clothseg_utils.runs import RunFolder, read_json, write_json
-from clothseg_utils.sweep import expand_grid, plan_sweep, run_sweep
+from clothseg_utils.core.config import Config, profile_config, replace_fields
+from clothseg_utils.core.files import read_json, write_json
+from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.scores.evaluation import Evaluation, write_evaluation
+from clothseg_utils.workflow import sweep
+from clothseg_utils.workflow.pipeline import NotebookFailedError
+from clothseg_utils.workflow.sweep import expand_grid, plan_sweep, run_sweep
 
 DRAW_PICTURE = sweep._picture
 

@@ -12,7 +12,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from clothseg_utils import synthetic
-from clothseg_utils.classes import FASHIONPEDIA_CATEGORIES, SUPERCATEGORY_NAMES
+from clothseg_utils.core.classes import FASHIONPEDIA_CATEGORIES, SUPERCATEGORY_NAMES
 from clothseg_utils.synthetic import annotate, draw, mask_to_segmentation, synthesize
 from clothseg_utils.wardrobe import BEAD, COAT, DRESS, POCKET, SLEEVE, Canvas, Fabric
 

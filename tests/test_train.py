@@ -18,18 +18,14 @@ import pytorch_lightning as pl
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from clothseg_utils import model as model_module
-from clothseg_utils import train as train_module
-from clothseg_utils.config import Config, TrainConfig, replace_fields
-from clothseg_utils.metrics import scores_from_confusion
-from clothseg_utils.model import ClothingSegmenter
-from clothseg_utils.runs import RunFolder, repo_root, write_json
-from clothseg_utils.train import (
-    learning_rate_factor,
-    read_history,
-    train,
-    write_history,
-)
+from clothseg_utils.core.config import Config, TrainConfig, replace_fields
+from clothseg_utils.core.files import repo_root, write_json
+from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.scores.metrics import scores_from_confusion
+from clothseg_utils.training import module as model_module
+from clothseg_utils.training import train as train_module
+from clothseg_utils.training.module import ClothingSegmenter
+from clothseg_utils.training.train import learning_rate_factor, read_history, train, write_history
 
 SCORES = ("loss", "dice_loss", "focal_loss", "mean_iou", "macro_f1", "pixel_accuracy")
 FIGURES = {f"{group}/{score}" for group in ("train", "val") for score in SCORES}

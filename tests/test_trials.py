@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from clothseg_utils.config import PLAIN_INFERENCE, InferenceConfig
-from clothseg_utils.evaluate import evaluate
-from clothseg_utils.trials import PLAIN, standard_options, try_options
+from clothseg_utils.core.config import PLAIN_INFERENCE, InferenceConfig
+from clothseg_utils.network.evaluate import evaluate
+from clothseg_utils.network.trials import PLAIN, standard_options, try_options
 
 
 @pytest.fixture(scope="module", autouse=True)

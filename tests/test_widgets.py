@@ -10,12 +10,12 @@ import ipywidgets
 import numpy as np
 import pytest
 
-from clothseg_utils import widgets
-from clothseg_utils.classes import class_table
-from clothseg_utils.coco import annotation_path, images_dir, read_annotations
-from clothseg_utils.masks import rasterize
-from clothseg_utils.overlays import overlay
-from clothseg_utils.widgets import (
+from clothseg_utils.core.classes import class_table
+from clothseg_utils.data.coco import annotation_path, images_dir, read_annotations
+from clothseg_utils.data.rasterize import rasterize
+from clothseg_utils.pictures import widgets
+from clothseg_utils.pictures.overlays import overlay
+from clothseg_utils.pictures.widgets import (
     DatasetBrowser,
     PaintingViewer,
     PredictionViewer,

@@ -1,0 +1,1 @@
+"""What everyone agrees on: classes, settings, files, run folders."""

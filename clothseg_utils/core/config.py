@@ -1,0 +1,488 @@
+"""Settings of a run: one frozen model per section, three profiles, JSON in and out.
+
+Field names are unique over all sections: they are also the notebooks' parameter names. Profiles
+differ only in values, never in which code runs.
+"""
+
+import ast
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from clothseg_utils.core.classes import Scheme
+from clothseg_utils.core.text import suggestion
+
+Profile = Literal["demo", "fashionpedia", "smoke"]
+Resize = Literal["letterbox", "squash"]
+DiceForm = Literal["smp", "present"]
+Schedule = Literal["constant", "cosine"]
+Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
+
+_Fraction = Annotated[float, Field(ge=0, le=1)]
+_Positive = Annotated[float, Field(gt=0)]
+_NotNegative = Annotated[float, Field(ge=0)]
+_Count = Annotated[int, Field(ge=1)]
+_CountOrZero = Annotated[int, Field(ge=0)]
+
+_SMALLEST_WINDOW_PX = 32
+_SCALE_LIMITS = (0.25, 4.0)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,  # `papermill -p devices 2` gives a number
+    )
+
+
+class RunConfig(_Section):
+    """Where a run leaves its files."""
+
+    run_name: str = "demo"  # folder under outputs_root
+    outputs_root: str = "outputs"  # folder of all runs
+
+
+class DataConfig(_Section):
+    """Which photos, which classes, and how a photo becomes a square."""
+
+    data_root: str = "data/synthetic"  # dataset in Fashionpedia's layout
+    derived_root: str = "data/derived"  # folder for masks made from it
+    scheme: Scheme = "supercategory"
+    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 96  # network input side, pixels
+    resize: Resize = "squash"  # letterbox keeps the aspect ratio, squash does not
+    resized_side: _CountOrZero = 0  # longest side of copies to train on, pixels; 0: the photos
+    image_limit: _CountOrZero = 0  # photos of each split to use; 0 means all
+    mask_workers: _CountOrZero = 0  # processes that make masks; 0 means one per CPU core
+
+    @model_validator(mode="after")
+    def _check_resized_side(self) -> Self:
+        if 0 < self.resized_side < self.image_size:
+            raise ValueError(
+                f"resized_side {self.resized_side} is below image_size {self.image_size}"
+            )
+        return self
+
+
+class ConvertConfig(_Section):
+    """Own photos with a COCO file of any categories, from which `data_root` is made."""
+
+    coco_file: str = ""  # annotations; empty means that data_root is there already
+    coco_photos: str = ""  # folder of the photos that coco_file names
+    coco_classes: str = ""  # JSON, category -> class or null; empty keeps the supercategories
+    val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of the photos to validate on
+
+
+class AugmentConfig(_Section):
+    """Random changes to training photos; zeros (and scale 1) switch each of them off."""
+
+    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 1.0  # smallest crop, share of the area
+    crop_scale_max: Annotated[float, Field(gt=0, le=1)] = 1.0  # largest crop, share of the area
+    crop_ratio_min: _Positive = 0.5  # narrowest crop, width over height
+    crop_ratio_max: _Positive = 2.0  # widest crop, width over height
+    flip_probability: _Fraction = 0.5  # mirrored left to right
+    rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0  # up to, both ways
+    translate_fraction: _Fraction = 0.0  # up to, share of the side, both ways
+    shear_degrees: Annotated[float, Field(ge=0, lt=90)] = 0.0  # up to, both ways
+    jitter_strength: _Fraction = 0.1  # brightness, contrast, saturation: 1 minus to 1 plus this
+    jitter_hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # share of the colour circle
+    grayscale_probability: _Fraction = 0.0  # colour taken away
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        for name in ("crop_scale", "crop_ratio"):
+            low, high = getattr(self, f"{name}_min"), getattr(self, f"{name}_max")
+            if low > high:
+                raise ValueError(f"{name}_min {low} is above {name}_max {high}")
+        return self
+
+    def describe(self) -> str:
+        """The changes that are on, in words.
+
+        Example:
+            >>> AugmentConfig(flip_probability=0.5, jitter_strength=0.1).describe()
+            'mirrored in 50 % of cases; brightness, contrast and saturation by up to 10 %'
+        """
+        low, high = self.crop_scale_min, self.crop_scale_max
+        parts = {
+            f"cropped to {low:.0%} to {high:.0%} of the area": low < 1,
+            f"mirrored in {self.flip_probability:.0%} of cases": self.flip_probability,
+            f"turned by up to {self.rotation_degrees:g}°": self.rotation_degrees,
+            f"shifted by up to {self.translate_fraction:.0%} of the side": self.translate_fraction,
+            f"sheared by up to {self.shear_degrees:g}°": self.shear_degrees,
+            f"brightness, contrast and saturation by up to {self.jitter_strength:.0%}": (
+                self.jitter_strength
+            ),
+            f"hue by up to {self.jitter_hue:.0%} of the colour circle": self.jitter_hue,
+            f"grey in {self.grayscale_probability:.0%} of cases": self.grayscale_probability,
+        }
+        return (
+            "; ".join(text for text, is_on in parts.items() if is_on).replace("%", " %") or "none"
+        )
+
+
+class LossConfig(_Section):
+    """Dice + Focal. Source of the forms: segmentation-models-pytorch 0.6."""
+
+    dice_weight: _NotNegative = 0.5
+    focal_weight: _NotNegative = 5.0
+    dice_form: DiceForm = "present"  # smp divides by all classes, present by those in the batch
+    dice_smooth: _NotNegative = 1.0  # pixels added to both sides of the Dice ratio
+    focal_gamma: _NotNegative = 2.0  # 0 turns focal loss into binary cross-entropy
+
+    @model_validator(mode="after")
+    def _check_sum(self) -> Self:
+        if self.dice_weight + self.focal_weight == 0:
+            raise ValueError("dice_weight and focal_weight are both 0; nothing would be learned")
+        return self
+
+
+class TrainConfig(_Section):
+    """Network, optimisation and hardware."""
+
+    encoder_name: str = "mit_b1"  # an encoder of segmentation-models-pytorch
+    encoder_weights: str = "none"  # imagenet, none, or a file with the encoder's state dict
+    freeze_encoder: bool = False  # train the decoder only
+    prior_bias: bool = True  # begin by predicting each class as often as it occurs
+    batch_size: _Count = 4  # photos per step and device
+    max_epochs: _Count = 15  # used while max_minutes is 0
+    max_minutes: _NotNegative = 4.5  # above 0: train and validate this long, whatever the epochs
+    epoch_images: _CountOrZero = 640  # photos drawn per epoch; 0, or several devices: all of them
+    learning_rate: _Positive = 1e-3
+    weight_decay: _NotNegative = 0.01  # AdamW; at 0 it is Adam
+    adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.95  # memory of Adam's second moment
+    gradient_clip_norm: _NotNegative = 1.0  # longest gradient; 0 does not clip
+    schedule: Schedule = "cosine"  # learning rate after the warm-up
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of training, linear
+    patience: _Count = 6  # checks without a better val mIoU before stopping; not with max_minutes
+    seed: _CountOrZero = 0
+    num_workers: _CountOrZero = 0  # processes that load photos; 0 loads in the main process
+    devices: str = "auto"  # how many, as Lightning reads it
+    num_nodes: _Count = 1
+    strategy: str = "auto"  # as Lightning reads it
+    precision: Precision = "auto"  # 16-mixed on CUDA, bf16-mixed on CPUs that have it, else 32
+
+
+class EvaluateConfig(_Section):
+    """Scores on the val split."""
+
+    checkpoint: str = ""  # file to evaluate; empty means the run's best
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 2000  # resamples behind each interval
+    trial_photos: _CountOrZero = 6  # val photos to try test-time options on; 0 tries none
+
+
+class InferenceConfig(_Section):
+    """Test-time options: more looks at each photo for a better mask; all off by default."""
+
+    tta_flip: bool = False  # average with the mirrored photo
+    tta_scales: str = ""  # further input sizes, such as 0.5,1.5 of image_size; empty means none
+    window_px: _CountOrZero = 0  # side of windows slid over larger photos, pixels; 0 means none
+
+    @field_validator("tta_scales")
+    @classmethod
+    def _check_scales(cls, text: str) -> str:
+        _parse_scales(text)
+        return text
+
+    @field_validator("window_px")
+    @classmethod
+    def _check_window(cls, window_px: int) -> int:
+        if 0 < window_px < _SMALLEST_WINDOW_PX:
+            raise ValueError(f"expected 0 or at least {_SMALLEST_WINDOW_PX} pixels")
+        return window_px
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Input sizes as factors of `image_size`; the plain one first."""
+        return (1.0, *_parse_scales(self.tta_scales))
+
+    def input_sizes(self, image_size: int) -> list[int]:
+        """Sides of the square inputs, pixels, largest first: multiples of 32 nearest the factors.
+
+        Raises:
+            ValueError: two factors come to the same side.
+        """
+        sizes = {max(32, 32 * round(image_size * scale / 32)) for scale in self.scales}
+        if len(sizes) < len(self.scales):
+            raise ValueError(
+                f"inference.tta_scales {self.tta_scales} of image_size {image_size}: factors come "
+                "to the same input size, a multiple of 32 pixels; expected one size each. Choose "
+                f"factors further apart, such as {32 / image_size + 1:g}."
+            )
+        return sorted(sizes, reverse=True)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each photo is looked at once, as a whole."""
+        return self == InferenceConfig()
+
+    def describe(self) -> str:
+        """The options in words.
+
+        Example:
+            >>> InferenceConfig(tta_flip=True, window_px=512).describe()
+            'mirrored too; windows of 512 px over larger photos'
+        """
+        parts = ["mirrored too"] * self.tta_flip
+        if self.tta_scales:
+            parts.append("input sizes × " + ", ".join(f"{scale:.3g}" for scale in self.scales))
+        if self.window_px:
+            parts.append(f"windows of {self.window_px} px over larger photos")
+        return "; ".join(parts) or "none"
+
+
+PLAIN_INFERENCE = InferenceConfig()
+"""No test-time options: each photo is looked at once, as a whole."""
+
+
+def _parse_scales(text: str) -> tuple[float, ...]:
+    """Read "0.5, 1.5"; refuse what is no list of different factors other than 1."""
+    try:
+        scales = tuple(float(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise ValueError('expected factors separated by commas, such as "0.5,1.5"') from None
+    low, high = _SCALE_LIMITS
+    if len({*scales, 1.0}) <= len(scales) or not all(low <= scale <= high for scale in scales):
+        raise ValueError(f"expected different factors from {low:g} to {high:g}, without 1")
+    return scales
+
+
+class PredictConfig(_Section):
+    """Overlays."""
+
+    photos_dir: str = ""  # folder of own photos to predict; empty means none
+    overlay_count: _Count = 3  # photos in each gallery of overlays
+    overlay_opacity: _Fraction = 0.55  # of the class colour over the photo
+
+
+class Config(_Section):
+    """Everything that a run depends on."""
+
+    run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
+    convert: ConvertConfig = ConvertConfig()
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    inference: InferenceConfig = PLAIN_INFERENCE
+    predict: PredictConfig = PredictConfig()
+
+    @model_validator(mode="after")
+    def _check_own_data(self) -> Self:
+        if self.convert.coco_file:
+            if not self.convert.coco_photos:
+                raise ValueError("coco_file is set and coco_photos, its folder of photos, is not")
+            if self.data.data_root == DataConfig().data_root:
+                raise ValueError(
+                    "coco_file is set and data_root is still that of the drawn photos; set "
+                    "data_root to a new folder"
+                )
+        return self
+
+
+PATH_FIELDS = frozenset(
+    {
+        "outputs_root",
+        "data_root",
+        "derived_root",
+        "coco_file",
+        "coco_photos",
+        "coco_classes",
+        "checkpoint",
+        "photos_dir",
+    }
+)
+"""Fields that hold a path; relative means the repository root, empty means none.
+`encoder_weights` is one too, unless it says "imagenet" or "none"."""
+
+_PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
+    # The defaults above: minutes on two CPU cores, on drawn photos.
+    "demo": {},
+    # The earlier system as it was reported, except for its two defects: checkpoint and early
+    # stopping watch one quantity (val mIoU), and what lies outside the photo is ignored.
+    "fashionpedia": {
+        "run": {"run_name": "fashionpedia"},
+        "data": {"data_root": "data/fashionpedia", "image_size": 512, "resize": "squash"},
+        "augment": {
+            "crop_scale_min": 0.8,
+            "jitter_strength": 0.2,
+            "crop_ratio_min": 0.75,
+            "crop_ratio_max": 1.33,
+            "rotation_degrees": 10.0,
+            "translate_fraction": 0.1,
+            "shear_degrees": 10.0,
+            "jitter_hue": 0.1,
+            "grayscale_probability": 0.1,
+        },
+        "loss": {"focal_weight": 0.5, "dice_form": "smp"},
+        "train": {
+            "encoder_weights": "imagenet",
+            "prior_bias": False,
+            "batch_size": 32,
+            "max_epochs": 15,
+            "max_minutes": 0.0,
+            "epoch_images": 0,
+            "learning_rate": 1e-4,
+            "weight_decay": 0.0,
+            "adam_beta2": 0.999,
+            "gradient_clip_norm": 0.0,
+            "schedule": "constant",
+            "warmup_fraction": 0.0,
+            "num_workers": 8,
+        },
+    },
+    # Every line of code in seconds, for tests; the scores mean nothing.
+    "smoke": {
+        "run": {"run_name": "smoke"},
+        "data": {"image_size": 64, "image_limit": 12},
+        "train": {
+            "encoder_name": "mit_b0",
+            "batch_size": 4,
+            "max_epochs": 2,
+            "max_minutes": 0.0,
+            "epoch_images": 0,
+        },
+        "evaluate": {"bootstrap_samples": 200, "trial_photos": 2},
+        "predict": {"overlay_count": 2},
+    },
+}
+
+PROFILE_NAMES: tuple[str, ...] = get_args(Profile)
+"""Names of the profiles."""
+
+
+def profile_config(profile: Profile) -> Config:
+    """Settings of a profile.
+
+    Raises:
+        ValueError: unknown profile.
+
+    Example:
+        >>> profile_config("fashionpedia").train.batch_size
+        32
+    """
+    if profile not in _PROFILES:
+        raise ValueError(
+            f'unknown profile "{profile}"; expected one of {", ".join(get_args(Profile))}.'
+        )
+    return Config.model_validate(_PROFILES[profile])
+
+
+def field_sections() -> dict[str, str]:
+    """Map each field name to its section, in order.
+
+    Example:
+        >>> field_sections()["batch_size"]
+        'train'
+    """
+    return {
+        field: section
+        for section, info in Config.model_fields.items()
+        for field in info.annotation.model_fields
+    }
+
+
+def apply_overrides(config: Config, overrides: Iterable[str]) -> Config:
+    """Apply `section.field=value` settings; the last one of a field wins.
+
+    Raises:
+        ValueError: not of that form, an unknown field (the valid ones are listed), or a bad value.
+
+    Example:
+        >>> apply_overrides(Config(), ["train.batch_size=4"]).train.batch_size
+        4
+    """
+    sections = field_sections()
+    valid = [f"{section}.{field}" for field, section in sections.items()]
+    values: dict[str, Any] = {}
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        name = name.strip()
+        if not equals:
+            raise ValueError(f'--set "{override}" has no "="; expected section.field=value.')
+        if name not in valid:
+            raise ValueError(
+                f'unknown field "{name}"{suggestion(name, valid)}; expected one of '
+                f"{', '.join(valid)}."
+            )
+        values[name.partition(".")[2]] = value.strip()
+    return replace_fields(config, values)
+
+
+def replace_fields(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return a config with some fields replaced, checked like any other.
+
+    Args:
+        config: the settings to start from; unchanged.
+        values: field name -> value.
+
+    Raises:
+        ValueError: an unknown field or a bad value.
+    """
+    sections = field_sections()
+    tree = config.model_dump()
+    for field, value in values.items():
+        if field not in sections:
+            raise ValueError(f'unknown field "{field}"; expected one of {", ".join(sections)}.')
+        tree[sections[field]][field] = value
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            # A check over several sections has no place of its own; there is one, on own data.
+            where = ".".join(str(part) for part in problem["loc"]) or "convert"
+            got = "" if isinstance(problem["input"], dict) else f" got {problem['input']!r};"
+            problems.append(f"{where}:{got} {problem['msg'].removeprefix('Value error, ')}")
+        raise ValueError("bad setting " + "; ".join(problems) + ".") from None
+
+
+def config_to_parameters(config: Config) -> dict[str, Any]:
+    """Flatten to field name -> literal: what papermill passes to a notebook."""
+    return {
+        name: value for section in config.model_dump().values() for name, value in section.items()
+    }
+
+
+def config_from_parameters(namespace: Mapping[str, Any]) -> Config:
+    """Build the config from a notebook's variables.
+
+    A notebook calls it with `globals()` right below its parameters cell. Names that are no field
+    are other variables of the notebook and are passed over; fields that the notebook does not
+    have keep the values of profile "demo".
+
+    Raises:
+        ValueError: a bad value, named with its field; a misspelt name that papermill was given,
+            which it only warns of.
+
+    Example:
+        >>> config_from_parameters({"image_size": 64, "x": 1}).data.image_size
+        64
+    """
+    sections = field_sections()
+    unknown = [name for name in _injected_names(namespace) if name not in sections]
+    if unknown:
+        raise ValueError(
+            f'unknown parameter "{unknown[0]}"{suggestion(unknown[0], sections)}; expected one '
+            f"of {', '.join(sections)}."
+        )
+    return replace_fields(
+        Config(), {name: value for name, value in namespace.items() if name in sections}
+    )
+
+
+def _injected_names(namespace: Mapping[str, Any]) -> list[str]:
+    """Names that papermill's cell sets: the one whose source, which IPython keeps, begins so."""
+    sources = [text for text in namespace.get("_ih", ()) if text.startswith("# Parameters\n")]
+    if not sources:
+        return []
+    return [
+        target.id
+        for node in ast.parse(sources[-1]).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    ]

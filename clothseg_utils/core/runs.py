@@ -1,0 +1,190 @@
+"""The run folder: its layout, its manifest, its lock."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from clothseg_utils.core.files import (
+    portable_path,
+    read_json,
+    repo_root,
+    resolve_path,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
+
+_RECORDED_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "segmentation-models-pytorch",
+    "timm",
+    "opencv-python-headless",
+    "pycocotools",
+    "numpy",
+    "papermill",
+)
+
+
+def package_hash() -> str:
+    """SHA-256 over the package's own source: a step made by other code is made again."""
+    package_dir = Path(__file__).resolve().parent.parent
+    sources = sorted(
+        path
+        for path in package_dir.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    )
+    digests = {path.relative_to(package_dir).as_posix(): sha256_file(path) for path in sources}
+    return sha256_json(digests)
+
+
+class RunFolder:
+    """One run's folder, `outputs/<run_name>/`.
+
+    Attributes:
+        path: the folder; made when first written to.
+        figures_dir, tables_dir, logs_dir, checkpoints_dir, evaluation_dir, notebooks_dir,
+        report_dir, overlays_dir: its parts (DESIGN: "A run").
+
+    Raises:
+        ValueError: a run name that is not one plain folder name.
+    """
+
+    def __init__(self, outputs_root: str | Path, run_name: str) -> None:
+        if not re.fullmatch(r"[\w][\w.+=-]{0,99}", run_name):
+            raise ValueError(
+                f'run_name "{run_name}" is not a folder name; expected 1 to 100 letters, digits '
+                "or . _ - + =, not starting with a dot or dash. Choose another --run-name."
+            )
+        self.name = run_name
+        self.path = resolve_path(outputs_root) / run_name
+        self.figures_dir = self.path / "figures"
+        self.tables_dir = self.path / "tables"
+        self.logs_dir = self.path / "logs"
+        self.checkpoints_dir = self.path / "checkpoints"
+        self.evaluation_dir = self.path / "evaluation"
+        self.notebooks_dir = self.path / "notebooks"
+        self.overlays_dir = self.path / "overlays"
+        self.report_dir = self.path / "report"
+        self.manifest_path = self.path / "manifest.json"
+        self.best_checkpoint = self.checkpoints_dir / "best.ckpt"
+        self.last_checkpoint = self.checkpoints_dir / "last.ckpt"
+        self.training_path = self.checkpoints_dir / "training.json"
+
+    def __repr__(self) -> str:
+        return f"RunFolder({portable_path(self.path)!r})"
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Read the manifest; an empty dict before the first record.
+
+        Raises:
+            ValueError: the file is not JSON, or not a manifest.
+        """
+        if not self.manifest_path.exists():
+            return {}
+        manifest = read_json(self.manifest_path)
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("steps"), dict):
+            raise ValueError(
+                f"{self.manifest_path} is not a manifest (no steps); restore or delete it."
+            )
+        return manifest
+
+    def record_step(
+        self,
+        step: str,
+        *,
+        parameters: Mapping[str, Any],
+        inputs: Iterable[str | Path] = (),
+        outputs: Iterable[str | Path] = (),
+        scores: Mapping[str, Any] | None = None,
+        seconds: float,
+    ) -> None:
+        """Write what a step did into the manifest, with hashes of what it read and wrote.
+
+        Args:
+            step: the notebook's name, such as "03_training".
+            parameters: name -> value, JSON-able.
+            inputs: files read; missing ones are an error.
+            outputs: files written.
+            scores: numbers to keep beside the step.
+            seconds: wall time of the step.
+        """
+        entry = {
+            "state": "done",
+            "seconds": round(seconds, 2),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "parameters": dict(parameters),
+            "inputs": {portable_path(path): sha256_file(path) for path in inputs},
+            "outputs": {
+                Path(path).relative_to(self.path).as_posix()
+                if Path(path).is_relative_to(self.path)
+                else portable_path(path): sha256_file(path)
+                for path in outputs
+            },
+        }
+        if scores is not None:
+            entry["scores"] = dict(scores)
+        self.update_step(step, entry)
+
+    def update_step(self, step: str, entry: Mapping[str, Any]) -> None:
+        """Merge `entry` into one step of the manifest; safe with several writers."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".manifest.lock").open("w") as lock_file:
+            fcntl.flock(lock_file, fcntl.LOCK_EX)
+            manifest = self.read_manifest() or {"steps": {}}
+            manifest["run_name"] = self.name
+            manifest["git_commit"] = git_commit()
+            manifest["python"] = sys.version.split()[0]
+            manifest["libraries"] = library_versions()
+            manifest["steps"].setdefault(step, {}).update(entry)
+            write_json(self.manifest_path, manifest)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for one process; the lock goes with the process, even if it is killed.
+
+        Raises:
+            ValueError: another process holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+") as lock_file:
+            try:
+                fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock_file.seek(0)
+                raise ValueError(
+                    f'run "{self.name}" is in use by process {lock_file.read().strip() or "?"}; '
+                    "expected one process a run. Wait for it, or choose another --run-name."
+                ) from None
+            lock_file.truncate(0)
+            lock_file.write(str(os.getpid()))
+            lock_file.flush()
+            yield
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide a result."""
+    return {name: importlib.metadata.version(name) for name in _RECORDED_LIBRARIES}
+
+
+def git_commit() -> str:
+    """Commit of the checkout, with "-dirty" after local changes; "" outside a git checkout."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=repo_root(),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

@@ -1,0 +1,1 @@
+"""Files on disk -> checked records, photos and masks."""

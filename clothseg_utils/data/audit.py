@@ -1,0 +1,310 @@
+"""What would be paired wrongly or could not be read, found and named."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePath
+from typing import Literal
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from clothseg_utils.core.files import atomic_path
+from clothseg_utils.core.progress import progress_bar
+from clothseg_utils.data.coco import CocoFile, ImageRecord, Problem, ProblemKind, colliding_images
+from clothseg_utils.data.photos import check_photo
+from clothseg_utils.data.rle import Rle, rle_to_counts
+
+_BBOX_TOLERANCE_PX = 2.0
+
+
+class Audit(Struct, frozen=True):
+    """What is in a dataset and what is wrong with it; JSON-able.
+
+    Attributes:
+        annotations_file: name of the JSON.
+        sha256: of the JSON, hex.
+        n_images: images listed, those left out included.
+        n_annotations: annotations used; `n_polygon` + `n_rle`.
+        n_annotations_left_out: annotations that cannot be rasterized.
+        n_images_without_annotations: all background; not a fault.
+        photos_checked, masks_checked: whether the files were looked at.
+        problems: every finding, in the JSON's order within each kind of check.
+        counts: findings of each kind that occurs.
+        excluded: file_name -> reason, for every image left out.
+        licenses: name -> images listed under it, most first; those without one are not counted.
+    """
+
+    annotations_file: str
+    sha256: str
+    n_images: int
+    n_annotations: int
+    n_polygon: int
+    n_rle: int
+    n_annotations_left_out: int
+    n_images_without_annotations: int
+    photos_checked: bool
+    masks_checked: bool
+    problems: list[Problem]
+    counts: dict[ProblemKind, int]
+    excluded: dict[str, str]
+    licenses: dict[str, int]
+
+    def summary(self) -> str:
+        """A few lines for a terminal: totals, what is left out, and each kind of finding."""
+        lines = [
+            f"{self.annotations_file}: {self.n_images:,} images "
+            f"({self.n_images_without_annotations:,} without annotations), "
+            f"{self.n_annotations:,} annotations ({self.n_polygon:,} polygon, {self.n_rle:,} RLE)",
+            f"left out: {len(self.excluded):,} images, {self.n_annotations_left_out:,} annotations",
+        ]
+        for kind, count in self.counts.items():
+            subjects = [problem.subject for problem in self.problems if problem.kind == kind]
+            more = f", and {count - 3:,} more" if count > 3 else ""
+            lines.append(f"  {kind} {count:,}: {', '.join(subjects[:3])}{more}")
+        return "\n".join(lines)
+
+
+def audit(
+    coco: CocoFile,
+    *,
+    image_dir: str | Path | None = None,
+    mask_dir: str | Path | None = None,
+    workers: int = 0,
+    progress: bool = False,
+) -> Audit:
+    """Find what would be paired wrongly or could not be read, and name it.
+
+    Photos and masks are decoded in full, since a truncated file shows only then. An image
+    without annotations is not a fault, nor is a photo that the JSON does not list.
+
+    Args:
+        coco: the annotation file.
+        image_dir: folder of the photos; None leaves photos unchecked.
+        mask_dir: folder of the masks, `<stem>.png`; None leaves masks unchecked.
+        workers: threads that decode; 0 means one per CPU.
+        progress: show a bar, or lines where nobody watches.
+
+    Raises:
+        FileNotFoundError: `image_dir` or `mask_dir` is not a folder, or `image_dir` holds none of
+            the photos.
+    """
+    collisions = colliding_images(coco)
+    problems = list(coco.problems)
+    problems += _annotation_problems(coco)
+    problems += [Problem("same_stem", name, reason) for name, reason in collisions.items()]
+    excluded = dict(collisions)
+    lost_photos: set[str] = set()
+    if image_dir is not None:
+        folder = _check_folder(image_dir, "photo")
+        for image, problem in _check_files(coco.images, folder, "photo", workers, progress):
+            problems.append(problem)
+            excluded.setdefault(image.file_name, problem.detail)
+            if problem.kind == "photo_missing":
+                lost_photos.add(f"{PurePath(image.file_name).stem}.png")
+        n_lost = sum(problem.kind == "photo_missing" for problem in problems)
+        if coco.images and n_lost == len(coco.images):
+            raise FileNotFoundError(
+                f"{folder} holds none of the photos that {coco.path.name} names ({n_lost}); "
+                "expected the folder of these photos. Check its path."
+            )
+    if mask_dir is not None:
+        folder = _check_folder(mask_dir, "mask")
+        for image, problem in _check_files(coco.images, folder, "mask", workers, progress):
+            problems.append(problem)
+            excluded.setdefault(image.file_name, problem.detail)
+        problems += _masks_without_photo(coco, folder, lost_photos)
+    annotated = {annotation.image_id for annotation in coco.packed}
+    names = [coco.license_names.get(str(image.license)) for image in coco.images]
+    n_rle = sum(annotation.n_parts == 0 for annotation in coco.packed)
+    return Audit(
+        annotations_file=coco.path.name,
+        sha256=coco.sha256,
+        n_images=len(coco.images),
+        n_annotations=len(coco.packed),
+        n_polygon=len(coco.packed) - n_rle,
+        n_rle=n_rle,
+        n_annotations_left_out=len(coco.problems),
+        n_images_without_annotations=sum(image.id not in annotated for image in coco.images),
+        photos_checked=image_dir is not None,
+        masks_checked=mask_dir is not None,
+        problems=problems,
+        counts=dict(Counter(problem.kind for problem in problems)),
+        excluded=excluded,
+        licenses=dict(Counter(name for name in names if name).most_common()),
+    )
+
+
+def photo_problems(
+    images: Sequence[ImageRecord],
+    image_dir: str | Path,
+    *,
+    cache_path: str | Path,
+    progress: bool = False,
+) -> dict[str, str]:
+    """Find the photos that cannot be used: missing, empty, undecodable, or of another size.
+
+    A photo is decoded once and remembered by name, size and modification time.
+
+    Args:
+        images: records to check.
+        image_dir: folder of the photos.
+        cache_path: JSON file of what was found before, for these annotations; made if missing.
+        progress: show a bar, or lines where nobody watches.
+
+    Returns:
+        file_name -> reason, for the photos to leave out.
+
+    Raises:
+        FileNotFoundError: `image_dir` is not a folder.
+    """
+    folder = _check_folder(image_dir, "photo")
+    cache_path = Path(cache_path)
+    stamps = {image.file_name: _file_stamp(folder / image.file_name) for image in images}
+    known = _read_photo_cache(cache_path)
+    unknown = [
+        image
+        for image in images
+        if image.file_name not in known or known[image.file_name][0] != stamps[image.file_name]
+    ]
+    if unknown:
+        found = {
+            image.file_name: problem.detail
+            for image, problem in _check_files(unknown, folder, "photo", 0, progress)
+        }
+        for image in unknown:
+            known[image.file_name] = (stamps[image.file_name], found.get(image.file_name, ""))
+        with atomic_path(cache_path) as temporary:
+            temporary.write_bytes(msgspec.json.encode(known))
+    return {name: known[name][1] for name in stamps if known[name][1]}
+
+
+def _file_stamp(path: Path) -> tuple[int, int]:
+    """Size and modification time; zeros for a missing file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _read_photo_cache(path: Path) -> dict[str, tuple[tuple[int, int], str]]:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[tuple[int, int], str]])
+    except (OSError, msgspec.DecodeError):
+        return {}  # missing or damaged: the photos are decoded again
+
+
+def write_audit(path: str | Path, audit: Audit) -> None:
+    """Write an audit as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(audit)) + b"\n")
+
+
+def _annotation_problems(coco: CocoFile) -> Iterator[Problem]:
+    """Oddities that leave an annotation in: it is still rasterized, by the rule."""
+    file_name_of_id = {image.id: image.file_name for image in coco.images}
+    for annotation in coco.annotations:
+        subject = f"annotation {annotation.id} of {file_name_of_id[annotation.image_id]}"
+        if annotation.area <= 0:
+            detail = f"area {annotation.area:g}; painted last, on top"
+            yield Problem("area_zero", subject, detail)
+        box = _segmentation_to_box(annotation.segmentation)
+        x, y, width, height = annotation.bbox
+        differences = [abs(a - b) for a, b in zip(box, (x, y, x + width, y + height), strict=True)]
+        if max(differences) > _BBOX_TOLERANCE_PX:
+            yield Problem(
+                "bbox_differs",
+                subject,
+                f"bbox {list(annotation.bbox)} is up to {max(differences):.0f} px off the "
+                "segmentation, which decides",
+            )
+
+
+def _segmentation_to_box(
+    segmentation: list[list[float]] | Rle,
+) -> tuple[float, float, float, float]:
+    """Tight box (left, top, right, bottom) of a segmentation, pixels; zeros where it is empty."""
+    if isinstance(segmentation, Rle):
+        height = segmentation.size[0]
+        counts = rle_to_counts(segmentation)
+        edges = np.cumsum(counts)
+        starts, stops = edges[0 : 2 * (len(counts) // 2) : 2], edges[1::2]
+        starts, stops = starts[starts < stops], stops[starts < stops]
+        if starts.size == 0:
+            return 0.0, 0.0, 0.0, 0.0
+        left, right = starts[0] // height, (stops[-1] - 1) // height + 1
+        # A run into the next column covers the lowest row of one and the first row of the other.
+        wraps = starts // height < (stops - 1) // height
+        top = 0 if wraps.any() else (starts % height).min()
+        bottom = height if wraps.any() else ((stops - 1) % height).max() + 1
+        return float(left), float(top), float(right), float(bottom)
+    xs = [x for part in segmentation for x in part[0::2]]
+    ys = [y for part in segmentation for y in part[1::2]]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _check_folder(folder: str | Path, what: str) -> Path:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{what} folder {folder} not found; expected a folder of {what}s.")
+    return folder
+
+
+def _check_files(
+    images: Sequence[ImageRecord],
+    folder: Path,
+    what: Literal["photo", "mask"],
+    workers: int,
+    progress: bool,
+) -> Iterator[tuple[ImageRecord, Problem]]:
+    """Check every image's photo or mask; yield those with a problem, in the JSON's order."""
+
+    def check(image: ImageRecord) -> Problem | None:
+        name = image.file_name if what == "photo" else f"{PurePath(image.file_name).stem}.png"
+        return _file_problem(folder / name, image, what)
+
+    # Threads: the decoders release the interpreter lock.
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        found = progress_bar(
+            pool.map(check, images),
+            total=len(images),
+            desc=f"checking {what}s",
+            unit=what,
+            disable=not progress,
+        )
+        for image, problem in zip(images, found, strict=True):
+            if problem is not None:
+                yield image, problem
+
+
+def _file_problem(path: Path, image: ImageRecord, what: Literal["photo", "mask"]) -> Problem | None:
+    missing, unreadable, other_size = f"{what}_missing", f"{what}_unreadable", f"{what}_size"
+    if not path.is_file():
+        return Problem(missing, path.name, f"no such file for image {image.id}")
+    if path.stat().st_size == 0:
+        empty = "photo_empty" if what == "photo" else unreadable
+        return Problem(empty, path.name, "the file has 0 bytes")
+    try:
+        height, width = check_photo(path)
+    except (OSError, ValueError) as error:
+        return Problem(unreadable, path.name, str(error).replace(str(path), path.name))
+    if (height, width) != (image.height, image.width):
+        return Problem(
+            other_size,
+            path.name,
+            f"the file is {width} x {height} px (width x height); the JSON says {image.width} x "
+            f"{image.height}",
+        )
+    return None
+
+
+def _masks_without_photo(coco: CocoFile, folder: Path, lost_photos: set[str]) -> Iterator[Problem]:
+    expected = {f"{PurePath(image.file_name).stem}.png" for image in coco.images}
+    for name in sorted(path.name for path in folder.glob("*.png")):
+        if name not in expected:
+            yield Problem("mask_without_photo", name, "no image of the JSON has this stem")
+        elif name in lost_photos:
+            yield Problem("mask_without_photo", name, "the photo that it belongs to is missing")

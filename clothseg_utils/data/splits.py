@@ -1,0 +1,142 @@
+"""The photos of a split that can be used, with their masks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clothseg_utils.core.classes import ClassTable, class_table
+from clothseg_utils.core.config import DataConfig
+from clothseg_utils.core.files import resolve_path
+from clothseg_utils.data.audit import photo_problems
+from clothseg_utils.data.coco import (
+    CocoFile,
+    ImageRecord,
+    Split,
+    annotation_path,
+    images_dir,
+    read_annotations,
+)
+from clothseg_utils.data.masks import MaskIndex, make_masks, read_mask, select_images
+from clothseg_utils.data.photos import read_photo
+
+
+@dataclass(frozen=True)
+class SplitData:
+    """The photos of one split that can be used, with their masks.
+
+    Attributes:
+        split: "train" or "val".
+        coco: the checked annotation file.
+        classes: class table of the scheme in use.
+        images: records of the photos, in the JSON's order, without the excluded ones.
+        masks: index of the mask folder.
+        image_dir: folder of the photos.
+        excluded: file name -> why the photo is left out.
+    """
+
+    split: Split
+    coco: CocoFile
+    classes: ClassTable
+    images: tuple[ImageRecord, ...]
+    masks: MaskIndex
+    image_dir: Path
+    excluded: dict[str, str]
+
+    @property
+    def source(self) -> str:
+        """What a figure of this split was made from: data, split, number of photos."""
+        return self.coco.source(self.split, len(self.images))
+
+    def photo_path(self, record: ImageRecord) -> Path:
+        """Path of a record's photo."""
+        return self.image_dir / record.file_name
+
+    def read_pair(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray]:
+        """Read a photo, (H, W, 3) uint8 RGB, and its mask, (H, W) uint8 class ids.
+
+        Raises:
+            ValueError: the two differ in size, or one cannot be decoded.
+        """
+        image = read_photo(self.photo_path(record))
+        mask = read_mask(self.masks.mask_path(record.id), self.classes.num_classes)
+        if image.shape[:2] != mask.shape:
+            raise ValueError(
+                f"photo {record.file_name} is {image.shape[1]} x {image.shape[0]} but its mask "
+                f"{mask.shape[1]} x {mask.shape[0]}; expected equal sizes. Rerun notebook 02."
+            )
+        return image, mask
+
+
+def load_split(config: DataConfig, split: Split, *, progress: bool = True) -> SplitData:
+    """Read a split's annotations, check its photos, and make the masks that are missing or stale.
+
+    Args:
+        config: data section of the config; needs the files of this split only.
+        split: "train" or "val".
+        progress: show bars, or lines where nobody watches.
+
+    Raises:
+        FileNotFoundError: no data root, no annotation file or no folder of photos.
+        ValueError: broken annotations, or no usable photo at all.
+    """
+    data_root = resolve_path(config.data_root)
+    coco = read_annotations(annotation_path(data_root, split))
+    image_dir = images_dir(data_root, split)
+    derived_root = resolve_path(config.derived_root)
+    masks = make_masks(
+        data_root,
+        split,
+        config.scheme,
+        derived_root,
+        workers=config.mask_workers,
+        image_limit=config.image_limit,
+        progress=progress,
+    )
+    records = select_images(coco, config.image_limit)
+    excluded = photo_problems(
+        records,
+        image_dir,
+        cache_path=masks.mask_dir.parent.parent / "photos.json",
+        progress=progress,
+    )
+    images = tuple(record for record in records if record.file_name not in excluded)
+    if not images:
+        name, reason = next(iter(excluded.items()), ("", "the annotation file lists none"))
+        raise ValueError(
+            f"no usable photo in {image_dir}: {name} {reason}; expected the photos that "
+            f"{coco.path.name} lists. Check --data-root."
+        )
+    return SplitData(
+        split=split,
+        coco=coco,
+        classes=class_table(config.scheme, coco.categories),
+        images=images,
+        masks=masks,
+        image_dir=image_dir,
+        excluded=excluded,
+    )
+
+
+def splits_source(train: SplitData, val: SplitData) -> str:
+    """Say what a figure of both splits was made from: data, number of photos of each."""
+    return f"{train.source}; val, n = {len(val.images):,} photos"
+
+
+def check_disjoint(train: SplitData, val: SplitData) -> None:
+    """Check that train and val share no photo and agree on the classes.
+
+    Raises:
+        ValueError: they share a file name, or their classes differ.
+    """
+    shared = {r.file_name for r in train.images} & {r.file_name for r in val.images}
+    if shared:
+        raise ValueError(
+            f"{len(shared)} photos are in train and in val, such as {min(shared)}; expected "
+            "disjoint splits. Remove them from one of the two annotation files."
+        )
+    if train.classes.names != val.classes.names:
+        raise ValueError(
+            f"{train.coco.path.name} and {val.coco.path.name} define different classes; expected "
+            "the same categories in both."
+        )

@@ -1,0 +1,1 @@
+"""A network at work: built, read, predicting, evaluated."""

@@ -1,0 +1,348 @@
+"""A trained network at work on photos of any size."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from torch.nn import functional
+
+from clothseg_utils.core.classes import Scheme, class_colors
+from clothseg_utils.core.config import PLAIN_INFERENCE, InferenceConfig, Resize
+from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
+from clothseg_utils.network.geometry import content_box, fit_image
+from clothseg_utils.network.unet import build_network, default_precision, normalize_images
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network read from a checkpoint, with what is needed to use it.
+
+    Attributes:
+        path: the checkpoint.
+        network: in eval mode, channels_last, on its device.
+        class_names: index = class id.
+        image_size: side of the square input, pixels.
+        resize: how a photo becomes the square.
+        info: what training wrote into the checkpoint (config, data, classes), plain values.
+        inference: test-time options; all that predicts with this network uses them.
+    """
+
+    path: Path
+    network: smp.Unet
+    class_names: tuple[str, ...]
+    image_size: int
+    resize: Resize
+    info: Mapping[str, Any]
+    inference: InferenceConfig = PLAIN_INFERENCE
+
+    @property
+    def scheme(self) -> Scheme:
+        """Class scheme that it was trained on."""
+        return self.info["config"]["data"]["scheme"]
+
+    @property
+    def device(self) -> torch.device:
+        """Device that the network is on."""
+        return next(self.network.parameters()).device
+
+    @property
+    def colors(self) -> np.ndarray:
+        """(C, 3) uint8 RGB; index = class id."""
+        return class_colors(len(self.class_names))
+
+
+def load_network(
+    path: str | Path,
+    device: str | torch.device = "auto",
+    inference: InferenceConfig = PLAIN_INFERENCE,
+) -> TrainedNetwork:
+    """Read a trained network from a checkpoint; nothing is downloaded.
+
+    Args:
+        path: checkpoint that training wrote.
+        device: "auto" takes CUDA where there is one.
+        inference: test-time options; they belong to the use of a network, not to its training.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint of this project, weights that do not fit its settings, or
+            options that do not fit its input size.
+    """
+    checkpoint = read_checkpoint(path)
+    info = checkpoint[CHECKPOINT_KEY]
+    config = info["config"]
+    inference.input_sizes(config["data"]["image_size"])  # refused here, not at the first photo
+    network = build_network(config["train"]["encoder_name"], "none", len(info["class_names"]))
+    prefix = "network."
+    state = {
+        key.removeprefix(prefix): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith(prefix)
+    }
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds weights that do not fit its own settings "
+            f"({config['train']['encoder_name']}, {len(info['class_names'])} classes); expected a "
+            "checkpoint as training left it. Train again."
+        ) from error
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = network.eval().to(device, memory_format=torch.channels_last)
+    return TrainedNetwork(
+        path=Path(path),
+        network=network,
+        class_names=tuple(info["class_names"]),
+        image_size=config["data"]["image_size"],
+        resize=config["data"]["resize"],
+        info=info,
+        inference=inference,
+    )
+
+
+_WINDOW_OVERLAP = 0.25  # of its side, at least, that a window shares with its neighbour
+
+_LEAST_PROBABILITY = 1e-12  # its logarithm must stay finite, or upsampling would spread NaN
+
+
+def run_network(
+    trained: TrainedNetwork, image: np.ndarray, image_size: int, resize: Resize
+) -> torch.Tensor:
+    """Look at one photo once.
+
+    Args:
+        trained: the network; its test-time options are not used.
+        image: (H, W, 3) uint8 RGB, 0..255, any size.
+        image_size: side of the square input, pixels; a multiple of 32.
+        resize: how the photo becomes the square.
+
+    Returns:
+        (1, C, h, w) float32 logits on the network's device; the padding of a letterbox is cut off,
+        so that they cover exactly the photo.
+    """
+    square = fit_image(image, image_size, resize)
+    batch = torch.from_numpy(square).permute(2, 0, 1)[None].to(trained.device)
+    images = normalize_images(batch).contiguous(memory_format=torch.channels_last)
+    dtype = default_precision(trained.device)
+    with (
+        torch.inference_mode(),
+        torch.autocast(trained.device.type, dtype=dtype, enabled=dtype is not None),
+    ):
+        logits = trained.network(images)
+    box = content_box(*image.shape[:2], image_size, resize)
+    logits = logits[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
+    return logits.float().contiguous()  # by class, as masks are taken from them
+
+
+def photo_logits(trained: TrainedNetwork, image: np.ndarray) -> torch.Tensor:
+    """Look at one photo as the network's test-time options say.
+
+    Windows are slid over photos whose longer side is above `window_px`; the other options apply to
+    each window. Without options this is `run_network`, and nothing else.
+
+    Args:
+        trained: the network with its options.
+        image: (H, W, 3) uint8 RGB, 0..255, any size.
+
+    Returns:
+        (1, C, h, w) float32 that cover exactly the photo: logits, or with options the logarithm of
+        the mean probabilities. With windows, h and w grow with the photo.
+    """
+    options = trained.inference
+    if options.is_plain:
+        return run_network(trained, image, trained.image_size, trained.resize)
+    with torch.inference_mode():
+        if 0 < options.window_px < max(image.shape[:2]):
+            probabilities = _windowed_probabilities(trained, image)
+        else:
+            probabilities = _mean_probabilities(trained, image)
+        return probabilities.clamp_min(_LEAST_PROBABILITY).log()
+
+
+def window_starts(length: int, side: int) -> list[int]:
+    """Place windows along one side of a photo: evenly, from edge to edge.
+
+    Args:
+        length: of the photo's side, pixels.
+        side: of the windows, pixels.
+
+    Returns:
+        First pixel of each window. Neighbours share at least a quarter of their side; one window
+        stands for a photo that is not longer.
+
+    Example:
+        >>> window_starts(250, 100), window_starts(80, 100)
+        ([0, 75, 150], [0])
+    """
+    if length <= side:
+        return [0]
+    steps = int(np.ceil((length - side) / ((1 - _WINDOW_OVERLAP) * side)))
+    return np.linspace(0, length - side, steps + 1).round().astype(int).tolist()
+
+
+def _mean_probabilities(trained: TrainedNetwork, image: np.ndarray) -> torch.Tensor:
+    """Average over input sizes and mirroring: (1, C, h, w), h and w of the largest input."""
+    looks = _looks(trained, image)
+    total = next(looks)
+    count = 1
+    for probabilities in looks:
+        total += _resize(probabilities, total.shape[2], total.shape[3])
+        count += 1
+    return total / count
+
+
+def _looks(trained: TrainedNetwork, image: np.ndarray) -> Iterator[torch.Tensor]:
+    """Probabilities, (1, C, h, w), of every look at one photo, the largest input first."""
+    for image_size in trained.inference.input_sizes(trained.image_size):
+        yield run_network(trained, image, image_size, trained.resize).softmax(dim=1)
+        if trained.inference.tta_flip:
+            mirrored = np.ascontiguousarray(image[:, ::-1])
+            logits = run_network(trained, mirrored, image_size, trained.resize)
+            yield logits.softmax(dim=1).flip(3)
+
+
+def _windowed_probabilities(trained: TrainedNetwork, image: np.ndarray) -> torch.Tensor:
+    """Average over windows, the middle of a window counting most: (1, C, h, w).
+
+    The photo is scaled once, so that a window of `window_px` becomes the network's largest input:
+    windows are then plain cuts, and what they say falls on one grid of pixels.
+    """
+    side = trained.inference.input_sizes(trained.image_size)[0]
+    scale = side / trained.inference.window_px
+    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    scaled = cv2.resize(image, (width, height), interpolation=interpolation)
+    total = torch.zeros((1, len(trained.class_names), height, width), device=trained.device)
+    weight = torch.zeros((1, 1, height, width), device=trained.device)
+    for top in window_starts(height, side):
+        for left in window_starts(width, side):
+            rows, columns = slice(top, top + side), slice(left, left + side)
+            window = np.ascontiguousarray(scaled[rows, columns])
+            probabilities = _mean_probabilities(trained, window)
+            middle = _tent(window.shape[0])[:, None] * _tent(window.shape[1])
+            middle = middle.to(trained.device)
+            total[:, :, rows, columns] += middle * _resize(probabilities, *window.shape[:2])
+            weight[:, :, rows, columns] += middle
+    return total / weight
+
+
+def _tent(length: int) -> torch.Tensor:
+    """Weights, (length,) 0..1, that rise to the middle; none is 0, for a corner's only window."""
+    steps = torch.arange(length, dtype=torch.float32)
+    return (torch.minimum(steps, length - 1 - steps) + 1) / ((length + 1) // 2)
+
+
+def _resize(probabilities: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    if probabilities.shape[2:] == (height, width):
+        return probabilities
+    return functional.interpolate(
+        probabilities, (height, width), mode="bilinear", align_corners=False
+    )
+
+
+def predict_logits(
+    trained: TrainedNetwork, image: np.ndarray, *, squash: bool = False
+) -> torch.Tensor:
+    """Run the network on one photo, with its test-time options.
+
+    One photo a batch, always: the result then does not depend on what else is predicted.
+
+    Args:
+        trained: network, its input geometry and its test-time options.
+        image: (H, W, 3) uint8 RGB, 0..255, any size.
+        squash: fill the square whatever the network was trained on, and look once whatever its
+            options are (for `reported_protocol`).
+
+    Returns:
+        (1, C, h, w) float32 logits on the network's device, covering exactly the photo. With
+        test-time options: the logarithm of the looks' mean probabilities.
+    """
+    if squash:
+        return run_network(trained, image, trained.image_size, "squash")
+    return photo_logits(trained, image)
+
+
+def logits_to_mask(logits: torch.Tensor, height: int, width: int) -> np.ndarray:
+    """Upsample logits to the photo's size (bilinear), then take the best class of each pixel.
+
+    Goes class by class: memory does not grow with their number, and large photos fit.
+
+    Args:
+        logits: (1, C, h, w) float32.
+        height: rows of the photo, pixels.
+        width: columns of the photo, pixels.
+
+    Returns:
+        (height, width) uint8 class ids; of equal logits the lower id wins, as with argmax.
+    """
+    with torch.inference_mode():
+        best = _upsample(logits[:, :1], height, width)
+        mask = torch.zeros_like(best, dtype=torch.uint8)
+        for class_id in range(1, logits.shape[1]):
+            candidate = _upsample(logits[:, class_id : class_id + 1], height, width)
+            # Ids rise: where this class is better, its id is larger than what stands there.
+            is_better = candidate > best
+            torch.maximum(mask, is_better.view(torch.uint8).mul_(class_id), out=mask)
+            torch.maximum(best, candidate, out=best)
+    return mask[0, 0].cpu().numpy()
+
+
+def logits_to_probabilities(logits: torch.Tensor, height: int, width: int) -> np.ndarray:
+    """Upsample logits to the photo's size, then softmax.
+
+    Returns:
+        (C, height, width) float16, 0..1; their argmax is the mask up to float16's rounding.
+    """
+    with torch.inference_mode():
+        upsampled = _upsample(logits, height, width)
+        return upsampled.softmax(dim=1)[0].half().cpu().numpy()
+
+
+def logits_to_confidence(logits: torch.Tensor, height: int, width: int) -> np.ndarray:
+    """Upsample logits to the photo's size, then take the softmax probability of the best class.
+
+    The largest of `logits_to_probabilities`, in float32, but class by class as in
+    `logits_to_mask`: memory does not grow with their number.
+
+    Args:
+        logits: (1, C, h, w) float32.
+        height: rows of the photo, pixels.
+        width: columns of the photo, pixels.
+
+    Returns:
+        (height, width) float32, 1 / C..1.
+    """
+    with torch.inference_mode():
+        best = _upsample(logits[:, :1], height, width)
+        # Sum of exp(logit - best) so far. It is kept relative to the best one: no exp overflows.
+        total = torch.ones_like(best)
+        for class_id in range(1, logits.shape[1]):
+            difference = _upsample(logits[:, class_id : class_id + 1], height, width).sub_(best)
+            gain = difference.clamp(min=0)
+            best += gain
+            difference -= gain  # now to the new best
+            total.mul_(gain.neg_().exp_()).add_(difference.exp_())
+        return total.reciprocal_()[0, 0].cpu().numpy()
+
+
+def _upsample(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    return functional.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+
+
+def predict_mask(trained: TrainedNetwork, image: np.ndarray) -> np.ndarray:
+    """Predict the mask of one photo.
+
+    Args:
+        trained: from `segmenter.load_network`.
+        image: (H, W, 3) uint8 RGB, 0..255, any size.
+
+    Returns:
+        (H, W) uint8 class ids.
+    """
+    return logits_to_mask(predict_logits(trained, image), *image.shape[:2])

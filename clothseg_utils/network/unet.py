@@ -1,0 +1,189 @@
+"""The network: built from settings; no Lightning."""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from clothseg_utils.core.files import resolve_path
+from clothseg_utils.core.text import suggestion
+from clothseg_utils.network.decoder import speed_up_decoder
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> smp.Unet:
+    """Build a U-Net with an encoder of segmentation-models-pytorch.
+
+    Args:
+        encoder_name: such as "mit_b1" or "resnet34".
+        encoder_weights: "imagenet" (fetched from a model hub by the library), "none" (random
+            weights), or a file with the encoder's state dict; a relative path means the
+            repository root.
+        num_classes: channels of the logits, background counted.
+
+    Returns:
+        A network from (N, 3, H, W) float, normalised as `normalize_images` does, to (N, C, H, W)
+        float logits; H and W are multiples of 32.
+
+    Raises:
+        ValueError: unknown encoder, weights that cannot be fetched, or do not fit.
+        FileNotFoundError: no such weights file.
+    """
+    check_encoder_name(encoder_name)
+    hub_weights = "imagenet" if encoder_weights == "imagenet" else None
+    try:
+        with _quiet_hub():
+            network = smp.Unet(encoder_name, encoder_weights=hub_weights, classes=num_classes)
+    except Exception as error:
+        if hub_weights is None:
+            raise
+        # The hub clients raise dozens of types of their own; to a user they are one fault.
+        raise ValueError(
+            f"encoder weights imagenet of {encoder_name} cannot be fetched "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
+            "expected a reachable model hub. Set train.encoder_weights to a local file or to none."
+        ) from error
+    if encoder_weights not in ("imagenet", "none"):
+        _load_encoder(network.encoder, resolve_path(encoder_weights), encoder_name)
+    speed_up_decoder(network)
+    return network
+
+
+def check_encoder_name(encoder_name: str) -> None:
+    """Refuse an encoder that segmentation-models-pytorch does not have.
+
+    Raises:
+        ValueError: unknown encoder.
+    """
+    encoders = smp.encoders.get_encoder_names()
+    if encoder_name not in encoders:
+        raise ValueError(
+            f'unknown encoder_name "{encoder_name}"{suggestion(encoder_name, encoders)}; expected '
+            f"one of {', '.join(sorted(encoders))}."
+        )
+
+
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Hold back the hub client's two warnings a retry: they bury the one line that helps."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _load_encoder(encoder: nn.Module, path: Path, encoder_name: str) -> None:
+    state = read_torch_file(path)
+    if isinstance(state, Mapping):
+        state = state.get("state_dict", state)
+    if not _is_state_dict(state):
+        raise ValueError(
+            f"weights file {path} holds a {type(state).__name__} that is no state dict; expected "
+            f"that of encoder {encoder_name}. Save it with "
+            "torch.save(network.encoder.state_dict(), ...)."
+        )
+    # Classification heads come with published ImageNet files and have no place in an encoder.
+    state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc."))}
+    own = encoder.state_dict()
+    missing = [key for key in own if key not in state]
+    unknown = [key for key in state if key not in own]
+    wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
+    for what, keys in (("lacks", missing), ("has the unknown", unknown), ("misshapes", wrong)):
+        if keys:
+            raise ValueError(
+                f"weights file {path} {what} {keys[0]} ({len(keys)} such entries); expected the "
+                f"state dict of encoder {encoder_name}."
+            )
+    encoder.load_state_dict(state)
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(key, str) and isinstance(tensor, torch.Tensor) for key, tensor in value.items()
+    )
+
+
+def set_prior_bias(network: smp.Unet, class_shares: np.ndarray) -> None:
+    """Let an untrained network begin by predicting each class as often as it occurs.
+
+    Without it the first hundreds of steps only learn that most pixels are background.
+
+    Args:
+        network: its segmentation head is changed in place: bias to the log-odds of the shares,
+            weights to a tenth, so that the bias decides at first.
+        class_shares: (C,) share of the training pixels, 0..1, sum 1; shares below 1e-4 count
+            as 1e-4, so that a class that does not occur can be learned later.
+
+    Source: prior probability of focal loss, Lin et al. 2017, section 4.1.
+    """
+    shares = torch.from_numpy(np.clip(class_shares, 1e-4, 1 - 1e-4))
+    head = network.segmentation_head[0]
+    with torch.no_grad():
+        head.bias.copy_(torch.logit(shares))
+        head.weight.mul_(0.1)
+
+
+def count_parameters(network: smp.Unet) -> dict[str, int]:
+    """Parameters of a network by part: encoder, decoder, segmentation head, total."""
+    parts = {
+        "encoder": network.encoder,
+        "decoder": network.decoder,
+        "head": network.segmentation_head,
+    }
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    return counts | {"total": sum(counts.values())}
+
+
+def normalize_images(images: torch.Tensor) -> torch.Tensor:
+    """Scale uint8 images to what ImageNet encoders expect.
+
+    Args:
+        images: (N, 3, H, W) uint8 RGB, 0..255.
+
+    Returns:
+        (N, 3, H, W) float32, zero mean and unit variance over ImageNet, on the same device and in
+        the same memory format.
+    """
+    mean = torch.tensor(_IMAGENET_MEAN, device=images.device).mul_(255).view(1, 3, 1, 1)
+    scale = (
+        torch.tensor(_IMAGENET_STD, device=images.device).mul_(255).reciprocal_().view(1, 3, 1, 1)
+    )
+    values = images.to(torch.float32, copy=True)
+    return torch.addcmul(-mean * scale, values, scale, out=values)  # one pass, nothing else stored
+
+
+def default_precision(device: torch.device) -> torch.dtype | None:
+    """Dtype to autocast to: float16 on CUDA, bfloat16 on CPUs that compute in it, else None."""
+    if device.type == "cuda":
+        return torch.float16
+    if device.type == "cpu" and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return None
+
+
+def read_torch_file(path: Path) -> Any:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no such file: {path}; expected a file that torch.save wrote. Check the path, or "
+            "train first (notebook 03)."
+        )
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Zip, pickle and torch each raise types of their own for a broken file.
+        raise ValueError(
+            f"{path} cannot be read as a torch file of plain weights ({type(error).__name__}); "
+            "expected one that torch.save wrote whole. Fetch or train it again."
+        ) from error

@@ -1,0 +1,1 @@
+"""Overlays, panels, figures, viewers."""

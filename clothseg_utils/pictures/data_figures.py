@@ -1,0 +1,401 @@
+"""Figures of the data: annotations, photos, masks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from clothseg_utils.core.classes import SUPERCATEGORY_NAMES, ClassTable, class_colors
+from clothseg_utils.pictures.overlays import colorize
+from clothseg_utils.pictures.score_figures import check_per_class
+from clothseg_utils.pictures.style import (
+    BLUE,
+    GREY,
+    ORANGE,
+    check_columns,
+    check_not_empty,
+    check_same_length,
+    draw_heatmap,
+    image_grid,
+    legend_above,
+    legend_patches,
+    mask_legend,
+    new_figure,
+    rows_height_in,
+    shorten,
+    styled,
+    whole_numbers,
+)
+
+
+@styled
+def plot_category_counts(annotations: pd.DataFrame, *, source: str) -> Figure:
+    """Plot how many annotations each category has, on a log scale, coloured by supercategory.
+
+    Args:
+        annotations: `exploration.annotation_table`: columns category, supercategory, image_id.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or there are no annotations.
+    """
+    check_columns(annotations, "annotations", ["category", "supercategory", "image_id"])
+    counts = annotations["category"].value_counts()
+    counts = counts[counts > 0].iloc[::-1]
+    supercategories = annotations.groupby("category", observed=True)["supercategory"].first()
+    colors = _supercategory_colors(supercategories[counts.index])
+    figure = new_figure(rows_height_in(len(counts)), source)
+    axes = figure.subplots()
+    _lollipops(axes, counts.to_numpy(), colors, [f"{count:,}" for count in counts])
+    axes.set_yticks(range(len(counts)), counts.index)
+    axes.set_xlabel("annotations (log scale)")
+    figure.suptitle(
+        f"Annotations per category, n = {len(annotations):,} in {len(counts)} categories "
+        f"and {annotations['image_id'].nunique():,} photos",
+        x=0.01,
+        ha="left",
+    )
+    present = [n for n in SUPERCATEGORY_NAMES if n in set(supercategories[counts.index])]
+    patches = legend_patches(present, _supercategory_colors(present))
+    if present:  # another taxonomy has no colours to explain
+        figure.legend(handles=patches, loc="outside right upper", title="supercategory")
+    return figure
+
+
+@styled
+def plot_supercategory_counts(annotations: pd.DataFrame, *, source: str) -> Figure:
+    """Plot how many annotations each supercategory has, with its part of all annotations.
+
+    Args:
+        annotations: `exploration.annotation_table`: column supercategory.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or there are no annotations.
+    """
+    check_columns(annotations, "annotations", ["supercategory"])
+    counts = annotations["supercategory"].value_counts().iloc[::-1]
+    figure = new_figure(rows_height_in(len(counts)), source)
+    axes = figure.subplots()
+    bars = axes.barh(counts.index, counts, color=_supercategory_colors(counts.index), ec="0.4")
+    labels = [f"{n:,} ({_percent_text(100 * n / len(annotations))})" for n in counts]
+    axes.bar_label(bars, labels, padding=4, fontsize=8.5)
+    axes.margins(x=0.18)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("annotations")
+    axes.set_title(f"Annotations per supercategory, n = {len(annotations):,}")
+    return figure
+
+
+@styled
+def plot_area_histogram(annotations: pd.DataFrame, *, source: str) -> Figure:
+    """Plot the distribution of annotation areas on a log scale, with COCO's size bands.
+
+    Areas of 0 have no place on a log scale: their number is written in the title.
+
+    Args:
+        annotations: `exploration.annotation_table`: column area_px.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or no annotation has an area.
+    """
+    areas, title = _positive_areas(annotations)
+    figure = new_figure(3.6, source)
+    axes = figure.subplots()
+    edges = np.geomspace(areas.min(), 1.1 * areas.max(), 50)
+    axes.hist(areas, bins=edges, color=BLUE, ec="white", lw=0.4)
+    axes.set_xscale("log")
+    top = axes.get_ylim()[1]
+    for side in (32, 96):
+        axes.axvline(side**2, color=GREY, ls=":", lw=1.2)
+        axes.annotate(f" {side}²", (side**2, top), va="top", color="0.35", fontsize=8.5)
+    axes.axvline(areas.median(), color=ORANGE, lw=1.6, label=f"median {areas.median():,.0f} px")
+    legend_above(axes)
+    axes.set_xlabel("area, pixels (log scale); dotted: COCO's limits of small, medium and large")
+    axes.set_ylabel("annotations")
+    axes.set_title(f"Area of annotations, {title}")
+    return figure
+
+
+@styled
+def plot_area_by_supercategory(annotations: pd.DataFrame, *, source: str) -> Figure:
+    """Plot annotation areas of each supercategory as boxes on a log scale, by median.
+
+    Args:
+        annotations: `exploration.annotation_table`: columns area_px, supercategory.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or no annotation has an area.
+    """
+    check_columns(annotations, "annotations", ["supercategory"])
+    areas, title = _positive_areas(annotations)
+    groups = areas.groupby(annotations["supercategory"], observed=True)
+    order = groups.median().sort_values(ascending=False).index.tolist()
+    sizes = groups.size()
+    figure = new_figure(1.3 + 0.33 * len(order), source)
+    axes = figure.subplots()
+    # Not seaborn's: its 0.13 passes an argument that matplotlib 3.11 warns of.
+    drawn = axes.boxplot(
+        [groups.get_group(name) for name in order],
+        positions=range(len(order)),
+        orientation="horizontal",
+        widths=0.65,
+        patch_artist=True,
+        whis=(5, 95),
+        showfliers=False,
+        medianprops={"color": "black", "linewidth": 2},
+    )
+    for box, color in zip(drawn["boxes"], _supercategory_colors(order), strict=True):
+        box.set_facecolor(color)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(order)), [f"{name}  (n = {sizes[name]:,})" for name in order])
+    axes.grid(axis="x")
+    axes.set_xlabel("area, pixels (log scale); box: quartiles and median, whiskers: 5 % and 95 %")
+    axes.set_ylabel("")
+    axes.set_title(f"Area by supercategory, {title}")
+    return figure
+
+
+@styled
+def plot_annotations_per_image(images: pd.DataFrame, *, source: str) -> Figure:
+    """Plot how many annotations a photo has, with mean and median.
+
+    Args:
+        images: `exploration.image_table`: column n_annotations.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or there are no images.
+    """
+    check_columns(images, "images", ["n_annotations"])
+    counts = images["n_annotations"].to_numpy()
+    figure = new_figure(3.4, source)
+    axes = figure.subplots()
+    # One bar per number up to 60 bars; then several numbers share one.
+    step = max(1, -(-(int(counts.max()) + 1) // 60))
+    edges = np.arange(0, counts.max() + step + 1, step) - 0.5
+    axes.hist(counts, bins=edges, color=BLUE, ec="white", lw=0.4)
+    axes.axvline(counts.mean(), color=ORANGE, lw=1.8, label=f"mean {counts.mean():.1f}")
+    axes.axvline(
+        np.median(counts), color="black", ls="--", lw=1.5, label=f"median {np.median(counts):g}"
+    )
+    axes.xaxis.set_major_locator(whole_numbers())
+    axes.yaxis.set_major_locator(whole_numbers())
+    legend_above(axes)
+    axes.set_xlabel("annotations in one photo")
+    axes.set_ylabel("photos")
+    n_empty = int((counts == 0).sum())
+    axes.set_title(f"Annotations per photo, n = {len(counts):,} photos, {n_empty:,} without any")
+    return figure
+
+
+@styled
+def plot_image_sizes(images: pd.DataFrame, *, source: str) -> Figure:
+    """Plot width against height; the size of a dot tells how many photos have that size.
+
+    Args:
+        images: `exploration.image_table`: columns width_px, height_px.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or there are no images.
+    """
+    check_columns(images, "images", ["width_px", "height_px"])
+    sizes, counts = np.unique(
+        images[["width_px", "height_px"]].to_numpy(), axis=0, return_counts=True
+    )
+    figure = new_figure(4.8, source, width_in=5.2)
+    axes = figure.subplots()
+    limit = 1.08 * sizes.max()
+    axes.plot([0, limit], [0, limit], color=GREY, ls=":", lw=1, label="square")
+    area = np.clip(12 * np.sqrt(counts), 12, 400)
+    # As pictures inside the SVG: tens of thousands of dots would be megabytes of paths.
+    axes.scatter(*sizes.T, s=area, color=BLUE, alpha=0.45, lw=0, rasterized=True)
+    width, height = sizes[counts.argmax()]
+    text = f"most frequent: {width} × {height}\n({counts.max():,} photos)"
+    axes.text(0.98, 0.12, text, transform=axes.transAxes, ha="right", fontsize=8.5)
+    axes.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
+    axes.legend(loc="lower right")
+    axes.set_xlabel("width, pixels")
+    axes.set_ylabel("height, pixels")
+    axes.set_title(f"Photo sizes, n = {len(images):,} photos, {len(sizes):,} sizes")
+    return figure
+
+
+@styled
+def plot_cooccurrence(cooccurrence: pd.DataFrame, *, source: str) -> Figure:
+    """Plot what occurs together: how many of the photos with the row's have the column's too.
+
+    Args:
+        cooccurrence: `exploration.supercategory_cooccurrence`: square and symmetric, photos with
+            both; the diagonal counts photos with one. What occurs nowhere is left out.
+        source: what the data are.
+
+    Raises:
+        ValueError: the table is not square, or nothing occurs.
+    """
+    counts = cooccurrence.to_numpy(dtype=np.float64)
+    if list(cooccurrence.index) != list(cooccurrence.columns):
+        raise ValueError(f"cooccurrence is {counts.shape}; expected the same rows and columns")
+    order = np.argsort(-counts.diagonal(), kind="stable")
+    order = order[counts.diagonal()[order] > 0]
+    check_not_empty(order, "cooccurrence above 0")
+    n_photos = counts.diagonal()[order]
+    percent = 100 * counts[np.ix_(order, order)] / n_photos[:, None]
+    names = [shorten(str(cooccurrence.index[i]), 26) for i in order]
+    rows = [f"{name}  (n = {n:,.0f})" for name, n in zip(names, n_photos, strict=True)]
+    figure, axes = draw_heatmap(percent, rows, names, "photos, %", source)
+    axes.set_ylabel("of the photos with ...")
+    axes.set_xlabel("... this many also have, %")
+    axes.set_title("What occurs together in one photo")
+    return figure
+
+
+@styled
+def plot_gallery(
+    images: Sequence[np.ndarray], titles: Sequence[str], *, source: str, columns: int = 4
+) -> Figure:
+    """Show images in a grid, each under its title.
+
+    Args:
+        images: arrays (H, W, 3) uint8 RGB, 0..255.
+        titles: one per image.
+        source: what the data are.
+        columns: images in a row.
+
+    Raises:
+        ValueError: no images, or as many titles as images are not given.
+    """
+    check_same_length(images=images, titles=titles)
+    return image_grid(images, titles, columns, source)
+
+
+@styled
+def plot_layers(
+    stages: Sequence[tuple[str, np.ndarray]], table: ClassTable, *, source: str, columns: int = 4
+) -> Figure:
+    """Show one mask as it is painted, layer by layer, with a legend of its classes.
+
+    Args:
+        stages: title and mask (H, W) uint8 of each stage, the last one complete.
+        table: names and colours of the classes.
+        source: what the data are.
+        columns: stages in a row.
+
+    Raises:
+        ValueError: no stages, or a mask has an unknown class id.
+    """
+    check_not_empty(stages, "stages")
+    painted = [colorize(mask, table.colors) for _, mask in stages]
+    legend = mask_legend([mask for _, mask in stages], table)
+    return image_grid(painted, [title for title, _ in stages], columns, source, legend)
+
+
+@styled
+def plot_class_shares(pixels: np.ndarray, table: ClassTable, *, source: str) -> Figure:
+    """Plot each class's part of all labelled pixels, on a log scale.
+
+    Args:
+        pixels: (C,) pixels per class.
+        table: names and colours of the classes.
+        source: what the data are.
+
+    Raises:
+        ValueError: not one number per class, or no pixels at all.
+    """
+    pixels = np.asarray(pixels, dtype=np.float64)
+    check_per_class(pixels, "pixels", table)
+    if pixels.sum() <= 0:
+        raise ValueError("pixels are all 0; expected the counts of at least one mask")
+    percent = 100 * pixels / pixels.sum()
+    order = np.argsort(percent, kind="stable")
+    figure = new_figure(rows_height_in(len(order)), source)
+    axes = figure.subplots()
+    texts = [_percent_text(value) for value in percent[order]]
+    _lollipops(axes, percent[order], table.colors[order] / 255, texts)
+    axes.set_yticks(range(len(order)), [table.names[i] for i in order])
+    axes.set_xlabel("part of all pixels, % (log scale)")
+    axes.set_title(f"Pixels per class, n = {EngFormatter(places=1)(pixels.sum())}px")
+    return figure
+
+
+@styled
+def plot_hidden_pixels(shares: np.ndarray, table: ClassTable, *, source: str) -> Figure:
+    """Plot how much of each class disappears under layers painted later.
+
+    Args:
+        shares: (C,) hidden part of the class's annotated pixels, 0..1; nan where a class has none.
+        table: names and colours of the classes.
+        source: what the data are.
+
+    Raises:
+        ValueError: not one number per class.
+    """
+    shares = np.asarray(shares, dtype=np.float64)
+    check_per_class(shares, "shares", table)
+    # Background is never annotated, so it cannot be hidden.
+    order = 1 + np.argsort(np.nan_to_num(shares[1:], nan=-1), kind="stable")
+    figure = new_figure(rows_height_in(len(order)), source)
+    axes = figure.subplots()
+    percent = 100 * shares[order]
+    bars = axes.barh(
+        [table.names[i] for i in order],
+        np.nan_to_num(percent),
+        color=table.colors[order] / 255,
+        ec="0.4",
+    )
+    texts = ["no annotations" if np.isnan(value) else _percent_text(value) for value in percent]
+    axes.bar_label(bars, texts, padding=4, fontsize=8)
+    axes.set_xlim(0, max(1.0, 1.15 * np.nanmax(percent, initial=0)))
+    axes.margins(y=0.02)
+    axes.set_xlabel("pixels hidden under later layers, % of the class's annotated pixels")
+    axes.set_title("What painting order hides: large first, small on top")
+    return figure
+
+
+def _lollipops(axes: Axes, values: np.ndarray, colors: np.ndarray, texts: Sequence[str]) -> None:
+    """Dots on stems along a log axis; a bar would suggest that its length is the amount."""
+    positive = values > 0
+    left = values[positive].min() / 2
+    rows = np.arange(len(values))
+    shown = np.where(positive, values, left)
+    axes.hlines(rows, left, shown, color=colors, lw=1.8)
+    axes.scatter(
+        shown[positive], rows[positive], s=34, c=colors[positive], ec="0.3", lw=0.7, zorder=3
+    )
+    for row, value, text in zip(rows, shown, texts, strict=True):
+        axes.annotate(
+            text, (value, row), (7, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    axes.set_xscale("log")
+    axes.set_xlim(left, shown.max() * 2)
+    axes.set_ylim(-0.7, len(values) - 0.3)
+
+
+def _supercategory_colors(names: Sequence[str]) -> np.ndarray:
+    """(K, 3) float RGB, 0..1; grey for those of another taxonomy than Fashionpedia's."""
+    colors = dict(zip(SUPERCATEGORY_NAMES, class_colors(len(SUPERCATEGORY_NAMES)), strict=True))
+    grey = np.full(3, 150, np.uint8)
+    return np.array([colors.get(name, grey) for name in names]).reshape(-1, 3) / 255
+
+
+def _positive_areas(annotations: pd.DataFrame) -> tuple[pd.Series, str]:
+    """Areas above 0, and the words that say how many there are and how many were left out."""
+    check_columns(annotations, "annotations", ["area_px"])
+    areas = annotations["area_px"]
+    positive = areas[areas > 0]
+    check_not_empty(positive, "annotations with an area")
+    n_zero = len(areas) - len(positive)
+    return positive, f"n = {len(positive):,}" + (
+        f" ({n_zero:,} of area 0 left out)" if n_zero else ""
+    )
+
+
+def _percent_text(value: float) -> str:
+    return "<0.01 %" if 0 < value < 0.01 else f"{value:.1f} %" if value >= 1 else f"{value:.2g} %"

@@ -1,0 +1,353 @@
+"""Panels: pictures beside each other, with titles and a legend."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from clothseg_utils.core.classes import IGNORE_INDEX
+from clothseg_utils.pictures.lettering import (
+    MAX_NAME_EM,
+    MIN_FONT_PX,
+    TEXT_COLOR,
+    fit_text,
+    font_px,
+    load_font,
+    panel_font_px,
+    wrap_text,
+)
+from clothseg_utils.pictures.overlays import (
+    BORDER_COLOR,
+    ERROR_COLORS,
+    ERROR_NAMES,
+    IGNORE_COLOR,
+    check_image,
+    check_pair,
+    class_error_codes,
+    draw_errors,
+    draw_outline,
+    error_codes,
+    error_map,
+    legend_entries,
+    list_rank,
+    overlay,
+    resize_image,
+    to_rgb,
+)
+from clothseg_utils.scores.rankings import crop_around, largest_area
+
+
+def overlay_with_legend(
+    image: np.ndarray,
+    mask: np.ndarray,
+    class_names: Sequence[str],
+    colors: np.ndarray,
+    opacity: float = 0.55,
+    outline: bool = True,
+) -> np.ndarray:
+    """Overlay a photo and add a sidebar that lists the classes that occur, with pixel shares.
+
+    The photo keeps its own pixels at the top left. Where the list is taller than the photo, white
+    is added below it: text is never smaller than can be read.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, 0..255; any size.
+        mask: (H, W) uint8 class ids, or 255.
+        class_names: index = class id.
+        colors: (C, 3) uint8 RGB.
+        opacity: weight of the colour inside an area, 0..1.
+        outline: draw the edge of every area in its full colour.
+
+    Returns:
+        (H or more, W + sidebar, 3) uint8 RGB.
+
+    Raises:
+        ValueError: photo and mask do not fit each other, or an id has no name or colour.
+    """
+    drawn = overlay(image, mask, colors, opacity, outline)
+    entries = legend_entries(mask, class_names)
+    rows = [
+        _Row(_swatch_color(entry.class_id, colors), entry.name, (_percent(entry.share),))
+        for entry in entries
+    ]
+    height, width = mask.shape
+    return _beside(drawn, _legend(rows, height, font_px(height, width)))
+
+
+def panel(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    captions: Sequence[str] | None = None,
+    height: int | None = None,
+) -> np.ndarray:
+    """Set images side by side on white, each under its title.
+
+    Args:
+        images: arrays (H, W, 3) uint8 RGB, 0..255; scaled to one height, aspect kept.
+        titles: one line per image; cut with an ellipsis where it does not fit.
+        captions: text below each image; wrapped.
+        height: of the images, pixels; without it, that of the tallest.
+
+    Returns:
+        (H', W', 3) uint8 RGB.
+
+    Raises:
+        ValueError: no images, or numbers that do not fit each other.
+    """
+    if not len(images):
+        raise ValueError("panel has no images; expected at least one")
+    for name, texts in (("titles", titles), ("captions", captions)):
+        if texts is not None and len(texts) != len(images):
+            raise ValueError(f"panel has {len(texts)} {name} for {len(images)} images")
+    for image in images:
+        check_image(image, "image")
+    height = height or max(image.shape[0] for image in images)
+    scaled_images = [resize_image(image, height) for image in images]
+    size = panel_font_px(scaled_images)
+    title_font, caption_font = load_font(round(1.15 * size)), load_font(size)
+    line_px = round(1.4 * size)
+    columns = []
+    for index, scaled in enumerate(scaled_images):
+        # A narrow image gets a wider column rather than half a title.
+        width = max(scaled.shape[1], min(9 * size, round(title_font.getlength(titles[index])) + 2))
+        lines = wrap_text(captions[index], caption_font, width) if captions else []
+        columns.append((scaled, width, fit_text(titles[index], title_font, width), lines))
+    gap = size
+    top = round(0.6 * size) + round(1.7 * size)
+    bottom = round(0.5 * size) + line_px * max(len(lines) for *_, lines in columns)
+    canvas = Image.new(
+        "RGB",
+        (sum(width + gap for _, width, _, _ in columns) + gap, top + height + bottom + gap // 2),
+        "white",
+    )
+    pen = ImageDraw.Draw(canvas)
+    left = gap
+    for scaled, width, title, lines in columns:
+        middle = left + width // 2
+        pen.text((middle, top - 0.5 * size), title, TEXT_COLOR, title_font, anchor="ms")
+        canvas.paste(Image.fromarray(scaled), (middle - scaled.shape[1] // 2, top))
+        for number, line in enumerate(lines):
+            y = top + height + round(0.4 * size) + line_px * number
+            pen.text((middle, y), line, TEXT_COLOR, caption_font, anchor="ma")
+        left += width + gap
+    return np.array(canvas)
+
+
+def prediction_panel(
+    image: np.ndarray,
+    pred_mask: np.ndarray,
+    class_names: Sequence[str],
+    colors: np.ndarray,
+    target: np.ndarray | None = None,
+    show_errors: bool = False,
+    height: int | None = None,
+) -> np.ndarray:
+    """Set input, truth and prediction side by side, with one legend for all of them.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, 0..255.
+        pred_mask: (H, W) uint8 class ids.
+        class_names: index = class id.
+        colors: (C, 3) uint8 RGB.
+        target: (H, W) uint8 class ids, or 255; None for a photo without truth.
+        show_errors: add the error map as a fourth image; needs a target.
+        height: of the images, pixels; without it, the photo's own. Legend shares are always
+            counted at the photo's own size.
+
+    Returns:
+        (H', W', 3) uint8 RGB.
+
+    Raises:
+        ValueError: photo and masks do not fit each other, an id has no name or colour, or errors
+            are asked for without a target.
+    """
+    check_pair(image, pred_mask, "pred_mask")
+    if target is not None:
+        check_pair(image, target, "target")
+    elif show_errors:
+        raise ValueError("show_errors needs a target; this photo has none")
+    height = height or image.shape[0]
+    # Scaled before drawing, so that outlines have the same width at any photo size.
+    photo, pred = resize_image(image, height), resize_image(pred_mask, height, nearest=True)
+    images, titles, masks = [photo], ["input"], {}
+    if target is not None:
+        truth = resize_image(target, height, nearest=True)
+        images.append(overlay(photo, truth, colors))
+        titles.append("truth")
+        masks["truth"] = target
+    images.append(overlay(photo, pred, colors))
+    titles.append("prediction")
+    masks["pred."] = pred_mask
+    rows = _share_rows(masks, class_names, colors)
+    if show_errors:
+        images.append(error_map(truth, pred))
+        titles.append("errors")
+        codes = error_codes(target, pred_mask)
+        rows.append(_Row(None, "", ()))
+        shares = {e.class_id: e.share for e in legend_entries(codes, ERROR_NAMES)}
+        rows += [
+            _Row(to_rgb(ERROR_COLORS[code]), ERROR_NAMES[code], ("", _percent(shares[code])))
+            for code in (1, 2, 3, 4, 5, 0)
+            if code in shares
+        ]
+    drawn = panel(images, titles)
+    headers = tuple(masks) if target is not None else ()
+    return _beside(drawn, _legend(rows, drawn.shape[0], panel_font_px(images), headers))
+
+
+def class_error_tile(
+    image: np.ndarray, target: np.ndarray, pred_mask: np.ndarray, class_id: int, side: int = 240
+) -> np.ndarray:
+    """Cut a class out of a photo, with some of what surrounds it, and colour its errors.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, 0..255.
+        target: (H, W) uint8 class ids, or 255; holds the class.
+        pred_mask: (H, W) uint8 class ids.
+        class_id: the class.
+        side: of the tile, pixels; a cut that is not square is padded with white.
+
+    Returns:
+        (side, side, 3) uint8 RGB; kinds of error in `ERROR_COLORS`.
+
+    Raises:
+        ValueError: the target does not hold the class, or photo and masks do not fit each other.
+    """
+    codes = class_error_codes(target, pred_mask, class_id)
+    drawn = draw_errors(image, codes)[crop_around(target == class_id)]
+    scale = side / max(drawn.shape[:2])
+    width, height = (max(1, round(length * scale)) for length in drawn.shape[1::-1])
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    tile = np.full((side, side, 3), 255, np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    tile[top : top + height, left : left + width] = cv2.resize(
+        drawn, (width, height), interpolation=interpolation
+    )
+    return tile
+
+
+def confusion_panel(
+    image: np.ndarray,
+    target: np.ndarray,
+    pred_mask: np.ndarray,
+    pair: tuple[int, int],
+    class_names: Sequence[str],
+    colors: np.ndarray,
+    height: int = 200,
+) -> np.ndarray:
+    """Cut out the largest area of one class taken for another, outlined: photo, truth, prediction.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, 0..255.
+        target: (H, W) uint8 class ids, or 255.
+        pred_mask: (H, W) uint8 class ids.
+        pair: class id in the truth, class id in the prediction; such a pixel must occur.
+        class_names: index = class id.
+        colors: (C, 3) uint8 RGB.
+        height: of the cuts, pixels.
+
+    Returns:
+        (H', W', 3) uint8 RGB; below truth and prediction stands the class that each of them says.
+
+    Raises:
+        ValueError: no such pixel, or photo and masks do not fit each other.
+    """
+    check_pair(image, target, "target")
+    check_pair(image, pred_mask, "pred_mask")
+    truly, said = pair
+    confused = (target == truly) & (pred_mask == said)
+    cut = crop_around(largest_area(confused))
+    photo = resize_image(np.ascontiguousarray(image[cut]), height)
+    masks = [
+        resize_image(np.ascontiguousarray(mask[cut]), height, nearest=True)
+        for mask in (target, pred_mask)
+    ]
+    drawn = [photo, *(overlay(photo, mask, colors) for mask in masks)]
+    confused = (masks[0] == truly) & (masks[1] == said)
+    outlined = [draw_outline(confused, picture) for picture in drawn]
+    captions = ["", class_names[truly], class_names[said]]
+    return panel(outlined, ["photo", "truth", "prediction"], captions)
+
+
+class _Row(NamedTuple):
+    """One line of a legend; no colour draws an empty box, no name an empty line."""
+
+    color: tuple[int, ...] | None
+    name: str
+    shares: tuple[str, ...]
+
+
+def _share_rows(
+    masks: dict[str, np.ndarray], class_names: Sequence[str], colors: np.ndarray
+) -> list[_Row]:
+    """One row per class that occurs in any of the masks, ordered as in the first that has it."""
+    columns = [
+        {entry.class_id: entry for entry in legend_entries(mask, class_names)}
+        for mask in masks.values()
+    ]
+    largest = {i: max(c[i].share for c in columns if i in c) for c in columns for i in c}
+    order = sorted(largest, key=lambda i: (list_rank(i), -largest[i], i))
+    names = dict(enumerate(class_names)) | {IGNORE_INDEX: "ignored"}
+    return [
+        _Row(
+            _swatch_color(i, colors),
+            names[i],
+            tuple(_percent(c[i].share) if i in c else "-" for c in columns),
+        )
+        for i in order
+    ]
+
+
+def _legend(
+    rows: Sequence[_Row], height: int, font_px: int, headers: tuple[str, ...] = ()
+) -> np.ndarray:
+    """Draw a sidebar at least `height` high; the font shrinks to fit, down to the smallest."""
+    n_lines = len(rows) + bool(headers)
+    size = max(MIN_FONT_PX, min(font_px, int(height / (1.5 * n_lines + 1))))
+    font, line_px, margin = load_font(size), round(1.5 * size), round(0.7 * size)
+    lines = [_Row(None, "", headers)] * bool(headers) + list(rows)
+    names = [fit_text(line.name, font, MAX_NAME_EM * size) for line in lines]
+    share_px = [
+        size + max(font.getlength(line.shares[column]) for line in lines if line.shares)
+        for column in range(max(len(line.shares) for line in lines))
+    ]
+    name_x = margin + round(1.5 * size)
+    rights = name_x + max(map(font.getlength, names)) + np.cumsum(share_px)
+    width = round(rights[-1]) + margin
+    canvas = Image.new("RGB", (width, max(height, line_px * n_lines + 2 * margin)), "white")
+    pen = ImageDraw.Draw(canvas)
+    for number, (name, line) in enumerate(zip(names, lines, strict=True)):
+        middle = margin + (number + 0.5) * line_px
+        if name:
+            box = (margin, round(middle - size / 2), margin + size, round(middle + size / 2))
+            pen.rectangle(box, line.color or "white", BORDER_COLOR)
+        pen.text((name_x, middle), name, TEXT_COLOR, font, anchor="lm")
+        for right, text in zip(rights, line.shares, strict=False):
+            pen.text((right, middle), text, TEXT_COLOR, font, anchor="rm")
+    return np.array(canvas)
+
+
+def _beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Join two images at their tops; the shorter one is continued in white."""
+    height = max(left.shape[0], right.shape[0])
+    return cv2.hconcat(
+        [
+            cv2.copyMakeBorder(
+                part, 0, height - part.shape[0], 0, 0, cv2.BORDER_CONSTANT, value=(255, 255, 255)
+            )
+            for part in (left, right)
+        ]
+    )
+
+
+def _percent(share: float) -> str:
+    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
+
+
+def _swatch_color(class_id: int, colors: np.ndarray) -> tuple[int, ...] | None:
+    """Colour of a legend's box; background has none, because the photo shows through."""
+    if class_id == 0:
+        return None
+    return IGNORE_COLOR if class_id == IGNORE_INDEX else to_rgb(colors[class_id])

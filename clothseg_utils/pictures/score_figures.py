@@ -1,0 +1,702 @@
+"""Figures of scores."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from clothseg_utils.core.classes import ClassTable
+from clothseg_utils.pictures.overlays import ERROR_COLORS, ERROR_NAMES
+from clothseg_utils.pictures.style import (
+    BLUE,
+    CENTRED,
+    FEW_ROWS,
+    GREY,
+    ORANGE,
+    check_columns,
+    check_not_empty,
+    draw_heatmap,
+    legend_above,
+    legend_patches,
+    new_figure,
+    rows_height_in,
+    shorten,
+    styled,
+    whole_numbers,
+)
+
+
+@styled
+def plot_confusion_matrix(
+    confusion: np.ndarray, class_names: Sequence[str], *, source: str
+) -> Figure:
+    """Plot where the pixels of each true class went; a class without target pixels is hatched.
+
+    Args:
+        confusion: (C, C) counts; rows = target, columns = prediction.
+        class_names: index = class id.
+        source: what the data are.
+
+    Raises:
+        ValueError: the matrix is not square or has another number of classes.
+    """
+    confusion = np.asarray(confusion)
+    n = len(class_names)
+    if confusion.shape != (n, n):
+        raise ValueError(f"confusion is {confusion.shape}; expected ({n}, {n}), as many as names")
+    totals = confusion.sum(axis=1)
+    with np.errstate(invalid="ignore"):
+        percent = 100 * confusion / totals[:, None]  # nan rows: absent from the target
+    names = [shorten(name, 26) for name in class_names]
+    figure, axes = draw_heatmap(percent, names, names, "pixels of the true class, %", source)
+    absent = np.flatnonzero(totals == 0)
+    for row in absent:
+        axes.add_patch(Rectangle((0, row), n, 1, fc="0.96", ec="0.75", hatch="////", lw=0))
+    axes.set_ylabel("true class")
+    axes.set_xlabel(
+        "predicted class" + ("; hatched: no pixels in the truth" if len(absent) else "")
+    )
+    axes.set_title(f"Confusion, rows sum to 100 %, n = {EngFormatter(places=1)(totals.sum())}px")
+    return figure
+
+
+@styled
+def plot_class_scores(scores: pd.DataFrame, table: ClassTable, *, source: str) -> Figure:
+    """Plot IoU and F1 of every class with intervals; absent classes are named as such.
+
+    Args:
+        scores: one row per class: columns class_name, status ("ok", "absent" or "no target"), iou,
+            iou_low, iou_high, f1, f1_low, f1_high; 0..1 or nan.
+        table: names and colours of the classes.
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, or a class is not in the table.
+    """
+    metrics = {"iou": "IoU", "f1": "F1"}
+    bounds = [f"{key}{end}" for key in metrics for end in ("", "_low", "_high")]
+    check_columns(scores, "scores", ["class_name", "status", *bounds])
+    _check_classes(scores["class_name"], "scores", table)
+    scores = scores.sort_values("iou", na_position="first", kind="stable")
+    ids = [table.names.index(name) for name in scores["class_name"]]
+    rows = np.arange(len(scores))
+    few = len(scores) <= FEW_ROWS
+    figure = new_figure(rows_height_in(len(scores)), source)
+    for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), metrics.items(), strict=True):
+        value, low, high = (scores[c].to_numpy(float) for c in (key, f"{key}_low", f"{key}_high"))
+        axes.hlines(rows, low, high, color="0.35", lw=1.6)
+        axes.scatter(
+            value, rows, s=48 if few else 30, c=table.colors[ids] / 255, ec="0.2", lw=0.8, zorder=3
+        )
+        mean = np.nanmean(value) if np.isfinite(value).any() else np.nan
+        axes.axvline(mean, color=GREY, ls="--", lw=1.2)
+        ends = np.fmax(np.nan_to_num(value), np.nan_to_num(high))
+        for row, end, status in zip(rows, ends, scores["status"], strict=True):
+            if status != "ok":
+                axes.text(end + 0.04, row, status, va="center", color="0.35", style="italic")
+        axes.set_title(title)
+        axes.set_title(f"mean {mean:.3f} (dashed)", loc="right", fontsize=8.5, weight="normal")
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_xlabel(title)
+        axes.grid(axis="x")
+        axes.set_yticks(rows, scores["class_name"])
+        axes.set_ylim(-0.7, len(scores) - 0.3)
+    return figure
+
+
+@styled
+def plot_strata(
+    title: str, strata: pd.DataFrame, *, source: str, score_name: str = "mean IoU"
+) -> Figure:
+    """Plot a score in each of several groups of photos or pixels, with intervals.
+
+    Args:
+        title: what the groups are.
+        strata: one row per group, in the order to be shown: columns stratum, score, low, high
+            (0..1; nan where a group is empty) and n (text or number, with its unit if text).
+        source: what the data are, and the level of the intervals.
+        score_name: label of the axis.
+
+    Raises:
+        ValueError: columns are missing, or there are no rows.
+    """
+    check_columns(strata, "strata", ["stratum", "score", "low", "high", "n"])
+    rows = np.arange(len(strata))[::-1]
+    figure = new_figure(1.3 + 0.36 * len(strata), source)
+    axes = figure.subplots()
+    axes.hlines(rows, strata["low"], strata["high"], color=BLUE, lw=2.2)
+    axes.scatter(strata["score"], rows, s=55, color=BLUE, zorder=3, clip_on=False)
+    for row, score in zip(rows, strata["score"], strict=True):
+        text = "no data" if np.isnan(score) else f"{score:.3f}"
+        x = 0.02 if np.isnan(score) else score
+        offset = (0, 7) if np.isfinite(score) else (0, -3)
+        axes.annotate(
+            text,
+            (x, row),
+            offset,
+            textcoords="offset points",
+            ha="center" if np.isfinite(score) else "left",
+            fontsize=8.5,
+        )
+    n_texts = [n if isinstance(n, str) else f"{n:,}" for n in strata["n"]]
+    names = [f"{s}  (n = {n})" for s, n in zip(strata["stratum"], n_texts, strict=True)]
+    axes.set_yticks(rows, names)
+    axes.set_ylim(-0.6, len(strata) - 0.3)
+    axes.set_xlim(0, 1)
+    axes.grid(axis="x")
+    axes.set_xlabel(score_name)
+    axes.set_title(title)
+    return figure
+
+
+@styled
+def plot_boundary_scores(scores: pd.DataFrame, table: ClassTable, *, source: str) -> Figure:
+    """Plot boundary IoU of every class with intervals, beside its mask IoU.
+
+    Args:
+        scores: one row per class: columns class_name, iou, boundary_iou, low, high (of the boundary
+            IoU); 0..1 or nan for absent classes.
+        table: names and colours of the classes.
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, or a class is not in the table.
+    """
+    check_columns(scores, "scores", ["class_name", "iou", "boundary_iou", "low", "high"])
+    _check_classes(scores["class_name"], "scores", table)
+    scores = scores.sort_values("boundary_iou", na_position="first", kind="stable")
+    ids = [table.names.index(name) for name in scores["class_name"]]
+    rows = np.arange(len(scores))
+    figure = new_figure(rows_height_in(len(scores)), source)
+    axes = figure.subplots()
+    axes.hlines(rows, scores["low"], scores["high"], color="0.35", lw=1.6)
+    axes.scatter(
+        scores["iou"], rows, s=46, marker="|", color=BLUE, lw=2.2, label="mask IoU", zorder=2
+    )
+    axes.scatter(
+        scores["boundary_iou"],
+        rows,
+        s=48 if len(scores) <= FEW_ROWS else 30,
+        c=table.colors[ids] / 255,
+        ec="0.2",
+        lw=0.8,
+        label="boundary IoU",
+        zorder=3,
+    )
+    for row in rows[scores["boundary_iou"].isna()]:
+        axes.text(0.02, row, "absent", va="center", color="0.35", style="italic")
+    axes.set_yticks(rows, scores["class_name"])
+    axes.set_ylim(-0.7, len(scores) - 0.3)
+    axes.set_xlim(-0.02, 1.02)
+    axes.grid(axis="x")
+    axes.set_xlabel("IoU")
+    # Neutral swatches: the dots have the colours of their classes.
+    handles = [
+        Line2D([], [], ls="", marker="o", mfc="white", mec="0.2", label="boundary IoU"),
+        Line2D([], [], ls="", marker="|", mew=2.2, ms=8, color=BLUE, label="mask IoU"),
+    ]
+    axes.legend(
+        handles=handles, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0
+    )
+    mean = scores["boundary_iou"].mean()
+    axes.set_title(f"Boundary IoU, mean {mean:.3f}" if np.isfinite(mean) else "Boundary IoU")
+    return figure
+
+
+@styled
+def plot_reliability(bins: pd.DataFrame, *, ece: float, source: str) -> Figure:
+    """Plot how often pixels are right against how sure the network is of them.
+
+    Args:
+        bins: one row per bin of probability: columns low, high (its limits, 0..1), pixels, accuracy
+            and confidence (mean probability; nan where a bin is empty).
+        ece: expected calibration error, 0..1; nan if there is none.
+        source: what the data are.
+
+    Raises:
+        ValueError: columns are missing, or there are no rows.
+    """
+    check_columns(bins, "bins", ["low", "high", "pixels", "accuracy", "confidence"])
+    total = bins["pixels"].sum()
+    figure = new_figure(5.6, source, width_in=5.6)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.plot([0, 1], [0, 1], color=GREY, ls="--", lw=1.2, label="calibrated")
+    width = bins["high"] - bins["low"]
+    middle = (bins["low"] + bins["high"]) / 2
+    upper.bar(middle, bins["accuracy"], width, color="#cfe2f0", ec="white", lw=0.8)
+    upper.vlines(bins["confidence"], bins["accuracy"], bins["confidence"], color=ORANGE, lw=1.6)
+    upper.plot(bins["confidence"], bins["accuracy"], "o", color=BLUE, ms=5.5, label="this network")
+    upper.set(xlim=(0, 1), ylim=(0, 1))
+    upper.set_ylabel("share of the pixels that is right")
+    upper.grid()
+    upper.legend(loc="upper left")
+    lower.bar(middle, 100 * bins["pixels"] / max(1, total), width, color=BLUE, ec="white", lw=0.8)
+    lower.set_ylabel("pixels, %")
+    lower.grid(axis="y")
+    lower.set_xlabel("probability of the predicted class; orange: gap between sure and right")
+    upper.set_title("Reliability of the probabilities")
+    n_pixels = f"n = {EngFormatter(places=1)(total)}px"
+    text = "no pixels" if np.isnan(ece) else f"ECE {ece:.3f}, {n_pixels}"
+    upper.set_title(text, loc="right", weight="normal")
+    return figure
+
+
+@styled
+def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
+    """Plot the score of composites next to their photos alone, the drop, and what gets lost.
+
+    Args:
+        strata: one row per group: columns stratum, n, score, low, high, alone, alone_low,
+            alone_high, drop, drop_low, drop_high, missed, missed_alone; 0..1, or nan.
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, or there are no rows.
+    """
+    ends = [f"{name}{end}" for name in ("alone", "drop") for end in ("", "_low", "_high")]
+    check_columns(
+        strata, "strata", ["stratum", "n", "score", "low", "high", *ends, "missed", "missed_alone"]
+    )
+    rows = np.arange(len(strata))[::-1]
+    figure = new_figure(1.7 + 0.42 * len(strata), source, width_in=9.5)
+    scores, drops, missed = figure.subplots(1, 3, sharey=True, width_ratios=[1.2, 1, 1])
+    for prefix, offset, color in (("alone", 0.13, "0.5"), ("", -0.13, BLUE)):
+        low, high = (f"{prefix}_low", f"{prefix}_high") if prefix else ("low", "high")
+        scores.hlines(rows + offset, strata[low], strata[high], color=color, lw=2)
+        scores.scatter(strata[prefix or "score"], rows + offset, s=38, color=color, zorder=3)
+    scores.set_xlim(left=0)
+    scores.set_title("Mean IoU")
+    drops.axvline(0, color=GREY, lw=1.2)
+    drops.hlines(rows, strata["drop_low"], strata["drop_high"], color=ORANGE, lw=2.2)
+    drops.scatter(strata["drop"], rows, s=46, color=ORANGE, zorder=3)
+    drops.set_title("Drop")
+    drops.set_xlabel("alone minus together")
+    for column, offset, color in (("missed_alone", 0.13, "0.5"), ("missed", -0.13, BLUE)):
+        missed.scatter(100 * strata[column], rows + offset, s=38, color=color, zorder=3)
+    missed.set_xlim(0, 100)
+    missed.set_title("Missed")
+    missed.set_xlabel("% taken for background")
+    for axes in (scores, drops, missed):
+        axes.grid(axis="x")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+    names = [f"{s}  (n = {n})" for s, n in zip(strata["stratum"], strata["n"], strict=True)]
+    scores.set_yticks(rows, names)
+    scores.set_ylim(-0.6, len(strata) - 0.4)
+    handles = [
+        Line2D([], [], color=color, marker="o", lw=2, label=label)
+        for color, label in (("0.5", "photos alone"), (BLUE, "together"))
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    figure.suptitle("Several people in one photo: composites", x=0.01, ha="left")
+    return figure
+
+
+@styled
+def plot_area_curve(
+    bands: pd.DataFrame, categories: pd.DataFrame, table: ClassTable, *, source: str
+) -> Figure:
+    """Plot what is found of annotations against their size: by band, and by category.
+
+    Args:
+        bands: one row per area band, small first: columns stratum, n, score (mean recall), low,
+            high, iou, iou_low, iou_high; nan where a band is empty.
+        categories: one row per category: columns stratum, n, class_name, median_area (pixels),
+            score, low, high; may be empty.
+        table: names and colours of the classes.
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, there are no bands, or a class is not in the table.
+    """
+    check_columns(
+        bands, "bands", ["stratum", "n", "score", "low", "high", "iou", "iou_low", "iou_high"]
+    )
+    if len(categories):
+        check_columns(
+            categories, "categories", ["stratum", "n", "class_name", "median_area", "score"]
+        )
+        _check_classes(categories["class_name"], "categories", table)
+    n_categories = len(categories)
+    height_in = max(4.4, 1.2 + 0.2 * n_categories)
+    figure = new_figure(height_in, source, width_in=9.5)
+    by_band, by_category = figure.subplots(1, 2, width_ratios=[1, 1.15])
+    places = np.arange(len(bands))
+    for column, color, label in (("score", BLUE, "recall"), ("iou", ORANGE, "IoU")):
+        ends = ("low", "high") if column == "score" else ("iou_low", "iou_high")
+        low, high = (bands[end].to_numpy(float) for end in ends)
+        by_band.fill_between(places, low, high, color=color, alpha=0.18, lw=0)
+        # The two agree where nothing overlaps: the wider line shows behind the other.
+        wide = column == "score"
+        width, size = (3.4, 8) if wide else (1.4, 4)
+        by_band.plot(
+            places, bands[column], "o-", color=color, lw=width, ms=size, label=f"mean {label}"
+        )
+    names = [
+        f"{s.removesuffix(' px')}\n{str(n).split()[0]}"
+        for s, n in zip(bands["stratum"], bands["n"], strict=True)
+    ]
+    by_band.set_xticks(places, names)
+    by_band.set_xlim(-0.3, len(bands) - 0.7)
+    by_band.set_ylim(0, 1)
+    by_band.grid(axis="y")
+    by_band.set_xlabel("area of the annotation, pixels; below: annotations")
+    by_band.set_ylabel("score inside the annotation's mask")
+    by_band.legend(loc="upper left")
+    by_band.set_title("By area")
+    if n_categories:
+        _draw_categories(by_category, categories, table)
+    else:
+        by_category.set_axis_off()
+        by_category.text(0.5, 0.5, "no annotations", ha="center", transform=by_category.transAxes)
+    by_category.set_title("By category, small ones at the top")
+    return figure
+
+
+def _draw_categories(axes: Axes, categories: pd.DataFrame, table: ClassTable) -> None:
+    """Recall of each category, with interval, its size and the number of its annotations."""
+    rows = np.arange(len(categories))
+    ids = [table.names.index(name) for name in categories["class_name"]]
+    axes.hlines(rows, categories["low"], categories["high"], color="0.5", lw=1.4)
+    colors = table.colors[ids] / 255
+    axes.scatter(categories["score"], rows, s=30, c=colors, ec="0.2", lw=0.8, zorder=3)
+    names = [
+        f"{shorten(name, 24)}  {np.sqrt(area):,.0f}², n = {str(n).split()[0]}"
+        for name, area, n in zip(
+            categories["stratum"], categories["median_area"], categories["n"], strict=True
+        )
+    ]
+    axes.set_yticks(rows, names, fontsize=8 if len(rows) <= FEW_ROWS else 6.8)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(-0.02, 1.02)
+    axes.grid(axis="x")
+    axes.set_xlabel("mean recall; beside the name: median area, annotations")
+
+
+@styled
+def plot_overlap_pairs(pairs: pd.DataFrame, *, source: str) -> Figure:
+    """Plot, for pairs of overlapping categories, as what the upper one's pixels are seen.
+
+    Args:
+        pairs: one row per pair, the most confused first: columns stratum, n, score (part predicted
+            as the class below), low, high and recall (as the class on top); 0..1.
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, or there are no rows.
+    """
+    check_columns(pairs, "pairs", ["stratum", "n", "score", "low", "high", "recall"])
+    rows = np.arange(len(pairs))[::-1]
+    figure = new_figure(1.5 + 0.34 * len(pairs), source, width_in=9)
+    axes = figure.subplots()
+    below, right = 100 * pairs["score"].to_numpy(float), 100 * pairs["recall"].to_numpy(float)
+    parts = (("right", right, BLUE), ("as the one below", below, ORANGE))
+    left = np.zeros(len(pairs))
+    for label, values, color in (*parts, ("as something else", 100 - right - below, "0.85")):
+        axes.barh(rows, values, 0.62, left=left, color=color, ec="white", lw=0.8, label=label)
+        left += values
+    # The interval belongs to the orange part, whose beginning moves too: so only its length counts.
+    texts = [
+        f"{value:.0f} %" + (f" ({100 * low:.0f} to {100 * high:.0f})" if np.isfinite(low) else "")
+        for value, low, high in zip(below, pairs["low"], pairs["high"], strict=True)
+    ]
+    for row, text in zip(rows, texts, strict=True):
+        axes.text(101.5, row, text, va="center", fontsize=8.5, color=ORANGE)
+    axes.set_xlim(0, 100)
+    names = [f"{shorten(s, 44)}\n{n}" for s, n in zip(pairs["stratum"], pairs["n"], strict=True)]
+    axes.set_yticks(rows, names, fontsize=7.5)
+    axes.set_ylim(-0.6, len(pairs) - 0.4)
+    axes.set_xlabel("overlapping pixels of the category on top, %; at the right: as the one below")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2)
+    figure.suptitle("Which garment is seen where two overlap", x=0.01, ha="left")
+    return figure
+
+
+@styled
+def plot_option_trials(trials: pd.DataFrame, *, source: str) -> Figure:
+    """Plot what each test-time option gains beside what it costs.
+
+    Args:
+        trials: one row per option, the plain one first: columns option, settings, mean_iou, gain
+            (of mean IoU), low, high (its interval; nan where there is none), seconds (per photo)
+            and cost (times the plain prediction).
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, or there are no rows.
+    """
+    check_columns(
+        trials,
+        "trials",
+        ["option", "settings", "mean_iou", "gain", "low", "high", "seconds", "cost"],
+    )
+    rows = np.arange(len(trials))[::-1]
+    figure = new_figure(1.6 + 0.42 * len(trials), source, width_in=9)
+    gains, costs = figure.subplots(1, 2, sharey=True, width_ratios=[1.3, 1])
+    _draw_differences(gains, rows, trials["gain"], trials["low"], trials["high"])
+    gains.set_title("Gain of mean IoU")
+    gains.set_xlabel("mean IoU minus that without options")
+    names = [f"{o}  ({m:.3f})" for o, m in zip(trials["option"], trials["mean_iou"], strict=True)]
+    gains.set_yticks(rows, names)
+    gains.set_ylim(-0.6, len(trials) - 0.4)
+    bars = costs.barh(rows, trials["cost"], 0.55, color="0.65")
+    texts = [
+        f"× {c:.1f}  ({1000 * s:,.0f} ms)"
+        for c, s in zip(trials["cost"], trials["seconds"], strict=True)
+    ]
+    costs.bar_label(bars, texts, padding=4, fontsize=8.5)
+    costs.margins(x=0.5)
+    costs.set_title("Cost")
+    costs.set_xlabel("time of one photo, times that without options")
+    figure.suptitle("Test-time options: gain and cost", x=0.01, ha="left")
+    return figure
+
+
+@styled
+def plot_differences(
+    differences: pd.DataFrame,
+    run_names: tuple[str, str],
+    class_names: Sequence[str],
+    colors: np.ndarray,
+    *,
+    source: str,
+) -> Figure:
+    """Plot the scores of one run minus those of another, class by class, with intervals.
+
+    Args:
+        differences: one row per class: columns class_name, difference, low, high (of IoU; nan where
+            the class is absent in a run).
+        run_names: right of zero the first one is better.
+        class_names: index = class id.
+        colors: (C, 3) uint8 RGB.
+        source: what the data are, and the level of the intervals.
+
+    Raises:
+        ValueError: columns are missing, there are no rows, or a class has no name.
+    """
+    check_columns(differences, "differences", ["class_name", "difference", "low", "high"])
+    unknown = sorted(set(differences["class_name"]) - set(class_names))
+    if unknown:
+        raise ValueError(f"differences have classes {unknown}; expected some of {class_names}")
+    differences = differences.sort_values("difference", na_position="first", kind="stable")
+    rows = np.arange(len(differences))
+    ids = [class_names.index(name) for name in differences["class_name"]]
+    figure = new_figure(rows_height_in(len(rows)) + 0.3, source)
+    axes = figure.subplots()
+    columns = (differences[name].to_numpy(float) for name in ("difference", "low", "high"))
+    _draw_differences(axes, rows, *columns, colors=colors[ids] / 255)
+    for row in rows[differences["difference"].isna()]:
+        axes.text(0, row, " absent", va="center", color="0.35", style="italic", fontsize=8.5)
+    axes.set_yticks(rows, differences["class_name"])
+    axes.set_ylim(-0.7, len(rows) - 0.3)
+    one, other = (shorten(name, 30) for name in run_names)
+    axes.set_xlabel(f"IoU of {one} minus IoU of {other}; hollow: the interval holds zero")
+    axes.set_title(f"← {other} is better", loc="left", fontsize=9, weight="normal")
+    axes.set_title(f"{one} is better →", loc="right", fontsize=9, weight="normal")
+    figure.suptitle("Difference of two runs on the same photos", x=0.01, ha="left")
+    return figure
+
+
+@styled
+def plot_error_kinds(kinds: np.ndarray, class_names: Sequence[str], *, source: str) -> Figure:
+    """Plot what became of each garment's pixels, and beside it the false alarms.
+
+    Args:
+        kinds: (C, 4) pixels of each class that are correct, missed, of a wrong class, and false
+            alarms (`rankings.error_kinds`); class 0, background, is left out.
+        class_names: index = class id.
+        source: what the data are.
+
+    Raises:
+        ValueError: not four numbers per class, or one class only.
+    """
+    kinds = np.asarray(kinds, np.float64)
+    if kinds.shape != (len(class_names), 4) or len(kinds) < 2:
+        raise ValueError(
+            f"kinds are {kinds.shape}; expected ({len(class_names)}, 4), and background not alone"
+        )
+    totals = kinds[1:, :3].sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        percent = 100 * kinds[1:] / totals[:, None]  # nan rows: not in the truth
+    order = np.argsort(np.nan_to_num(percent[:, 0], nan=-1), kind="stable")
+    rows = np.arange(len(order))
+    figure = new_figure(rows_height_in(len(rows)) + 0.4, source, width_in=9)
+    truth, alarms = figure.subplots(1, 2, sharey=True, width_ratios=[2.2, 1])
+    left = np.zeros(len(rows))
+    few = len(rows) <= FEW_ROWS
+    for code in (1, 2, 3):
+        values = np.nan_to_num(percent[order, code - 1])
+        color = ERROR_COLORS[code] / 255
+        truth.barh(rows, values, 0.72, left, color=color, ec="white", lw=0.6)
+        for row, value, start in zip(rows, values, left, strict=True):
+            if few and value >= 6:  # narrower ones have no room for a number
+                truth.text(start + value / 2, row, f"{value:.0f}", **CENTRED, fontsize=8)
+        left += values
+    for row in rows[np.isnan(percent[order, 0])]:
+        truth.text(1, row, "not in the truth", va="center", style="italic", color="0.35")
+    truth.set_xlim(0, 100)
+    truth.set_xlabel("of the class's true pixels, %")
+    truth.set_yticks(rows, [class_names[1 + i] for i in order])
+    truth.set_ylim(-0.7, len(rows) - 0.3)
+    shown = np.where(np.isfinite(percent[order, 3]), percent[order, 3], 0)
+    bars = alarms.barh(rows, shown, 0.72, color=ERROR_COLORS[4] / 255)
+    texts = [f"{v:.0f}" if np.isfinite(v) else "" for v in percent[order, 3]]
+    alarms.bar_label(bars, texts, padding=3, fontsize=8)
+    alarms.margins(x=0.15)
+    alarms.set_xlabel("background taken for the class,\n% of the class's true pixels")
+    patches = legend_patches([ERROR_NAMES[code] for code in (1, 2, 3, 4)], ERROR_COLORS[1:5] / 255)
+    figure.legend(handles=patches, loc="outside upper right", ncols=4)
+    figure.suptitle("Kinds of error", x=0.01, ha="left")
+    return figure
+
+
+@styled
+def plot_class_extremes(
+    tiles: Mapping[str, Sequence[tuple[str, np.ndarray]]], *, source: str, classes_per_row: int = 2
+) -> Figure:
+    """Show each class's best, median and worst photo, the errors of that class in colour.
+
+    Args:
+        tiles: class name -> up to three pairs of title and image (H, W, 3) uint8 RGB.
+        source: what the data are.
+        classes_per_row: classes beside each other.
+
+    Raises:
+        ValueError: no tiles.
+    """
+    check_not_empty(tiles, "tiles")
+    n_rows = -(-len(tiles) // classes_per_row)
+    figure = new_figure(0.9 + 1.55 * n_rows, source, width_in=1 + 3.9 * classes_per_row)
+    grid = figure.subplots(n_rows, 3 * classes_per_row, squeeze=False)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.spines[:].set_visible(False)
+    for number, (class_name, pairs) in enumerate(tiles.items()):
+        row, place = divmod(number, classes_per_row)
+        for column, (title, image) in enumerate(pairs):
+            axes = grid[row, 3 * place + column]
+            axes.imshow(image, interpolation="antialiased")
+            axes.set_title(title, fontsize=8.5, loc="center", weight="normal")
+        if pairs:
+            grid[row, 3 * place].set_ylabel(shorten(class_name, 20), fontsize=8.5, weight="bold")
+    patches = legend_patches([ERROR_NAMES[code] for code in (1, 2, 3, 4)], ERROR_COLORS[1:5] / 255)
+    figure.legend(handles=patches, loc="outside upper right", ncols=4)
+    figure.suptitle("Best, median and worst of each class", x=0.01, ha="left")
+    return figure
+
+
+@styled
+def plot_comparison(
+    ours: Mapping[str, float], reported: Mapping[str, float], *, source: str, note: str = ""
+) -> Figure:
+    """Plot our scores beside reported ones.
+
+    Args:
+        ours: score name -> value, 0..1.
+        reported: the same names.
+        source: what our scores were taken on.
+        note: what the reader has to know before comparing.
+
+    Raises:
+        ValueError: no scores, or other names.
+    """
+    check_not_empty(ours, "ours")
+    if list(ours) != list(reported):
+        raise ValueError(f"reported has scores {list(reported)}; expected {list(ours)}")
+    rows = np.arange(len(ours))[::-1]
+    figure = new_figure(1.7 + 0.65 * len(ours), source, width_in=7)
+    axes = figure.subplots()
+    for values, offset, color, name in (
+        (ours, 0.19, BLUE, "this run"),
+        (reported, -0.19, "0.65", "reported"),
+    ):
+        bars = axes.barh(rows + offset, list(values.values()), 0.36, color=color, label=name)
+        axes.bar_label(bars, fmt="%.3f", padding=4)
+    axes.set_yticks(rows, list(ours))
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("score" + (f"\n{note}" if note else ""))
+    axes.legend(loc="center right")
+    axes.set_title("This run and the reported figures")
+    return figure
+
+
+@styled
+def plot_image_score_histogram(
+    scores: Sequence[float] | np.ndarray, *, source: str, score_name: str = "mean IoU of one photo"
+) -> Figure:
+    """Plot the distribution of a score over photos, with mean and median.
+
+    Args:
+        scores: one per photo, 0..1; nan for photos that cannot be scored.
+        source: what the data are.
+        score_name: label of the axis.
+
+    Raises:
+        ValueError: no photo has a score.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    scored = scores[np.isfinite(scores)]
+    check_not_empty(scored, "scores")
+    figure = new_figure(3.4, source)
+    axes = figure.subplots()
+    axes.hist(scored, bins=np.linspace(0, 1, 41), color=BLUE, ec="white", lw=0.4)
+    axes.axvline(scored.mean(), color=ORANGE, lw=1.8, label=f"mean {scored.mean():.3f}")
+    axes.axvline(
+        np.median(scored), color="black", ls="--", lw=1.5, label=f"median {np.median(scored):.3f}"
+    )
+    axes.set_xlim(0, 1)
+    axes.yaxis.set_major_locator(whole_numbers())
+    legend_above(axes)
+    axes.set_xlabel(score_name)
+    axes.set_ylabel("photos")
+    left_out = len(scores) - len(scored)
+    axes.set_title(
+        f"Scores of single photos, n = {len(scored):,}"
+        + (f" ({left_out} not scorable)" if left_out else "")
+    )
+    return figure
+
+
+def _draw_differences(
+    axes: Axes,
+    rows: np.ndarray,
+    difference: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+    colors: np.ndarray | str = BLUE,
+) -> None:
+    """Dots with intervals around a line at zero; a dot is hollow where the interval holds zero."""
+    difference, low, high = (np.asarray(v, np.float64) for v in (difference, low, high))
+    axes.axvline(0, color=GREY, lw=1.2, zorder=1)
+    axes.hlines(rows, low, high, color="0.35", lw=1.6)
+    real = (low > 0) | (high < 0)
+    axes.scatter(difference, rows, s=48, c=colors, ec="0.2", lw=0.8, zorder=3)
+    axes.scatter(difference[~real], rows[~real], s=14, c="white", zorder=4)
+    for row, value, end in zip(rows, difference, np.fmax(difference, high), strict=True):
+        if np.isfinite(value):
+            axes.annotate(
+                f"{value:+.3f}".replace("-", "−"),  # as on the axis
+                (end, row),
+                (6, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+    axes.margins(x=0.15)
+    axes.grid(axis="x")
+
+
+def _check_classes(class_names: Iterable[str], name: str, table: ClassTable) -> None:
+    unknown = sorted(set(class_names) - set(table.names))
+    if unknown:
+        raise ValueError(f"{name} have classes {unknown}; expected names of the class table")
+
+
+def check_per_class(values: np.ndarray, name: str, table: ClassTable) -> None:
+    if values.shape != (table.num_classes,):
+        raise ValueError(f"{name} are {values.shape}; expected ({table.num_classes},), one a class")

@@ -1,0 +1,276 @@
+"""Figures of the notebooks and the report: every `plot_` function returns a finished Figure.
+
+A figure is taken out of pyplot's registry as soon as it is made: a notebook shows it once, as the
+value of its cell, and long sessions do not collect open figures. One style serves all of them.
+The same class has the same colour in every one.
+
+`source` is the small line at a figure's foot that says what the figure was made from, such as
+"synthetic, val, n = 60 photos, native resolution".
+"""
+
+import functools
+import io
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec
+from weakref import WeakKeyDictionary
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from clothseg_utils.core.classes import ClassTable
+from clothseg_utils.core.files import atomic_path
+from clothseg_utils.pictures.overlays import colorize, legend_entries
+
+# Okabe-Ito, for all that is not a class: told apart by colour-blind readers.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7f7f7f"
+
+_WIDTH_IN = 8.0
+
+_DPI = 200  # of saved figures; shown at half their pixels, as HiDPI screens do
+
+FEW_ROWS = 20  # rows up to which there is room for normal text
+
+_STYLE = {
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same on every machine
+    "font.size": 9,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": False,
+    "axes.edgecolor": "0.4",
+    "grid.color": "0.88",
+    "grid.linewidth": 0.7,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "figure.titlesize": 11,
+    "figure.titleweight": "bold",
+    "savefig.facecolor": "white",
+    "hatch.linewidth": 0.6,
+}
+
+CENTRED = {"ha": "center", "va": "center"}
+
+P = ParamSpec("P")
+
+
+def styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Run a plot function in the one style, whatever style the caller's session has."""
+
+    @functools.wraps(plot)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_STYLE)
+            figure = plot(*args, **kwargs)
+            # Ticks are made when first drawn, and would take the style of that moment.
+            figure.draw_without_rendering()
+            return figure
+
+    return styled
+
+
+def new_figure(height_in: float, source: str, width_in: float = _WIDTH_IN) -> Figure:
+    """Make an empty figure with the source at its foot, unknown to pyplot."""
+    # Made by pyplot all the same: that is what makes a kernel show Figures as pictures.
+    figure = plt.figure(figsize=(width_in, height_in), dpi=100, layout="constrained")
+    plt.close(figure)
+    figure.supxlabel(source, x=0.99, ha="right", fontsize=7.5, color="0.4", style="italic")
+    return figure
+
+
+def save_figure(figure: Figure, path_stem: str | Path, *, caption: str = "") -> list[Path]:
+    """Write a figure as PNG (200 dpi) and SVG; equal figures give equal files.
+
+    Args:
+        figure: what a `plot_` function returned.
+        path_stem: the files' path without suffix.
+        caption: goes into both files as "Description"; the report reads it from there.
+
+    Returns:
+        The paths written: PNG, then SVG.
+    """
+    figure.set_label(caption)  # what a notebook gives as the picture's text, for screen readers
+    path_stem = Path(path_stem)
+    paths = [path_stem.with_name(f"{path_stem.name}.{suffix}") for suffix in ("png", "svg")]
+    # Ids in an SVG are random and its date is today's, unless told otherwise.
+    with mpl.rc_context({"svg.hashsalt": "clothseg", "svg.fonttype": "path"}):
+        pages = [_render_png(figure), _render_svg(figure)]
+    for path, page in zip(paths, pages, strict=True):
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(page)
+    _rendered[figure] = pages[0]
+    return paths
+
+
+# A figure's latest PNG, for one showing: a notebook shows what `save_figure` has just drawn.
+_rendered: WeakKeyDictionary[Figure, bytes] = WeakKeyDictionary()
+
+
+def _render_png(figure: Figure) -> bytes:
+    # The lowest compression takes half the time, for a quarter more bytes.
+    return _render(figure, "png", {}, pil_kwargs={"compress_level": 1})
+
+
+def _render_svg(figure: Figure) -> bytes:
+    return _render(figure, "svg", {"Date": None})
+
+
+def _render(figure: Figure, suffix: str, metadata: dict[str, Any], **options: Any) -> bytes:
+    caption = figure.get_label()
+    described = {"Description": caption} if caption else {}
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=metadata | described, **options)
+    figure.stale = False  # a title or line that changes between saving and showing sets it again
+    return buffer.getvalue()
+
+
+def show_sharp_figures() -> None:
+    """Let the notebook that runs this show figures as `save_figure` writes them: at 200 dpi, whole.
+
+    By itself a notebook shows 100 dpi, which a HiDPI screen blurs, and draws every figure a second
+    time to crop its margin, which our layout does not have. The alternative text of a figure is its
+    caption.
+    """
+    from IPython import get_ipython
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+    def show(figure: Figure) -> tuple[str, dict[str, Any]]:
+        was_stale, data = figure.stale, _rendered.pop(figure, None)
+        if was_stale or data is None:
+            data = _render_png(figure)
+        width, height = (round(side * _DPI / 2) for side in figure.get_size_inches())
+        metadata = {"width": width, "height": height, "alt": figure.get_label()}
+        return b64encode(data).decode(), metadata
+
+    set_matplotlib_formats("retina")  # or the first figure would undo what follows
+    get_ipython().display_formatter.formatters["image/png"].for_type(Figure, show)
+
+
+def image_grid(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str],
+    columns: int,
+    source: str,
+    legend: Sequence[Patch] = (),
+) -> Figure:
+    """Images in a grid, each under its title, with a legend at the right if there is one."""
+    columns = min(columns, len(images))
+    cell_in = (_WIDTH_IN - 1.6 * bool(legend)) / columns
+    aspects = [image.shape[0] / image.shape[1] for image in images]
+    rows = [max(aspects[i : i + columns]) for i in range(0, len(images), columns)]
+    title_in = 0.25 if any(titles) else 0.05
+    height_in = cell_in * sum(rows) + title_in * len(rows) + 0.4
+    figure = new_figure(max(height_in, 0.6 + 0.19 * len(legend)), source)
+    if legend:
+        figure.legend(handles=legend, loc="outside right upper")
+    grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows)
+    for axes in grid.flat:
+        axes.set_axis_off()
+        axes.set_anchor("N")
+    longest = int(14 * cell_in)
+    for axes, image, title in zip(grid.flat, images, titles, strict=False):
+        axes.imshow(image, interpolation="antialiased")
+        axes.set_title(shorten(title, longest), fontsize=8.5, loc="center", weight="normal")
+    return figure
+
+
+def whole_numbers() -> MaxNLocator:
+    """Ticks at round whole numbers."""
+    return MaxNLocator(integer=True, steps=[1, 2, 5, 10])
+
+
+def rows_height_in(n_rows: int) -> float:
+    """Height in inches of a figure with one line of text per row."""
+    return 1.3 + (0.26 if n_rows <= FEW_ROWS else 0.19) * n_rows
+
+
+def draw_heatmap(
+    percent: np.ndarray, rows: Sequence[str], columns: Sequence[str], label: str, source: str
+) -> tuple[Figure, Axes]:
+    """Percentages as shades; written out too where there are few enough to read; nan is blank."""
+    few = len(rows) <= FEW_ROWS
+    side = 2.5 + (0.43 if few else 0.19) * len(rows)
+    figure = new_figure(side, source, width_in=max(side + 1, 5))
+    axes = figure.subplots()
+    sns.heatmap(
+        percent,
+        mask=np.isnan(percent),
+        cmap="Blues",
+        # Without numbers, shades have to tell 2 % from 0.
+        norm=Normalize(0, 100) if few else PowerNorm(0.5, 0, 100),
+        square=True,
+        linewidths=0.5,
+        annot=few,
+        fmt=".0f",
+        annot_kws={"fontsize": 8},
+        cbar_kws={"label": label, "shrink": 0.6},
+        ax=axes,
+    )
+    size = 8.5 if few else 6.5
+    axes.set_yticks(np.arange(len(rows)) + 0.5, rows, rotation=0, fontsize=size)
+    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if few else {"rotation": 90}
+    axes.set_xticks(np.arange(len(columns)) + 0.5, columns, fontsize=size, **turned)
+    axes.tick_params(length=0)
+    return figure, axes
+
+
+def mask_legend(masks: Iterable[np.ndarray], table: ClassTable) -> list[Patch]:
+    """One entry per class that occurs in any of the masks, in the order of their ids."""
+    found = {
+        entry.class_id: entry.name for mask in masks for entry in legend_entries(mask, table.names)
+    }
+    ids = sorted(found)
+    swatches = colorize(np.array([ids], np.uint8), table.colors)[0] / 255
+    return legend_patches([found[i] for i in ids], swatches)
+
+
+def legend_patches(names: Sequence[str], colors: np.ndarray) -> list[Patch]:
+    """Coloured boxes with names, for a legend."""
+    return [
+        Patch(fc=color, ec="0.4", lw=0.6, label=shorten(name, 22))
+        for name, color in zip(names, colors, strict=True)
+    ]
+
+
+def legend_above(axes: Axes) -> None:
+    """Put the legend at the right of the title's line, where it cannot cover bars."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0)
+
+
+def shorten(text: str, longest: int) -> str:
+    return text if len(text) <= longest else text[: longest - 1].rstrip(" ,") + "…"
+
+
+def check_columns(frame: pd.DataFrame, name: str, columns: Sequence[str]) -> None:
+    missing = [column for column in columns if column not in frame.columns]
+    if missing:
+        raise ValueError(f"{name} lack the columns {missing}; got {list(frame.columns)}")
+    check_not_empty(frame, name)
+
+
+def check_not_empty(values: object, name: str) -> None:
+    if not len(values):
+        raise ValueError(f"no {name}; expected at least one")
+
+
+def check_same_length(**sequences: Sequence) -> None:
+    lengths = {name: len(values) for name, values in sequences.items()}
+    if len(set(lengths.values())) > 1 or not min(lengths.values()):
+        raise ValueError(f"got {lengths}; expected as many of each, at least one")

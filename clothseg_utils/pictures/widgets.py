@@ -1,0 +1,801 @@
+"""Viewers for the notebooks: browse the dataset, watch a mask being painted, look at predictions.
+
+A viewer is the value of a notebook's cell. Where somebody can click it appears as ipywidgets;
+under papermill and nbconvert it is one still picture, and no widget is made at all. A notebook
+saved from JupyterLab keeps that picture too, for places that cannot run widgets, such as GitHub.
+
+Photos are drawn as SVG, so that names appear when the mouse rests on an area, without asking the
+kernel, and outlines stay sharp on any screen.
+"""
+
+import base64
+import functools
+import html
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import cv2
+import ipywidgets
+import numpy as np
+
+from clothseg_utils.core.classes import ClassTable, class_colors
+from clothseg_utils.core.progress import is_attended
+from clothseg_utils.core.text import count_text
+from clothseg_utils.data.coco import Annotation, CocoFile, ImageRecord, Split, images_dir
+from clothseg_utils.data.photos import decode_photo, read_photo
+from clothseg_utils.data.rasterize import annotation_to_instance_mask, build_layers, rasterize
+from clothseg_utils.pictures.overlays import (
+    ERROR_COLORS,
+    ERROR_NAMES,
+    colorize,
+    draw_instances,
+    error_codes,
+    legend_entries,
+    overlay,
+)
+from clothseg_utils.pictures.panels import overlay_with_legend, prediction_panel
+
+View = Literal["prediction", "truth", "errors", "photo"]
+
+_ANY_CATEGORY = ""  # a dropdown whose value is None shows nothing
+_SENT_SIDE_PX = 1280  # longest side sent to the browser: sharp at twice the size shown
+_STILL_HEIGHT_PX = 480  # of the photos in a still picture of predictions
+_JPEG_QUALITY = 88
+_SHOWN_WH = (760, 560)  # what a photo fills on the page, CSS pixels
+_COLUMN_ROWS = 26  # lines of a legend beside a photo of that height
+_STYLE = """<style>
+.clothseg-view { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start; }
+.clothseg-view svg { max-width: 100%; height: auto; border: 1px solid #8884; }
+.clothseg-view path { fill-opacity: 0.25; stroke-opacity: 1; }
+.clothseg-view path:hover { fill-opacity: 0.65; }
+.clothseg-view > div { flex: 1 1 240px; }
+.clothseg-view p { margin: 0 0 6px 0; max-width: 44em; overflow-wrap: anywhere; }
+.clothseg-view ul { list-style: none; margin: 0; padding: 0; font-size: 13px; line-height: 1.35; }
+.clothseg-view ul { max-width: 300px; }
+.clothseg-view ul.long { columns: 190px auto; column-gap: 24px; max-width: none; }
+.clothseg-view li { display: flex; gap: 8px; break-inside: avoid; margin: 0; }
+.clothseg-view li span.number { margin-left: auto; font-variant-numeric: tabular-nums; }
+.clothseg-view li.later { opacity: 0.4; }
+.clothseg-view li.last { font-weight: bold; }
+.clothseg-view i.swatch { flex: none; width: 12px; height: 12px; margin-top: 2px; }
+.clothseg-view i.swatch { border: 1px solid #888; }
+</style>"""
+
+
+class _Viewer(ABC):
+    """Shown as widgets where somebody can click them, as one picture elsewhere."""
+
+    @abstractmethod
+    def picture(self) -> np.ndarray:
+        """The still picture, (H, W, 3) uint8 RGB."""
+
+    @abstractmethod
+    def _build(self) -> ipywidgets.Widget:
+        """Make the widgets."""
+
+    @functools.cached_property
+    def widget(self) -> ipywidgets.Widget:
+        """The widgets, made when first asked for."""
+        return self._build()
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        """What IPython shows."""
+        bundle = {"text/plain": repr(self), "image/jpeg": _jpeg_base64(self.picture())}
+        if is_attended():
+            bundle |= self.widget._repr_mimebundle_()
+        return bundle
+
+
+# --- notebook 01: the dataset --------------------------------------------------------------------
+
+
+class DatasetBrowser(_Viewer):
+    """Browse photos with their annotations outlined, by split, category and number of annotations.
+
+    Args:
+        coco: split -> its annotations.
+        data_root: dataset in Fashionpedia's layout.
+
+    Attributes:
+        split: the split that is shown.
+        category_id: only photos with this category; None means any.
+        counts: smallest and largest number of annotations of a photo, both included.
+        records: the photos that fit, in the file's order.
+        index: place in `records` of the photo shown.
+    """
+
+    def __init__(self, coco: Mapping[Split, CocoFile], data_root: str | Path) -> None:
+        self._coco = dict(coco)
+        self._data_root = Path(data_root)
+        self.split: Split = next(iter(self._coco))
+        self.select()
+
+    def select(
+        self,
+        split: Split | None = None,
+        category_id: int | None = None,
+        counts: tuple[int, int] | None = None,
+    ) -> None:
+        """Choose the photos to browse, and go to the first of them.
+
+        Args:
+            split: None keeps the present one.
+            category_id: only photos with this category; None means any.
+            counts: smallest and largest number of annotations; None means any.
+
+        Raises:
+            ValueError: unknown split or category.
+        """
+        split = split or self.split
+        if split not in self._coco:
+            raise ValueError(f'no split "{split}"; expected one of {", ".join(self._coco)}.')
+        coco = self._coco[split]
+        if category_id is not None and category_id not in {c.id for c in coco.categories}:
+            raise ValueError(
+                f"{coco.path.name} has no category {category_id}; expected an id in it."
+            )
+        self.split, self.category_id = split, category_id
+        self.counts = counts or (0, self._largest_count())
+        low, high = self.counts
+        self.records = [
+            image
+            for image in coco.images
+            if low <= len(packed := coco.packed_of(image.id)) <= high
+            and (category_id is None or any(a.category_id == category_id for a in packed))
+        ]
+        self.index = 0
+
+    def _largest_count(self) -> int:
+        coco = self._coco[self.split]
+        return max((len(coco.packed_of(image.id)) for image in coco.images), default=0)
+
+    def markup(self) -> str:
+        """The photo shown, as HTML: outlines that tell their name, and a legend."""
+        if not self.records:
+            return _STYLE + "<p>No photo fits. Choose another category, or more annotations.</p>"
+        record = self.records[self.index]
+        image, problem = self._read(record)
+        items, colors = self._items(record), self._colors()
+        names = self._names()
+        shapes = [
+            _instance_path(a, record.height, record.width, colors[a.category_id], names)
+            for a in sorted(items, key=lambda a: -a.area)  # small ones on top, where the mouse is
+        ]
+        present = sorted({a.category_id for a in items}, key=lambda i: (-self._count(items, i), i))
+        rows = [(colors[i], names[i], f"× {self._count(items, i)}", "") for i in present]
+        title = f"<b>{html.escape(record.file_name)}</b>, {record.width} × {record.height} px"
+        notes = [title, problem or count_text(len(items), "annotation")]
+        return _view(image, "".join(shapes), notes, rows)
+
+    def picture(self) -> np.ndarray:
+        """The photo shown, with its annotations outlined and named."""
+        if not self.records:
+            return _blank(64, 64)
+        record = self.records[self.index]
+        items, colors = self._items(record), self._colors()
+        names = self._names()
+        return draw_instances(
+            self._read(record)[0],
+            [annotation_to_instance_mask(a, record.height, record.width) for a in items],
+            [names[a.category_id] for a in items],
+            np.array([colors[a.category_id] for a in items], np.uint8).reshape(-1, 3),
+        )
+
+    def __repr__(self) -> str:
+        return f"DatasetBrowser: {len(self.records):,} photos of {self.split}"
+
+    def _read(self, record: ImageRecord) -> tuple[np.ndarray, str]:
+        path = images_dir(self._data_root, self.split) / record.file_name
+        return _read_or_blank(path, record)
+
+    def _items(self, record: ImageRecord) -> Sequence[Annotation]:
+        return self._coco[self.split].annotations_of(record.id)
+
+    def _names(self) -> dict[int, str]:
+        return short_category_names(self._coco[self.split])
+
+    def _colors(self) -> dict[int, np.ndarray]:
+        """Colour of each category: that of its class in the scheme "category"."""
+        ids = sorted(category.id for category in self._coco[self.split].categories)
+        return dict(zip(ids, class_colors(len(ids) + 1)[1:], strict=True))
+
+    @staticmethod
+    def _count(items: Sequence[Annotation], category_id: int) -> int:
+        return sum(a.category_id == category_id for a in items)
+
+    def _build(self) -> ipywidgets.Widget:
+        splits = ipywidgets.ToggleButtons(options=list(self._coco), value=self.split)
+        splits.style.button_width = "70px"
+        categories = ipywidgets.Dropdown(
+            options=self._category_options(),
+            value=_ANY_CATEGORY if self.category_id is None else self.category_id,
+            description="with",
+        )
+        top = max(1, self._largest_count())
+        counts = ipywidgets.IntRangeSlider(
+            value=(0, top), min=0, max=top, description="annotations", continuous_update=False
+        )
+        view = ipywidgets.HTML(self.markup())
+        steps = _Steps(len(self.records), self._go_to(view))
+
+        def choose(change: Any = None) -> None:
+            if change is not None and change["owner"] is splits:
+                self.split = splits.value
+                _set_quietly(counts, choose, max=max(1, self._largest_count()))
+                _set_quietly(counts, choose, value=(0, counts.max))
+                chosen = categories.value
+                _set_quietly(categories, choose, options=self._category_options())
+                ids = [category_id for _, category_id in categories.options]
+                _set_quietly(categories, choose, value=chosen if chosen in ids else _ANY_CATEGORY)
+            category_id = None if categories.value == _ANY_CATEGORY else categories.value
+            self.select(splits.value, category_id, counts.value)
+            steps.restart(len(self.records))
+
+        for control in (splits, categories, counts):
+            control.observe(choose, "value")
+        row = ipywidgets.HBox([splits, categories, counts], layout={"flex_flow": "row wrap"})
+        return ipywidgets.VBox([row, steps.box, view])
+
+    def _go_to(self, view: ipywidgets.HTML) -> Callable[[int], None]:
+        def go_to(index: int) -> None:
+            self.index = index
+            view.value = self.markup()
+
+        return go_to
+
+    def _category_options(self) -> list[tuple[str, int | str]]:
+        names = self._names()
+        by_name = sorted(names.items(), key=lambda item: item[1])
+        return [
+            ("any category", _ANY_CATEGORY),
+            *((name, category_id) for category_id, name in by_name),
+        ]
+
+
+def short_category_names(coco: CocoFile) -> dict[int, str]:
+    """Map category ids to their names up to the first comma: "shirt" for "shirt, blouse"."""
+    return {category.id: category.name.split(",")[0] for category in coco.categories}
+
+
+# --- notebook 02: painting order -----------------------------------------------------------------
+
+
+class PaintingViewer(_Viewer):
+    """Watch masks being painted, one annotation after the other, largest first.
+
+    Args:
+        coco: the annotations.
+        records: the photos to choose from, at least one; the first is shown first.
+        classes: class table.
+        image_dir: folder of the photos; a photo that cannot be read leaves white paper.
+
+    Attributes:
+        index: place in `records` of the photo shown.
+        painted: annotations painted so far; 0 is the bare photo.
+
+    Raises:
+        ValueError: no records.
+    """
+
+    def __init__(
+        self,
+        coco: CocoFile,
+        records: Sequence[ImageRecord],
+        classes: ClassTable,
+        image_dir: str | Path,
+    ) -> None:
+        if not records:
+            raise ValueError("no photos to paint; expected at least one record.")
+        self._coco = coco
+        self._classes = classes
+        self._image_dir = Path(image_dir)
+        self.records = tuple(records)
+        self._choose(0)
+
+    def _choose(self, index: int) -> None:
+        self.index = index
+        record = self.records[index]
+        self._image, self._problem = _read_or_blank(self._image_dir / record.file_name, record)
+        layers = build_layers(
+            self._coco.annotations_of(record.id),
+            self._classes.class_of_category,
+            record.height,
+            record.width,
+        )
+        self._order = [annotation for annotation, _ in layers]
+        self.painted = len(self._order)
+
+    def mask(self, painted: int) -> np.ndarray:
+        """The mask after some annotations, (H, W) uint8 class ids."""
+        record = self.records[self.index]
+        return rasterize(
+            self._order[:painted], self._classes.class_of_category, record.height, record.width
+        )
+
+    def markup(self) -> str:
+        """The photo with the mask so far, the latest layer outlined, and the list of layers."""
+        record = self.records[self.index]
+        names, colors = short_category_names(self._coco), self._classes.colors
+        mask = self.mask(self.painted)
+        shapes = _mask_layer(mask, colors)
+        notes = [f"<b>{html.escape(record.file_name)}</b>" + self._problem]
+        if self.painted:
+            latest = self._order[self.painted - 1]
+            shapes += _instance_path(latest, record.height, record.width, None, names)
+            notes.append(html.escape(self._explain(latest)))
+        rows = []
+        for number, annotation in enumerate(self._order, start=1):
+            color = colors[self._classes.class_of_category[annotation.category_id]]
+            state = "later" if number > self.painted else "last" if number == self.painted else ""
+            area = f"{annotation.area:,.0f} px"
+            rows.append((color, f"{number}. {names[annotation.category_id]}", area, state))
+        return _view(self._image, shapes, notes, rows)
+
+    def _explain(self, annotation: Annotation) -> str:
+        """What the latest layer did to the mask."""
+        record = self.records[self.index]
+        inside = annotation_to_instance_mask(annotation, record.height, record.width)
+        before = self.mask(self.painted - 1)[inside]
+        class_id = self._classes.class_of_category[annotation.category_id]
+        covered = np.bincount(before, minlength=self._classes.num_classes)
+        covered[[0, class_id]] = 0
+        name = short_category_names(self._coco)[annotation.category_id]
+        text = f"Layer {self.painted}: {name} becomes {self._classes.names[class_id]}"
+        if covered.any():
+            victim = int(covered.argmax())
+            text += f" and covers {covered[victim]:,} px of {self._classes.names[victim]}"
+        return text + "."
+
+    def picture(self) -> np.ndarray:
+        """The photo with the mask so far and a legend of its classes."""
+        return overlay_with_legend(
+            self._image, self.mask(self.painted), self._classes.names, self._classes.colors
+        )
+
+    def __repr__(self) -> str:
+        return f"PaintingViewer: {self.painted} of {len(self._order)} annotations painted"
+
+    def _build(self) -> ipywidgets.Widget:
+        view = ipywidgets.HTML(self.markup())
+        layer = ipywidgets.IntSlider(
+            self.painted, 0, max(1, len(self._order)), description="painted"
+        )
+        play = ipywidgets.Play(self.painted, min=0, max=layer.max, interval=700)
+        ipywidgets.jslink((play, "value"), (layer, "value"))
+
+        def paint(change: Any = None) -> None:
+            self.painted = min(layer.value, len(self._order))
+            view.value = self.markup()
+
+        def go_to(index: int) -> None:
+            self._choose(index)
+            play.max = layer.max = max(1, len(self._order))
+            play.value = layer.value = self.painted
+            view.value = self.markup()
+
+        layer.observe(paint, "value")
+        steps = _Steps(len(self.records), go_to)
+        row = ipywidgets.HBox([play, layer], layout={"flex_flow": "row wrap"})
+        return ipywidgets.VBox([steps.box, row, view])
+
+
+# --- notebook 05: predictions --------------------------------------------------------------------
+
+
+class ViewerPhoto(NamedTuple):
+    """A photo for `PredictionViewer`: its title, and what reads it.
+
+    `read` returns the photo, (H, W, 3) uint8 RGB, and its truth, (H, W) uint8 or None.
+    """
+
+    title: str
+    read: Callable[[], tuple[np.ndarray, np.ndarray | None]]
+
+
+class _Loaded(NamedTuple):
+    image: np.ndarray
+    target: np.ndarray | None
+    pred_mask: np.ndarray
+
+
+class PredictionViewer(_Viewer):
+    """Look at predictions, best to worst, and at those of uploaded photos.
+
+    The photos next to the one shown are predicted ahead in a thread, so that a step does not wait
+    for the network.
+
+    Args:
+        photos: in the order to be shown, at least one.
+        predict: (H, W, 3) uint8 RGB -> (H, W) uint8 class ids.
+        class_names: index = class id.
+        colors: (C, 3) uint8 RGB.
+        opacity: of the class colours at first, 0..1.
+
+    Attributes:
+        photos: those given, and the uploaded ones after them.
+        index: place in `photos` of the one shown.
+        view: what lies on the photo.
+        opacity: of what lies on it, 0..1.
+        hidden: class ids that are not drawn.
+
+    Raises:
+        ValueError: no photos.
+    """
+
+    def __init__(
+        self,
+        photos: Sequence[ViewerPhoto],
+        predict: Callable[[np.ndarray], np.ndarray],
+        class_names: Sequence[str],
+        colors: np.ndarray,
+        *,
+        opacity: float = 0.55,
+    ) -> None:
+        if not photos:
+            raise ValueError("no photos to look at; expected at least one.")
+        self.photos = list(photos)
+        self.index = 0
+        self.view: View = "prediction"
+        self.opacity = opacity
+        self.hidden: set[int] = set()
+        self._predict = predict
+        self._class_names = tuple(class_names)
+        self._colors = colors
+        self._worker = ThreadPoolExecutor(max_workers=1)
+        self._loaded: dict[int, Future[_Loaded]] = {}
+
+    def upload(self, name: str, data: bytes) -> None:
+        """Add a photo from a file's bytes, and go to it.
+
+        Raises:
+            ValueError: the data are no photo.
+        """
+        image = decode_photo(data, name)
+        self.photos.append(ViewerPhoto(f"{name} (uploaded)", lambda: (image, None)))
+        self.index = len(self.photos) - 1
+
+    def markup(self) -> str:
+        """The photo shown with what lies on it, and a legend with shares of the pixels."""
+        photo = self.photos[self.index]
+        notes = [f"<b>{html.escape(photo.title)}</b>"]
+        try:
+            loaded = self._load(self.index).result()
+        except (OSError, ValueError) as error:
+            return _STYLE + "".join(f"<p>{line}</p>" for line in (*notes, html.escape(str(error))))
+        view = self.view
+        if loaded.target is None and view in ("truth", "errors"):
+            notes.append("This photo has no truth: the prediction is shown.")
+            view = "prediction"
+        if view == "errors":
+            codes = error_codes(loaded.target, loaded.pred_mask)
+            drawn = overlay(loaded.image, codes, ERROR_COLORS, self.opacity, outline=False)
+            rows = _error_rows(codes)
+        else:
+            drawn = loaded.image
+            if view != "photo":
+                mask = self._shown(loaded.target if view == "truth" else loaded.pred_mask)
+                drawn = overlay(drawn, mask, self._colors, self.opacity)
+            rows = self._class_rows(loaded)
+            notes.append(
+                "Shares of the pixels" + ("" if loaded.target is None else ": truth → prediction")
+            )
+        return _view(drawn, "", notes, rows)
+
+    def picture(self) -> np.ndarray:
+        """Photo, truth and prediction of the photo shown, side by side."""
+        loaded = self._load(self.index).result()
+        return prediction_panel(
+            loaded.image,
+            loaded.pred_mask,
+            self._class_names,
+            self._colors,
+            target=loaded.target,
+            show_errors=loaded.target is not None,
+            height=_STILL_HEIGHT_PX,
+        )
+
+    def __repr__(self) -> str:
+        return f"PredictionViewer: {len(self.photos)} photos"
+
+    def present_classes(self) -> list[int]:
+        """Class ids in truth or prediction of the photo shown, background left out."""
+        try:
+            loaded = self._load(self.index).result()
+        except (OSError, ValueError):
+            return []
+        masks = [mask for mask in (loaded.target, loaded.pred_mask) if mask is not None]
+        found = {e.class_id for mask in masks for e in legend_entries(mask, self._class_names)}
+        return sorted(found & set(range(1, len(self._class_names))))
+
+    def _load(self, index: int) -> Future[_Loaded]:
+        if index not in self._loaded:
+            self._loaded[index] = self._worker.submit(self._read_and_predict, self.photos[index])
+        return self._loaded[index]
+
+    def _read_and_predict(self, photo: ViewerPhoto) -> _Loaded:
+        image, target = photo.read()
+        return _Loaded(image, target, self._predict(image))
+
+    def _load_neighbours(self) -> None:
+        """Start on the photos beside the one shown; forget those far away."""
+        near = {i for i in range(self.index - 2, self.index + 3) if 0 <= i < len(self.photos)}
+        for index in set(self._loaded) - near:
+            self._loaded.pop(index).cancel()
+        for index in sorted(near, key=lambda i: abs(i - self.index)):
+            self._load(index)
+
+    def _shown(self, mask: np.ndarray) -> np.ndarray:
+        """Take the hidden classes out of a mask."""
+        table = np.arange(256, dtype=np.uint8)
+        table[sorted(self.hidden)] = 0
+        return cv2.LUT(mask, table)
+
+    def _class_rows(self, loaded: _Loaded) -> list[tuple[np.ndarray, str, str, str]]:
+        shares = [
+            {} if mask is None else {e.class_id: e.share for e in legend_entries(mask, names)}
+            for mask, names in (
+                (loaded.target, self._class_names),
+                (loaded.pred_mask, self._class_names),
+            )
+        ]
+        rows = []
+        for class_id in self.present_classes():
+            truth, pred = (f"{100 * found.get(class_id, 0):.1f} %" for found in shares)
+            text = pred if loaded.target is None else f"{truth} → {pred}"
+            state = "later" if class_id in self.hidden else ""
+            rows.append((self._colors[class_id], self._class_names[class_id], text, state))
+        return rows
+
+    def _build(self) -> ipywidgets.Widget:
+        view = ipywidgets.HTML(self.markup())
+        status = ipywidgets.HTML()
+        kinds = ipywidgets.ToggleButtons(options=list(get_args(View)), value=self.view)
+        kinds.style.button_width = "90px"
+        opacity = ipywidgets.FloatSlider(
+            self.opacity, min=0, max=1, step=0.05, description="opacity"
+        )
+        upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="own photos")
+        boxes = self._class_boxes()
+
+        def draw(change: Any = None) -> None:
+            self.view, self.opacity = kinds.value, opacity.value
+            self.hidden = {class_id for class_id, box in boxes.items() if not box.value}
+            view.value = self.markup()
+
+        def go_to(index: int) -> None:
+            self.index = index
+            present = self.present_classes()
+            for class_id, box in boxes.items():
+                box.layout.display = None if class_id in present else "none"
+            draw()
+            self._load_neighbours()
+
+        def receive(change: Any) -> None:
+            problems = []
+            for file in change["new"]:
+                try:
+                    self.upload(file["name"], bytes(file["content"]))
+                except ValueError as error:
+                    problems.append(f"<p>{html.escape(str(error))}</p>")
+            status.value = "".join(problems)
+            if change["new"]:
+                _set_quietly(upload, receive, value=())  # so that the same file can come again
+                if len(problems) < len(change["new"]):
+                    steps.restart(len(self.photos), len(self.photos) - 1)
+
+        steps = _Steps(len(self.photos), go_to)
+        for control in (kinds, opacity, *boxes.values()):
+            control.observe(draw, "value")
+        upload.observe(receive, "value")
+        go_to(self.index)
+        wrap = {"flex_flow": "row wrap"}
+        return ipywidgets.VBox(
+            [
+                ipywidgets.HBox([steps.box, upload], layout=wrap),
+                ipywidgets.HBox([kinds, opacity], layout=wrap),
+                ipywidgets.HBox(list(boxes.values()), layout=wrap),
+                status,
+                view,
+            ]
+        )
+
+    def _class_boxes(self) -> dict[int, ipywidgets.Checkbox]:
+        """One box per class, made once; those of absent classes are out of sight."""
+        return {
+            class_id: ipywidgets.Checkbox(
+                True,
+                description=self._class_names[class_id],
+                indent=False,
+                layout={"width": "auto", "margin": "2px 14px 2px 2px"},
+            )
+            for class_id in range(1, len(self._class_names))
+        }
+
+
+def _error_rows(codes: np.ndarray) -> list[tuple[np.ndarray, str, str, str]]:
+    shares = {entry.class_id: entry.share for entry in legend_entries(codes, ERROR_NAMES)}
+    return [
+        (ERROR_COLORS[code], ERROR_NAMES[code], f"{100 * shares[code]:.1f} %", "")
+        for code in (1, 2, 3, 4, 5)
+        if code in shares
+    ]
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+class _Steps:
+    """Previous, next, and a number to jump to.
+
+    Args:
+        count: things to step through.
+        go_to: called with the index, from 0, of the one to show.
+    """
+
+    def __init__(self, count: int, go_to: Callable[[int], None]) -> None:
+        self._go_to = go_to
+        self._previous = ipywidgets.Button(description="◀ previous", layout={"width": "100px"})
+        self._next = ipywidgets.Button(description="next ▶", layout={"width": "100px"})
+        self._number = ipywidgets.BoundedIntText(layout={"width": "80px"})
+        self._total = ipywidgets.Label()
+        self._previous.on_click(lambda _: self._jump(self._number.value - 1))
+        self._next.on_click(lambda _: self._jump(self._number.value + 1))
+        self._number.observe(self._follow, "value")
+        self.box = ipywidgets.HBox([self._previous, self._number, self._total, self._next])
+        self._resize(count, 0)
+
+    def restart(self, count: int, index: int = 0) -> None:
+        """Step through other things, from `index` on."""
+        self._resize(count, index)
+        self._go_to(index)
+
+    def _resize(self, count: int, index: int) -> None:
+        low = min(1, count)
+        self._number.unobserve(self._follow, "value")
+        # The limits may not cross on the way.
+        self._number.min, self._number.max = 0, count
+        self._number.value, self._number.min = min(count, index + 1), low
+        self._number.observe(self._follow, "value")
+        self._total.value = f"of {count:,}"
+        self._enable()
+
+    def _jump(self, number: int) -> None:
+        if self._number.min <= number <= self._number.max:
+            self._number.value = number
+
+    def _follow(self, change: Any) -> None:
+        self._enable()
+        if self._number.value:
+            self._go_to(self._number.value - 1)
+
+    def _enable(self) -> None:
+        self._previous.disabled = self._number.value <= 1
+        self._next.disabled = self._number.value >= self._number.max
+
+
+def _set_quietly(control: ipywidgets.Widget, observer: Callable[..., None], **values: Any) -> None:
+    """Change a control without calling its observer."""
+    control.unobserve(observer, "value")
+    for name, value in values.items():
+        setattr(control, name, value)
+    control.observe(observer, "value")
+
+
+def _read_or_blank(path: Path, record: ImageRecord) -> tuple[np.ndarray, str]:
+    """Read a photo; if that fails, or its size is not the record's, white paper and the reason."""
+    try:
+        image = read_photo(path)
+    except (OSError, ValueError) as error:
+        return _blank(record.height, record.width), html.escape(f" ({error})")
+    if image.shape[:2] != (record.height, record.width):
+        found = f"{image.shape[1]} × {image.shape[0]}"
+        return _blank(record.height, record.width), f" (the photo is {found} px)"
+    return image, ""
+
+
+def _blank(height: int, width: int) -> np.ndarray:
+    return np.full((height, width, 3), 255, np.uint8)
+
+
+def _view(
+    image: np.ndarray,
+    shapes: str,
+    notes: Sequence[str],
+    rows: Sequence[tuple[np.ndarray, str, str, str]],
+) -> str:
+    """Lay out a view: the photo with shapes on it, and beside it notes and a legend.
+
+    Args:
+        image: (H, W, 3) uint8 RGB, 0..255.
+        shapes: SVG elements, in the photo's pixels.
+        notes: lines of HTML.
+        rows: colour, name, number and CSS class of each line of the legend.
+    """
+    height, width = image.shape[:2]
+    scale = min(_SHOWN_WH[0] / width, _SHOWN_WH[1] / height)
+    legend = "".join(
+        f'<li class="{state}"><i class="swatch" style="background:{_css(color)}"></i>'
+        f'<span>{html.escape(name)}</span><span class="number">{number}</span></li>'
+        for color, name, number, state in rows
+    )
+    columns = "long" if len(rows) > _COLUMN_ROWS else ""
+    texts = "".join(f"<p>{note}</p>" for note in notes if note)
+    side = f'{texts}<ul class="{columns}">{legend}</ul>'
+    return (
+        f'{_STYLE}<div class="clothseg-view"><svg viewBox="0 0 {width} {height}" '
+        f'width="{scale * width:.0f}" height="{scale * height:.0f}" role="img">'
+        f'<image width="{width}" height="{height}" '
+        f'href="data:image/jpeg;base64,{_jpeg_base64(_limit_side(image))}"/>{shapes}</svg>'
+        f"<div>{side}</div></div>"
+    )
+
+
+def _instance_path(
+    annotation: Annotation,
+    height: int,
+    width: int,
+    color: np.ndarray | None,
+    names: Mapping[int, str],
+) -> str:
+    """One annotation as an SVG path that tells its name; without a colour, a bare outline."""
+    instance_mask = annotation_to_instance_mask(annotation, height, width).view(np.uint8)
+    x, y, box_width, box_height = cv2.boundingRect(instance_mask)
+    contours, _ = cv2.findContours(
+        instance_mask[y : y + box_height, x : x + box_width],
+        cv2.RETR_CCOMP,
+        cv2.CHAIN_APPROX_SIMPLE,
+        offset=(x, y),
+    )
+    path = "".join(_contour_to_path(contour) for contour in contours)
+    title = f"{names[annotation.category_id]}, {annotation.area:,.0f} px"
+    stroke = max(1.0, max(height, width) / 450)
+    look = (
+        'fill="none" stroke="white" pointer-events="none" style="mix-blend-mode:difference"'
+        if color is None
+        else f'fill="{_css(color)}" stroke="{_css(color)}" fill-rule="evenodd"'
+    )
+    return (
+        f'<path d="{path}" {look} stroke-width="{stroke:.1f}">'
+        f"<title>{html.escape(title)}</title></path>"
+    )
+
+
+def _contour_to_path(contour: np.ndarray) -> str:
+    points = cv2.approxPolyDP(contour, 0.5, closed=True)[:, 0]  # (n, 2) x, y
+    # Contours run through the centres of pixels, and those lie half a pixel in.
+    return "M" + "L".join(f"{x}.5 {y}.5" for x, y in points.tolist()) + "Z"
+
+
+def _mask_layer(mask: np.ndarray, colors: np.ndarray, opacity: float = 0.6) -> str:
+    """A mask as an SVG image that lets the background through."""
+    rgba = np.dstack([colorize(mask, colors), np.where(mask > 0, 255, 0).astype(np.uint8)])
+    options = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+    png = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), options)[1]
+    data = base64.b64encode(png).decode("ascii")
+    height, width = mask.shape
+    return (
+        f'<image width="{width}" height="{height}" opacity="{opacity}" '
+        f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
+    )
+
+
+def _limit_side(image: np.ndarray) -> np.ndarray:
+    """Shrink a photo that is larger than anything that is shown."""
+    scale = _SENT_SIDE_PX / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    size = [max(1, round(scale * side)) for side in image.shape[1::-1]]
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _jpeg_base64(image: np.ndarray) -> str:
+    options = (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY)
+    data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1]
+    return base64.b64encode(data).decode("ascii")
+
+
+def _css(color: np.ndarray) -> str:
+    return "rgb({},{},{})".format(*map(int, color))

@@ -1,0 +1,330 @@
+"""The file of a scored split: what was counted, and the scores that follow from it.
+
+Everything that is reported derives from the per-image counts.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from clothseg_utils.core.files import atomic_path, read_json, write_json
+from clothseg_utils.data.splits import SplitData
+from clothseg_utils.scores.bootstrap import Intervals, bootstrap_counts, bootstrap_intervals
+from clothseg_utils.scores.boundaries import BAND_SHARE
+from clothseg_utils.scores.calibration import (
+    N_BINS,
+    bootstrap_calibration_error,
+    expected_calibration_error,
+)
+from clothseg_utils.scores.metrics import (
+    CLASS_SCORES,
+    MEAN_SCORES,
+    confusion_to_table,
+    iou_of_counts,
+    nan_to_none,
+    scores_from_confusion,
+)
+from clothseg_utils.scores.strata import (
+    area_strata,
+    category_strata,
+    composite_strata,
+    hidden_strata,
+    overlap_strata,
+    pair_strata,
+    people_strata,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROTOCOL = (
+    "native resolution: logits upsampled to each photo's size, then argmax; one confusion matrix "
+    "over the split; ignored pixels left out; absent classes left out of means; background in"
+)
+
+REPORTED_PROTOCOL = (
+    "photo and mask squashed to image_size x image_size and scored there; one confusion matrix "
+    "over the split; background in"
+)
+
+BOUNDARY_PROTOCOL = (
+    "boundary IoU (Cheng et al., CVPR 2021) at native resolution: of each class only the pixels "
+    f"within {100 * BAND_SHARE:g} % of the photo's diagonal inside its outline count, in truth and "
+    "prediction; pixels summed over the split; ignored pixels left out; absent classes left out of "
+    "means; background in"
+)
+
+CALIBRATION_PROTOCOL = (
+    f"expected calibration error (Guo et al., ICML 2017) over {N_BINS} equal bins: logits "
+    "upsampled to each photo's size, then softmax; every pixel counts once, by the probability of "
+    "its predicted class; ignored pixels left out; background in"
+)
+
+COMPOSITE_PROTOCOL = (
+    "two to four photos of the split made into one, drawn at random with a fixed seed, side by "
+    "side or overlapping; beside it the same pixels of the photos predicted alone; each photo is "
+    "taken to show one person; all are scaled to the lowest one's height, and in the network's "
+    "input each person is smaller than alone, which is part of the drop"
+)
+
+REPORTED_SCORES = {"mean_iou": 0.544, "macro_f1": 0.679}
+"""What the earlier system reported on Fashionpedia val, 512 px, after 7 epochs."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that evaluation counted.
+
+    Attributes:
+        metrics: content of `metrics.json`, plain values, NaN as None.
+        image_ids: (n,) int64.
+        file_names: n names, in the order of `image_ids`.
+        confusions: (n, C, C) int64, rows = target; native resolution.
+        overlap_confusions: (n, C, C) int64, pixels under two or more annotations only.
+        person_counts: (n,) int64; -1 where the annotations do not say.
+        instances: one row per annotation, (m, 8) int64: `strata.INSTANCE_COLUMNS`.
+        class_names: index = class id.
+
+    The following are None where they were not counted:
+
+    Attributes:
+        boundaries: (n, 3, C) int64, pixels in both bands of a class, in the target's, in the
+            prediction's.
+        calibration: (n, N_BINS, 3) float64, by confidence: pixels, right ones, sum of confidences.
+        class_calibration: (C, N_BINS, 3) float64, the same over the split by predicted class.
+        pairs: (m, 6) int64, `strata.PAIR_COLUMNS`.
+        composite_members: (k, 4) int64 image ids, -1 where there are fewer photos; k is 0 where
+            the annotations count people.
+        composite_groups: (k,) names.
+        composite_confusions: (k, C, C) int64.
+        composite_alone: (k, C, C) int64, the same pixels of the photos predicted alone.
+    """
+
+    metrics: dict[str, Any]
+    image_ids: np.ndarray
+    file_names: list[str]
+    confusions: np.ndarray
+    overlap_confusions: np.ndarray
+    person_counts: np.ndarray
+    instances: np.ndarray
+    class_names: tuple[str, ...]
+    boundaries: np.ndarray | None = None
+    calibration: np.ndarray | None = None
+    class_calibration: np.ndarray | None = None
+    pairs: np.ndarray | None = None
+    composite_members: np.ndarray | None = None
+    composite_groups: np.ndarray | None = None
+    composite_confusions: np.ndarray | None = None
+    composite_alone: np.ndarray | None = None
+
+
+def bootstrap_scores(confusions: np.ndarray, samples: int) -> Intervals:
+    # A fixed generator of its own: the intervals of a checkpoint are the same every time.
+    return bootstrap_intervals(confusions, samples=samples, rng=np.random.default_rng(0))
+
+
+def intervals_to_dict(
+    intervals: Intervals, class_names: tuple[str, ...], samples: int
+) -> dict[str, Any]:
+    """Intervals as plain values: [low, high], None where undefined."""
+    return {
+        "method": f"95 % percentile bootstrap over photos, {samples} resamples",
+        **{name: _pair(*intervals.of(name)) for name in MEAN_SCORES},
+        "per_class": {
+            name: {
+                score: _pair(*(ends[class_id] for ends in intervals.of(score)))
+                for score in CLASS_SCORES
+            }
+            for class_id, name in enumerate(class_names)
+        },
+    }
+
+
+def boundary_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]:
+    """Boundary IoU per class and on average, with intervals."""
+    both, target, predicted = evaluation.boundaries.sum(axis=0)
+    iou = iou_of_counts(both, target, predicted)
+    intervals = bootstrap_counts(
+        *evaluation.boundaries.swapaxes(0, 1), samples=samples, rng=np.random.default_rng(0)
+    )
+    return {
+        "protocol": BOUNDARY_PROTOCOL,
+        "mean_iou": _nanmean_or_none(iou),
+        "mean_iou_no_background": _nanmean_or_none(iou[1:]),
+        "intervals": {
+            name: _pair(*intervals.of(name)) for name in ("mean_iou", "mean_iou_no_background")
+        },
+        "per_class": {
+            name: {
+                "iou": nan_to_none(iou[class_id]),
+                "interval": _pair(intervals.iou_low[class_id], intervals.iou_high[class_id]),
+                "target_pixels": int(target[class_id]),
+            }
+            for class_id, name in enumerate(evaluation.class_names)
+        },
+    }
+
+
+def calibration_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]:
+    """Calibration error with interval, its bins, and the error of each predicted class."""
+    by_class = evaluation.class_calibration
+    bins = by_class.sum(axis=0)
+    pixels, right, confidence = bins.sum(axis=0)
+    low, high = bootstrap_calibration_error(
+        evaluation.calibration, samples=samples, rng=np.random.default_rng(0)
+    )
+    errors = expected_calibration_error(by_class)
+    garments = expected_calibration_error(by_class[1:].sum(axis=0))
+    return {
+        "protocol": CALIBRATION_PROTOCOL,
+        "ece": nan_to_none(expected_calibration_error(bins)),
+        "interval": _pair(low, high),
+        "ece_no_background": nan_to_none(garments),  # of the pixels predicted as a garment
+        "mean_confidence": confidence / pixels if pixels else None,
+        "pixel_accuracy": right / pixels if pixels else None,
+        "bins": [
+            {
+                "low": index / N_BINS,
+                "high": (index + 1) / N_BINS,
+                "pixels": int(n),
+                "accuracy": n_right / n if n else None,
+                "confidence": total / n if n else None,
+            }
+            for index, (n, n_right, total) in enumerate(bins.tolist())
+        ],
+        "per_class": {
+            name: {
+                "ece": nan_to_none(errors[class_id]),
+                "mean_confidence": total / n if n else None,
+                "precision": n_right / n if n else None,
+            }
+            for class_id, (name, (n, n_right, total)) in enumerate(
+                zip(evaluation.class_names, by_class.sum(axis=1).tolist(), strict=True)
+            )
+        },
+    }
+
+
+def score_strata(
+    evaluation: Evaluation, split_data: SplitData, samples: int
+) -> dict[str, list[dict[str, Any]]]:
+    """The three known limits as groups of photos, annotations and pixels."""
+    names, image_ids = evaluation.class_names, evaluation.image_ids
+    instances = evaluation.instances
+    categories = {category.id: category.name for category in split_data.coco.categories}
+    return {
+        "people": people_strata(evaluation.confusions, evaluation.person_counts, samples),
+        "composites": composite_strata(
+            evaluation.composite_confusions,
+            evaluation.composite_alone,
+            evaluation.composite_groups.tolist(),
+            samples,
+        ),
+        "object_area": area_strata(instances, image_ids, samples),
+        "category": category_strata(instances, image_ids, categories, names, samples),
+        "overlap": overlap_strata(evaluation.confusions, evaluation.overlap_confusions, samples),
+        "overlap_pairs": pair_strata(evaluation.pairs, image_ids, categories, samples),
+        "hidden": hidden_strata(instances, image_ids, names, samples),
+    }
+
+
+def _pair(low: float, high: float) -> list[float | None]:
+    return [nan_to_none(low), nan_to_none(high)]
+
+
+def _nanmean_or_none(values: np.ndarray) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None
+
+
+def seconds_text(seconds: Mapping[str, float], writing: float = 0.0) -> str:
+    """Say where the time of an evaluation went, with shares of the network's time.
+
+    Args:
+        seconds: `metrics["seconds"]`.
+        writing: seconds that writing the results took.
+
+    Example:
+        >>> seconds_text({"network": 40.0, "counting": 1.0, "strata": 4.0}, writing=1.0)
+        'network 40.0 s; counting and writing 2.0 s (5 %); strata 4.0 s (10 %)'
+    """
+    parts = {"counting and writing": seconds.get("counting", 0.0) + writing}
+    parts |= {
+        name: value
+        for name, value in seconds.items()
+        if name not in ("network", "counting", "total")
+    }
+    network = seconds["network"]
+    share = 100 / network if network else 0.0
+    texts = [f"{name} {value:.1f} s ({value * share:.0f} %)" for name, value in parts.items()]
+    return "; ".join([f"network {network:.1f} s", *texts])
+
+
+def write_evaluation(out_dir: str | Path, evaluation: Evaluation) -> list[Path]:
+    """Write `metrics.json` and `evaluation/per_image.npz`; return their paths."""
+    metrics_path = Path(out_dir) / "metrics.json"
+    arrays_path = Path(out_dir) / "evaluation" / "per_image.npz"
+    names = [field.name for field in dataclasses.fields(Evaluation)]
+    arrays = {name: getattr(evaluation, name) for name in names}
+    del arrays["metrics"]
+    with atomic_path(arrays_path) as temporary:
+        np.savez_compressed(
+            temporary,
+            **{name: np.asarray(value) for name, value in arrays.items() if value is not None},
+        )
+    write_json(metrics_path, evaluation.metrics)
+    return [metrics_path, arrays_path]
+
+
+def read_evaluation(out_dir: str | Path) -> Evaluation:
+    """Read what `write_evaluation` wrote.
+
+    Raises:
+        FileNotFoundError: nothing was evaluated into this folder.
+    """
+    metrics_path = Path(out_dir) / "metrics.json"
+    arrays_path = Path(out_dir) / "evaluation" / "per_image.npz"
+    for path in (metrics_path, arrays_path):
+        if not path.exists():
+            raise FileNotFoundError(
+                f"no such file: {path}; expected the scores of notebook 04. Run it first."
+            )
+    with np.load(arrays_path) as stored:
+        arrays = dict(stored)
+    names = [field.name for field in dataclasses.fields(Evaluation)]
+    arrays = {name: value for name, value in arrays.items() if name in names}
+    for name, to_plain in (("file_names", list), ("class_names", tuple)):
+        arrays[name] = to_plain(arrays[name].tolist())
+    return Evaluation(metrics=read_json(metrics_path), **arrays)
+
+
+def scores_table(evaluation: Evaluation) -> "pd.DataFrame":
+    """Lay out the per-class scores with their intervals, one row per class.
+
+    Returns:
+        class_name, iou, f1, precision, recall, target_share, status, then iou_low, iou_high and so
+        on for each of them; the intervals are those of `metrics.json`.
+    """
+    scores = scores_from_confusion(evaluation.confusions.sum(axis=0))
+    table = confusion_to_table(scores, evaluation.class_names)
+    per_class = evaluation.metrics["intervals"]["per_class"]
+    for score in CLASS_SCORES:
+        pairs = [per_class[name].get(score, (None, None)) for name in evaluation.class_names]
+        for end, values in zip(("low", "high"), zip(*pairs, strict=True), strict=True):
+            table[f"{score}_{end}"] = np.array(values, np.float64)  # None becomes NaN
+    return table
+
+
+def image_scores(evaluation: Evaluation) -> np.ndarray:
+    """Mean IoU of each photo over the classes that it holds; for ranking, not for reporting.
+
+    Returns:
+        (n,) float, 0..1; NaN for a photo whose pixels are all ignored.
+    """
+    return np.array(
+        [scores_from_confusion(one).mean_iou_target_classes for one in evaluation.confusions]
+    )

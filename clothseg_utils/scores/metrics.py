@@ -1,0 +1,438 @@
+"""Confusion matrices, and the scores, intervals and strata that follow from them.
+
+Pure functions on numpy arrays. One rule holds throughout: a class with neither target nor
+predicted pixels is absent (NaN, outside every mean). Any other class counts, and where such a class
+has a ratio 0 / 0 (precision if never predicted, recall if without target) that ratio is 0, as in
+torchmetrics: a class that the network always misses must not raise the macro precision.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CLASS_SCORES = ("iou", "f1", "precision", "recall", "target_share")
+"""What is reported of each class, with an interval."""
+
+MEAN_SCORES = (
+    "mean_iou",
+    "mean_iou_no_background",
+    "mean_iou_target_classes",
+    "macro_f1",
+    "macro_f1_no_background",
+    "pixel_accuracy",
+)
+"""What is reported of a split, with an interval."""
+
+# cv2.calcHist answers in float32, whose whole numbers end here: count larger photos in pieces.
+_EXACT_PIXELS = 2**24
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Scores of one confusion matrix; arrays are per class, NaN means undefined.
+
+    Attributes:
+        confusion: (C, C) int64, rows = target, columns = prediction.
+        iou: (C,) intersection over union, 0..1.
+        f1: (C,) F1, equal to Dice, 0..1.
+        precision: (C,) 0..1.
+        recall: (C,) 0..1.
+        target_pixels: (C,) int64.
+        predicted_pixels: (C,) int64.
+        mean_iou: mean over the classes with target or predicted pixels, background included.
+        mean_iou_no_background: the same without class 0.
+        mean_iou_target_classes: mean over the classes with target pixels.
+        macro_f1: as ``mean_iou``, of F1.
+        macro_f1_no_background: the same without class 0.
+        macro_precision: as ``mean_iou``, of precision.
+        macro_recall: as ``mean_iou``, of recall.
+        pixel_accuracy: share of the counted pixels that are right.
+    """
+
+    confusion: np.ndarray
+    iou: np.ndarray
+    f1: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+    target_pixels: np.ndarray
+    predicted_pixels: np.ndarray
+    mean_iou: float
+    mean_iou_no_background: float
+    mean_iou_target_classes: float
+    macro_f1: float
+    macro_f1_no_background: float
+    macro_precision: float
+    macro_recall: float
+    pixel_accuracy: float
+
+    @property
+    def status(self) -> tuple[str, ...]:
+        """Per class: "ok", "no target" (predicted only, so IoU 0) or "absent" (neither)."""
+        return tuple(
+            "ok" if target else "no target" if predicted else "absent"
+            for target, predicted in zip(self.target_pixels, self.predicted_pixels, strict=True)
+        )
+
+
+def confusion_matrix(
+    target: np.ndarray, pred_mask: np.ndarray, num_classes: int, ignore_index: int = 255
+) -> np.ndarray:
+    """Count the pixels of each (target, predicted) pair of classes.
+
+    Pixels whose target is ``ignore_index`` are left out, whatever was predicted there.
+
+    Args:
+        target: (H, W) or any other shape, integer class ids 0..C-1 or ``ignore_index``.
+        pred_mask: same shape, integer class ids 0..C-1.
+        num_classes: C, background included.
+        ignore_index: target value that is left out; must not be a class id.
+
+    Returns:
+        (C, C) int64, rows = target, columns = prediction.
+
+    Raises:
+        ValueError: shapes differ, an id is out of range, or it takes more than uint8 to hold them.
+
+    Example:
+        >>> target = np.array([[0, 0, 1, 255]], dtype=np.uint8)
+        >>> pred_mask = np.array([[0, 1, 1, 0]], dtype=np.uint8)
+        >>> confusion_matrix(target, pred_mask, num_classes=2)
+        array([[1, 1],
+               [0, 1]])
+    """
+    if not 1 <= num_classes <= ignore_index <= 255:
+        raise ValueError(
+            f"num_classes {num_classes} and ignore_index {ignore_index} do not fit; "
+            "expected 1 <= num_classes <= ignore_index <= 255."
+        )
+    target, pred_mask = np.asarray(target), np.asarray(pred_mask)
+    if target.shape != pred_mask.shape:
+        raise ValueError(
+            f"pred_mask has shape {pred_mask.shape}; expected that of target, {target.shape}."
+        )
+    flat_target = _to_flat_uint8(target, "target", num_classes, ignore_index)
+    flat_pred = _to_flat_uint8(pred_mask, "pred_mask", num_classes, ignore_index)
+
+    confusion = np.zeros((num_classes, num_classes), np.int64)
+    for start in range(0, flat_target.size, _EXACT_PIXELS):
+        piece = slice(start, start + _EXACT_PIXELS)
+        # Ids outside 0..C-1, the ignored ones among them, fall outside the ranges.
+        confusion += cv2.calcHist(
+            [flat_target[None, piece], flat_pred[None, piece]],
+            channels=[0, 1],
+            mask=None,
+            histSize=[num_classes, num_classes],
+            ranges=[0, num_classes, 0, num_classes],
+        ).astype(np.int64)
+
+    # One sum finds out whether anything but ignored pixels fell outside; the search for the
+    # culprit runs only then.
+    counted = flat_target != ignore_index
+    if confusion.sum() != np.count_nonzero(counted):
+        _check_ids(flat_target[counted], "target", num_classes, ignore_index)
+        _check_ids(flat_pred[counted], "pred_mask", num_classes, ignore_index)
+    return confusion
+
+
+def scores_from_confusion(confusion: np.ndarray) -> Scores:
+    """Compute every score of one confusion matrix.
+
+    Args:
+        confusion: (C, C) integer counts, rows = target, columns = prediction; sum the matrices of
+            several images for the score of a split.
+
+    Returns:
+        The scores; all NaN when no pixel was counted.
+
+    Raises:
+        ValueError: not a square matrix of counts.
+
+    Source: DESIGN section 8.
+
+    Example:
+        Class 0 is half right, class 1 is predicted but has no target, class 2 is absent.
+
+        >>> scores = scores_from_confusion(np.array([[2, 2, 0], [0, 0, 0], [0, 0, 0]]))
+        >>> scores.iou
+        array([0.5, 0. , nan])
+        >>> scores.mean_iou, scores.mean_iou_target_classes, scores.status
+        (0.25, 0.5, ('ok', 'no target', 'absent'))
+    """
+    confusion = check_confusions(confusion, ndim=2)
+    hits, target, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
+    present = target + predicted > 0
+    foreground = present & (np.arange(len(confusion)) > 0)
+    iou, f1 = iou_and_f1(hits, target, predicted)
+    precision = ratio(hits, predicted, present)
+    recall = ratio(hits, target, present)
+    total = target.sum()
+    return Scores(
+        confusion=confusion,
+        iou=iou,
+        f1=f1,
+        precision=precision,
+        recall=recall,
+        target_pixels=target,
+        predicted_pixels=predicted,
+        mean_iou=float(mean_among(iou, present)),
+        mean_iou_no_background=float(mean_among(iou, foreground)),
+        mean_iou_target_classes=float(mean_among(iou, target > 0)),
+        macro_f1=float(mean_among(f1, present)),
+        macro_f1_no_background=float(mean_among(f1, foreground)),
+        macro_precision=float(mean_among(precision, present)),
+        macro_recall=float(mean_among(recall, present)),
+        pixel_accuracy=float(ratio(hits.sum(), total, total > 0)),
+    )
+
+
+def stratum_scores(confusions: np.ndarray, strata: Sequence[Hashable]) -> dict[Hashable, Scores]:
+    """Score each stratum over the summed confusion matrices of its images.
+
+    Args:
+        confusions: (n, C, C) integer counts, one matrix per image.
+        strata: n keys, the stratum of each image.
+
+    Returns:
+        Scores per stratum, in the order in which the strata first occur.
+
+    Raises:
+        ValueError: not one key per image, or not matrices of counts.
+
+    Example:
+        >>> right, wrong = np.array([[4, 0], [0, 4]]), np.array([[0, 4], [4, 0]])
+        >>> scores = stratum_scores(np.stack([right, wrong, right]), ["one", "several", "one"])
+        >>> {stratum: s.mean_iou for stratum, s in scores.items()}
+        {'one': 1.0, 'several': 0.0}
+    """
+    confusions = check_confusions(confusions, ndim=3)
+    if len(strata) != len(confusions):
+        raise ValueError(
+            f"strata has {len(strata)} keys; expected one per image, {len(confusions)}."
+        )
+    members: dict[Hashable, list[int]] = {}
+    for index, stratum in enumerate(strata):
+        members.setdefault(stratum, []).append(index)
+    return {
+        stratum: scores_from_confusion(confusions[indices].sum(0))
+        for stratum, indices in members.items()
+    }
+
+
+def iou_of_counts(hits: np.ndarray, target: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """IoU from pixel counts, each (..., C): (..., C); NaN for absent classes."""
+    return iou_and_f1(hits, target, predicted)[0]
+
+
+@dataclass(frozen=True, eq=False)
+class PrCounts:
+    """A precision-recall curve of one class; arrays are per threshold, from 0 up.
+
+    Attributes:
+        true_positives, false_positives, true_negatives, false_negatives: (B,) int64 pixels.
+        precision: (B,) 0..1; 1 where nothing is predicted.
+        recall: (B,) 0..1.
+    """
+
+    true_positives: np.ndarray
+    false_positives: np.ndarray
+    true_negatives: np.ndarray
+    false_negatives: np.ndarray
+    precision: np.ndarray
+    recall: np.ndarray
+
+
+def precision_recall_counts(inside: np.ndarray, outside: np.ndarray) -> PrCounts:
+    """Turn histograms of a class's probability into its precision-recall curve.
+
+    Threshold b is b / B; a pixel is predicted if its probability reaches it.
+
+    Args:
+        inside: (B,) pixels of the class, by their probability in B equal bins over 0..1.
+        outside: (B,) the other pixels, in the same bins.
+
+    Raises:
+        ValueError: the two are no histograms of one length, or the class has no pixels.
+
+    Example:
+        >>> precision_recall_counts(np.array([0, 1]), np.array([3, 1])).precision.tolist()
+        [0.2, 0.5]
+    """
+    if inside.ndim != 1 or inside.shape != outside.shape:
+        raise ValueError(
+            f"histograms are {inside.shape} and {outside.shape}; expected (B,), as many bins each"
+        )
+    if not inside.sum():
+        raise ValueError("the class has no pixels; expected at least one for a recall")
+    true_positives = inside[::-1].cumsum()[::-1]
+    false_positives = outside[::-1].cumsum()[::-1]
+    predicted = true_positives + false_positives
+    precision = np.ones(len(inside))
+    np.divide(true_positives, predicted, out=precision, where=predicted > 0)
+    return PrCounts(
+        true_positives=true_positives,
+        false_positives=false_positives,
+        true_negatives=outside.sum() - false_positives,
+        false_negatives=inside.sum() - true_positives,
+        precision=precision,
+        recall=true_positives / inside.sum(),
+    )
+
+
+def scores_to_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]:
+    """Turn scores into what ``metrics.json`` holds; NaN becomes None (null in JSON).
+
+    Args:
+        scores: of C classes.
+        class_names: C different names in the order of the class ids.
+
+    Returns:
+        The means, ``per_class`` (name -> iou, f1, precision, recall, target_pixels,
+        predicted_pixels, status) and ``confusion`` (rows = target), all plain Python values.
+
+    Raises:
+        ValueError: not C different names.
+
+    Example:
+        >>> scores = scores_from_confusion(np.array([[3, 0], [0, 0]]))
+        >>> scores_to_dict(scores, ["background", "head"])["per_class"]["head"]["iou"] is None
+        True
+    """
+    _check_class_names(scores, class_names)
+    means = (
+        "mean_iou",
+        "mean_iou_no_background",
+        "mean_iou_target_classes",
+        "macro_f1",
+        "macro_f1_no_background",
+        "macro_precision",
+        "macro_recall",
+        "pixel_accuracy",
+    )
+    per_class = {
+        name: {
+            **{
+                field: nan_to_none(getattr(scores, field)[class_id])
+                for field in ("iou", "f1", "precision", "recall")
+            },
+            "target_pixels": int(scores.target_pixels[class_id]),
+            "predicted_pixels": int(scores.predicted_pixels[class_id]),
+            "status": scores.status[class_id],
+        }
+        for class_id, name in enumerate(class_names)
+    }
+    return {
+        **{name: nan_to_none(getattr(scores, name)) for name in means},
+        "per_class": per_class,
+        "confusion": scores.confusion.tolist(),
+    }
+
+
+def confusion_to_table(scores: Scores, class_names: Sequence[str]) -> "pd.DataFrame":
+    """Lay the per-class scores out as a table for notebooks and report.
+
+    Args:
+        scores: of C classes.
+        class_names: C different names in the order of the class ids.
+
+    Returns:
+        One row per class: class_name, iou, f1, precision, recall, target_share (of the counted
+        pixels, 0..1), status.
+
+    Raises:
+        ValueError: not C different names.
+
+    Example:
+        >>> scores = scores_from_confusion(np.array([[3, 0], [1, 0]]))
+        >>> table = confusion_to_table(scores, ["background", "head"])
+        >>> table[["class_name", "iou", "target_share"]]
+           class_name   iou  target_share
+        0  background  0.75          0.75
+        1        head  0.00          0.25
+    """
+    import pandas as pd  # the rest of the module must not wait for it
+
+    _check_class_names(scores, class_names)
+    total = scores.target_pixels.sum()
+    columns: dict[str, Any] = {
+        "class_name": list(class_names),
+        "iou": scores.iou,
+        "f1": scores.f1,
+        "precision": scores.precision,
+        "recall": scores.recall,
+        "target_share": ratio(scores.target_pixels, total, total > 0),
+        "status": scores.status,
+    }
+    return pd.DataFrame(columns)
+
+
+def _to_flat_uint8(ids: np.ndarray, name: str, num_classes: int, ignore_index: int) -> np.ndarray:
+    """Flatten to (pixels,) uint8; other integer types only if no id wraps around on the way."""
+    if ids.dtype != np.uint8:
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"{name} is {ids.dtype}; expected integer class ids.")
+        if ids.size and not 0 <= ids.min() <= ids.max() <= 255:
+            _check_ids(ids, name, num_classes, ignore_index)
+    return np.ascontiguousarray(ids, dtype=np.uint8).reshape(-1)
+
+
+def _check_ids(ids: np.ndarray, name: str, num_classes: int, ignore_index: int) -> None:
+    allowed = f"0..{num_classes - 1}"
+    wrong = (ids < 0) | (ids >= num_classes)
+    if name == "target":
+        allowed += f" or {ignore_index}"
+        wrong &= ids != ignore_index
+    if wrong.any():
+        raise ValueError(
+            f"{name} has class ids {np.unique(ids[wrong]).tolist()}; expected {allowed}. "
+            "Check that target and prediction use the same scheme."
+        )
+
+
+def check_confusions(confusions: np.ndarray, ndim: int) -> np.ndarray:
+    """Return the counts as int64 after checking that they are ndim-dimensional and square."""
+    confusions = np.asarray(confusions)
+    expected = {2: "(C, C)", 3: "(n, C, C)"}[ndim]
+    if confusions.ndim != ndim or confusions.shape[-1] != confusions.shape[-2]:
+        raise ValueError(f"confusion has shape {confusions.shape}; expected {expected}.")
+    if not np.issubdtype(confusions.dtype, np.integer) or (confusions < 0).any():
+        raise ValueError(
+            f"confusion holds {confusions.dtype} or negative numbers; expected integer counts."
+        )
+    return confusions.astype(np.int64)
+
+
+def _check_class_names(scores: Scores, class_names: Sequence[str]) -> None:
+    if not len(class_names) == len(set(class_names)) == len(scores.iou):
+        raise ValueError(
+            f"class_names are {list(class_names)}; expected {len(scores.iou)} different names."
+        )
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray, defined: np.ndarray) -> np.ndarray:
+    """Divide where defined, with 0 / 0 = 0, and NaN elsewhere. All arguments broadcast."""
+    return np.where(defined, numerator / np.maximum(denominator, 1), np.nan)
+
+
+def mean_among(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of the values marked by the boolean ``among``; NaN if none is."""
+    number = among.sum(-1)
+    return ratio(np.where(among, values, 0.0).sum(-1), number, number > 0)
+
+
+def iou_and_f1(
+    hits: np.ndarray, target: np.ndarray, predicted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """IoU and F1 per class from pixel counts, each (..., C); NaN for absent classes."""
+    both = target + predicted
+    return ratio(hits, both - hits, both > 0), ratio(2 * hits, both, both > 0)
+
+
+def nan_to_none(value: float) -> float | None:
+    """Undefined scores are NaN in arrays, and null in JSON, which has no NaN."""
+    return None if np.isnan(value) else float(value)

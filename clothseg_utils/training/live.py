@@ -1,0 +1,259 @@
+"""What people watch while a network trains: a live line, growing curves, TensorBoard's extras."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from clothseg_utils.core.classes import IGNORE_INDEX
+from clothseg_utils.core.progress import progress_bar
+from clothseg_utils.scores.metrics import PrCounts, precision_recall_counts
+from clothseg_utils.training.loaders import SegmentationDataset
+from clothseg_utils.training.module import MONITOR, ClothingSegmenter
+
+PR_PHOTOS = 200
+"""Val photos behind the precision-recall curves, at most; evenly spread over the split."""
+
+_PR_BINS = 100
+_REFRESH_SECONDS = 0.2
+_LINE_FORMAT = "{percentage:3.0f}%|{bar}| {desc}"
+
+# Train and val of one quantity share a chart in TensorBoard's tab "Custom scalars".
+_LAYOUT = {
+    "training": {
+        name: ["Multiline", [f"train/{score}$", f"val/{score}$"]]
+        for name, score in (
+            ("loss", "loss"),
+            ("Dice loss", "dice_loss"),
+            ("focal loss", "focal_loss"),
+            ("mean IoU", "mean_iou"),
+            ("macro F1", "macro_f1"),
+            ("pixel accuracy", "pixel_accuracy"),
+        )
+    }
+}
+
+
+class Clock(Protocol):
+    """What `train.TrainingClock` tells."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of optimisation and validation so far."""
+
+    def progress(self, trainer: pl.Trainer) -> float:
+        """Share of training that is done, 0..1."""
+
+
+class LiveLine(pl.Callback):
+    """One line, a widget in a notebook: epoch, loss, val mIoU, images per second, time left.
+
+    The time left is what remains at the present pace; early stopping may end training before.
+
+    Args:
+        clock: measures the training.
+        max_epochs: epochs planned; 0 where the clock decides.
+    """
+
+    def __init__(self, clock: Clock, max_epochs: int) -> None:
+        self._clock = clock
+        self._max_epochs = max_epochs
+        self._bar: tqdm | None = None
+        self._epoch_started = 0.0
+        self._images = 0
+        self._images_per_second = 0.0
+        self._refreshed = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the empty line."""
+        self._bar = progress_bar(total=1.0, bar_format=_LINE_FORMAT, leave=True)
+        self._bar.set_description_str("starting")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the pace of each epoch anew."""
+        self._epoch_started = time.monotonic()
+        self._images = 0
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Mapping[str, torch.Tensor],
+        batch_idx: int,
+    ) -> None:
+        """Go on; now and then, because reading the loss waits for a GPU."""
+        self._images += len(batch["mask"]) * trainer.world_size
+        now = time.monotonic()
+        self._images_per_second = self._images / max(1e-9, now - self._epoch_started)
+        if now - self._refreshed >= _REFRESH_SECONDS:
+            self._refresh(trainer)
+            self._refreshed = now
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say why the line stands still."""
+        self._refresh(trainer, "validating")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the new score."""
+        self._refresh(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Fill the line: training that stopped early is finished too."""
+        if self._bar is not None:
+            self._bar.n = self._bar.total
+            self._refresh(trainer)
+            self._bar.close()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the line where it stopped."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _refresh(self, trainer: pl.Trainer, doing: str = "") -> None:
+        if self._bar is None:
+            return
+        self._bar.n = max(self._bar.n, min(1.0, self._clock.progress(trainer)))
+        self._bar.set_description_str(self._text(trainer, doing))
+
+    def _text(self, trainer: pl.Trainer, doing: str) -> str:
+        epoch = f"epoch {trainer.current_epoch + 1}"
+        if self._max_epochs:
+            epoch = f"epoch {min(trainer.current_epoch + 1, self._max_epochs)}/{self._max_epochs}"
+        parts = [epoch]
+        shown = trainer.progress_bar_metrics
+        for name, words in (("loss", "loss"), (MONITOR, "val mIoU")):
+            if name in shown:
+                parts.append(f"{words} {shown[name]:.3f}")
+        if self._images_per_second:
+            parts.append(f"{self._images_per_second:.1f} images/s")
+        left = time_left(self._clock.seconds, self._bar.n)
+        parts.append(doing or (f"{left} left" if self._bar.n < 1 else "done"))
+        return ", ".join(parts)
+
+
+def time_left(seconds: float, progress: float) -> str:
+    """Time that remains at the pace so far.
+
+    Args:
+        seconds: taken so far.
+        progress: share done, 0..1.
+
+    Example:
+        >>> time_left(30.0, 0.25)
+        '01:30'
+        >>> time_left(0.0, 0.0)
+        '?'
+    """
+    if progress <= 0 or seconds <= 0:
+        return "?"
+    return tqdm.format_interval(round(seconds * (1 - progress) / progress))
+
+
+class LiveCurves(pl.Callback):
+    """Curves below the cell that trains; drawn anew after each validation.
+
+    Args:
+        source: what the data are, for the figure's foot.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._handle: Any = None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: ClothingSegmenter) -> None:
+        """Draw the history so far in place of the former figure."""
+        # Imported here: a terminal trains without matplotlib, pandas and IPython.
+        import pandas as pd
+        from IPython.display import display
+
+        from clothseg_utils.pictures.training_figures import plot_live_curves
+
+        figure = plot_live_curves(pd.DataFrame(pl_module.history), source=self._source)
+        if self._handle is None:
+            self._handle = display(figure, display_id=True)
+        else:
+            self._handle.update(figure)
+
+
+def log_layout(writer: SummaryWriter) -> None:
+    """Describe TensorBoard's tab "Custom scalars": train beside val, a chart for each score."""
+    writer.add_custom_scalars(_LAYOUT)
+
+
+def log_precision_recall(
+    writer: SummaryWriter, module: ClothingSegmenter, dataset: SegmentationDataset, step: int
+) -> None:
+    """Log each class's precision-recall curve over pixels, at the size of the network's input.
+
+    A pixel counts as predicted if the class's probability reaches the threshold, whatever the
+    other classes have. Classes without pixels in the photos have no curve.
+
+    Args:
+        writer: of the run's TensorBoard log.
+        module: with the weights to be looked at; left in eval mode.
+        dataset: val photos, not augmented.
+        step: optimisation step that the weights are from.
+    """
+    module.eval()
+    classes = module.classes
+    inside = np.zeros((classes.num_classes, _PR_BINS), np.int64)
+    outside = np.zeros_like(inside)
+    for probabilities, target in _predict_spread(module, dataset):
+        for class_id in range(classes.num_classes):
+            bins = np.minimum((probabilities[class_id] * _PR_BINS).astype(np.int64), _PR_BINS - 1)
+            is_class = target == class_id
+            inside[class_id] += np.bincount(bins[is_class], minlength=_PR_BINS)
+            outside[class_id] += np.bincount(bins[~is_class], minlength=_PR_BINS)
+    for class_id in np.flatnonzero(inside.sum(axis=1)).tolist():
+        counts = precision_recall_counts(inside[class_id], outside[class_id])
+        _write_curve(writer, f"val_pr/{_tag(classes.names[class_id])}", counts, step)
+
+
+def _predict_spread(
+    module: ClothingSegmenter, dataset: SegmentationDataset
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield probabilities (C, P) float32 and class ids (P,) of the pixels that count."""
+    chosen = np.unique(np.linspace(0, len(dataset) - 1, PR_PHOTOS).round().astype(int))
+    for index in chosen.tolist():
+        sample = dataset[index]
+        with torch.inference_mode():
+            logits = module(sample["image"][None].to(module.device))
+            probabilities = logits.float().softmax(dim=1)[0].flatten(1).cpu().numpy()
+        target = sample["mask"].numpy().ravel()
+        counted = target != IGNORE_INDEX
+        yield probabilities[:, counted], target[counted]
+
+
+def _write_curve(writer: SummaryWriter, tag: str, counts: PrCounts, step: int) -> None:
+    writer.add_pr_curve_raw(
+        tag,
+        counts.true_positives,
+        counts.false_positives,
+        counts.true_negatives,
+        counts.false_negatives,
+        counts.precision,
+        counts.recall,
+        global_step=step,
+        num_thresholds=len(counts.precision),
+    )
+
+
+def _tag(class_name: str) -> str:
+    """A class's name as TensorBoard takes it: no spaces, commas or slashes."""
+    return "".join(c if c.isalnum() or c in "-._" else "_" for c in class_name)
+
+
+def live_callbacks(
+    clock: Clock, max_epochs: int, source: str, *, in_notebook: bool
+) -> Sequence[pl.Callback]:
+    """What to add to a Trainer that somebody watches."""
+    line = LiveLine(clock, max_epochs)
+    return [line, LiveCurves(source)] if in_notebook else [line]

@@ -1,0 +1,1 @@
+"""Runs without a person: the five notebooks, and grids of runs."""
