@@ -13,8 +13,8 @@ import pytest
 from clothseg_utils import runs
 from clothseg_utils.__main__ import main
 from clothseg_utils.config import Config, profile_config, replace_fields
+from clothseg_utils.drawing.dataset import synthesize
 from clothseg_utils.runs import RunFolder, repo_root
-from clothseg_utils.synthetic import synthesize
 
 if TYPE_CHECKING:
     from clothseg_utils.dataset import SplitData
