@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clothseg_utils.drawing import ids
-from clothseg_utils.drawing.body import WAIST_Y, Limb
+from clothseg_utils.drawing.body import WAIST_Y, WRIST_T, Limb
 from clothseg_utils.drawing.canvas import Fabric, ellipse, ribbon, smooth, xy
 from clothseg_utils.drawing.details import (
     draw_bow,
@@ -79,9 +79,9 @@ def draw_scarf(person: Person) -> None:
     canvas.crease(smooth(body.at([(-0.062, 0.17), (0, 0.192), (0.06, 0.166)])), 1.4, 0.4)
 
 
-def draw_watch(person: Person, arm: Limb, t: float) -> None:
-    """Draw a watch at a place along an arm."""
-    body, canvas = person.body, person.canvas
+def draw_watch(person: Person, arm: Limb) -> None:
+    """Draw a watch above the hand."""
+    body, canvas, t = person.body, person.canvas, WRIST_T - 0.05
     strap = canvas.cover(arm.outline(t - 0.025, t + 0.03, 0.046))
     layer = person.add(ids.WATCH, strap, Fabric.random(person.rng).plain(), shadow=0.3)
     dial = arm.at(t)

@@ -189,10 +189,9 @@ class Canvas:
         """Fill the union of polygons, each (n, 2) x and y in pixels, anti-aliased."""
         coverage = np.zeros((self.height, self.width), np.uint8)
         for polygon in polygons:
-            if len(polygon) >= 3:
-                # cv2 puts the centre of the first pixel at 0, our coordinates its corner
-                fixed = np.round((polygon - 0.5) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-                cv2.fillPoly(coverage, [fixed], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
+            # cv2 puts the centre of the first pixel at 0, our coordinates its corner
+            fixed = np.round((polygon - 0.5) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+            cv2.fillPoly(coverage, [fixed], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
         return coverage
 
     def stroke(self, polyline: np.ndarray, width_px: float) -> Coverage:

@@ -39,8 +39,6 @@ def draw_buttons(
     body, rng = person.body, person.rng
     radius = rng.uniform(0.006, 0.011)
     centres = [body.at((x, y)) for y in np.arange(top_y, end_y, 0.042)]
-    if not centres:
-        return
     if rng.random() < 0.5:
         for centre in centres:
             draw_dot(person, ids.BEAD, parent, centre, radius)

@@ -110,9 +110,9 @@ def _shoe(person: Person, leg: Limb, foot: np.ndarray, cloth: Fabric, boot_t: fl
     shape = canvas.cover(bigger, _calf(leg, boot_t, 1.03, 0.012))
     layer = person.add(ids.SHOE, shape, cloth.plain(), folds=0.05, edge=0.45, outline=0.5)
     sole_y = foot[:, 1].max() - 0.007 * s
-    sole = np.array([(-9e3, sole_y), (9e3, sole_y), (9e3, 9e3), (-9e3, 9e3)])
-    sole_shape = np.minimum(shape, canvas.cover(np.clip(sole, -500, 5000)))
-    canvas.tint(sole_shape, contrast_color(cloth.color, 100), 0.8)
+    below = np.array([(-500, sole_y), (5000, sole_y), (5000, 5000), (-500, 5000)])
+    sole = np.minimum(shape, canvas.cover(below))
+    canvas.tint(sole, contrast_color(cloth.color, 100), 0.8)
     if boot_t > 0.9:  # laces
         for k in range(3):
             y, x = foot[:, 1].min() + (0.016 + 0.008 * k) * s, centre[0]
@@ -388,7 +388,7 @@ def draw_arms(person: Person, garment: int, sleeve_t: float, cloth: Fabric) -> N
         if sleeve_t > 0:
             _sleeve(person, garment, arm, sleeve_t, cloth, puff, bell)
         if person.wants(ids.WATCH) and side == watch_side:
-            draw_watch(person, arm, WRIST_T - 0.05)
+            draw_watch(person, arm)
 
 
 def _hand(person: Person, arm: Limb, side: int, cloth: Fabric, layer: int) -> None:

@@ -71,7 +71,7 @@ def draw_scene(rng: np.random.Generator, image_index: int, required: int) -> Dra
 def draw_person(person: Person) -> None:
     """Draw one person, back to front."""
     outfit = person.outfit
-    dressed = outfit.main in ids.WHOLE
+    one_piece = outfit.main in ids.WHOLE
     person.canvas.begin_person()
     umbrella = accessories.draw_umbrella(person) if person.wants(ids.UMBRELLA) else None
     head.draw_back_hair(person)
@@ -80,7 +80,7 @@ def draw_person(person: Person) -> None:
     tucked = person.wants(ids.BELT) or person.rng.random() < 0.4
     if outfit.lower is not None and not tucked:
         garments.draw_lower(person, outfit.lower)
-    if dressed:
+    if one_piece:
         garment, sleeve_t = garments.draw_whole(person)
     else:
         garment, sleeve_t = garments.draw_inner(person, tucked)
@@ -88,7 +88,7 @@ def draw_person(person: Person) -> None:
         garments.draw_lower(person, outfit.lower)
     if person.wants(ids.BELT):
         accessories.draw_belt(person)
-    if person.wants(ids.TIE) and not dressed:
+    if person.wants(ids.TIE) and not one_piece:
         accessories.draw_tie(person)
     garments.decorate_front(person, garment)
     cloth = outfit.cloths[0]
