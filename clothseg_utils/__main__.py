@@ -204,7 +204,7 @@ def synthesize(
       python -m clothseg_utils synthesize --out data/synthetic
       python -m clothseg_utils synthesize --out data/large --train 2000 --val 300
     """
-    from clothseg_utils.synthetic import synthesize as draw
+    from clothseg_utils.drawing.dataset import synthesize as draw
 
     path = draw(out, train=train, val=val, seed=seed)
     _say(f"{train} train and {val} val photos are in {path}")

@@ -15,7 +15,7 @@ from clothseg_utils.core import files
 from clothseg_utils.core.config import Config, profile_config, replace_fields
 from clothseg_utils.core.files import repo_root
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.synthetic import synthesize
+from clothseg_utils.drawing.dataset import synthesize
 
 if TYPE_CHECKING:
     from clothseg_utils.data.splits import SplitData
