@@ -20,9 +20,9 @@ from clothseg_utils.core.config import DataConfig, replace_fields
 from clothseg_utils.core.files import sha256_file
 from clothseg_utils.data.rasterize import annotation_to_instance_mask
 from clothseg_utils.data.splits import SplitData, load_split
+from clothseg_utils.network import evaluate as evaluate_module
 from clothseg_utils.network.evaluate import evaluate
 from clothseg_utils.network.geometry import fit_mask
-from clothseg_utils.network.unet import evaluate as evaluate_module
 from clothseg_utils.scores.evaluation import (
     Evaluation,
     image_scores,
