@@ -488,7 +488,7 @@ def report(
     """
     from clothseg_utils.compare import compare_runs, verdict
     from clothseg_utils.config import RunConfig
-    from clothseg_utils.report import write_report
+    from clothseg_utils.report.report import write_report
     from clothseg_utils.runs import RunFolder
 
     run, *others = (
