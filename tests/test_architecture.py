@@ -48,8 +48,7 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "trials",
     "evaluate",
     "compare",
-    "latex",
-    "report",
+    "report",  # a folder: its rooms count as one
     "widgets",
     "pipeline",
     "sweep",
@@ -149,16 +148,21 @@ def imported_modules(path):
     return {part[1] for part in parts if part[0] == "clothseg_utils" and len(part) > 1}
 
 
+def _rooms(path):
+    return path.relative_to(PACKAGE_DIR).with_suffix("").parts
+
+
 def test_every_module_has_its_place():
-    modules = {path.stem for path in PACKAGE_DIR.rglob("*.py")} - {"__init__"}
+    modules = {rooms[0] for rooms in map(_rooms, PACKAGE_DIR.rglob("*.py"))} - {"__init__"}
     assert sorted(MODULE_ORDER) == sorted(modules)
 
 
 @pytest.mark.parametrize("module", MODULE_ORDER)
 def test_a_module_imports_only_from_modules_above_it(module):
     """Imports inside functions and for type checkers count too."""
-    imported = imported_modules(PACKAGE_DIR / f"{module}.py") & set(MODULE_ORDER)
-    below = set(MODULE_ORDER[MODULE_ORDER.index(module) :])
+    paths = [path for path in PACKAGE_DIR.rglob("*.py") if _rooms(path)[0] == module]
+    imported = set().union(*map(imported_modules, paths)) & set(MODULE_ORDER)
+    below = set(MODULE_ORDER[MODULE_ORDER.index(module) :]) - {module for _ in paths[1:]}
     assert imported & below == set()
 
 

@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.report`, on a run folder made by hand."""
+"""Tests of `clothseg_utils.report.report`, on a run folder made by hand."""
 
 import base64
 import dataclasses
@@ -6,8 +6,6 @@ import io
 import json
 import re
 import shlex
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -26,7 +24,7 @@ from clothseg_utils.config import (
 )
 from clothseg_utils.evaluate import REPORTED_SCORES, Evaluation, write_evaluation
 from clothseg_utils.metrics import scores_from_confusion, scores_to_dict
-from clothseg_utils.report import write_report
+from clothseg_utils.report.report import write_report
 from clothseg_utils.runs import RunFolder, sha256_file, write_json, write_text
 
 HOSTILE = "<script>alert('1')</script>|x_*y*.jpg"
@@ -39,16 +37,13 @@ CONFUSIONS = np.array(
         [[4, 0, 0, 0], [0, 0, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]],
     ]
 )
-SECTIONS = [
-    "Data",
-    "Architecture",
-    "Loss",
-    "Configuration",
-    "Training",
+CHAPTERS = [
     "Scores",
     "Limits measured",
     "Overlays",
     "Failures and photos left out",
+    "Data",
+    "Training and configuration",
     "Model card",
     "Reproducibility",
 ]
@@ -257,15 +252,14 @@ def _read(run: RunFolder) -> tuple[Page, Page]:
     return Page(html_path.read_text()), Page(render(markdown_path.read_text()))
 
 
-def test_report_has_its_sections_in_order_and_a_working_table_of_contents(
+def test_report_has_its_chapters_in_order_and_a_working_table_of_contents(
     pages: tuple[Page, Page],
 ) -> None:
     for page in pages:
         assert page.headings[0] == ("h1", "Clothing segmentation: run full")
-        assert [text for tag, text in page.headings if tag == "h2"] == SECTIONS
-        anchors = [link[1:] for link in page.links if link.startswith("#")]
-        assert anchors == [title.lower().replace(" ", "-") for title in SECTIONS]
-    assert set(anchors) <= set(pages[0].ids)
+        assert [text for tag, text in page.headings if tag == "h2"] == CHAPTERS
+        assert page.links == [f"#{title.lower().replace(' ', '-')}" for title in CHAPTERS]
+    assert page.links == [f"#{anchor}" for anchor in pages[0].ids]
 
 
 def test_markdown_says_the_same_as_the_page(pages: tuple[Page, Page]) -> None:
@@ -276,22 +270,50 @@ def test_markdown_says_the_same_as_the_page(pages: tuple[Page, Page]) -> None:
     assert [i["alt"] for i in markdown.images] == [i["alt"] for i in page.images]
 
 
-def test_summary_takes_its_numbers_from_the_scores(page: Page) -> None:
-    assert "a mean IoU of 0.517 (95 % interval 0.412 to 0.634)" in page.text
+def test_first_screen_says_what_and_how_well(full_run: RunFolder) -> None:
+    """Data, network, scores with intervals, extremes, example photos; then chapters that fold."""
+    _write_figure(full_run.figures_dir / "05_examples.png")
+    html = write_report(full_run)[0].read_text()
+    first = Page(html.partition("<details")[0])
+    assert "2 photos of the val split of “drawn” (synthetic), each pixel put into one of 4" in (
+        first.text
+    )
+    assert "by a U-Net with the encoder mit_b1, at 64 × 64 pixels" in first.text
     # F1: background 18 / 21, upperbody 16 / 18, head 0.
-    assert "a macro F1 of 0.582 (0.511 to 0.622) on 2 photos of the val split" in page.text
-    assert "upperbody is segmented best (IoU 0.800) and background worst (0.750)" in page.text
-    assert "Protocol: native resolution, as in the test." in page.text
+    assert first.tables == [
+        [
+            ["", "this run", "95 % interval"],
+            ["mean IoU", "0.517", "0.412 to 0.634"],
+            ["macro F1", "0.582", "0.511 to 0.622"],
+        ]
+    ]
+    assert "upperbody is segmented best (IoU 0.800) and background worst (0.750)" in first.text
+    assert "Synthetic data: every photo and mask is drawn." in first.text
+    assert [i["alt"] for i in first.images] == [
+        "Best, median and worst photo: truth and prediction"
+    ]
+    assert html.count('<details class="chapter">') == len(CHAPTERS)
 
 
-def test_headline_table_puts_protocols_and_reported_scores_side_by_side(
-    page: Page,
-) -> None:
+def test_scores_are_set_beside_the_reported_ones_where_they_compare(bare_run: RunFolder) -> None:
+    page, _ = _read(bare_run)
+    assert "This run is not (synthetic, val, n = 2 photos, 64 × 64 pixels)" in page.text
+    assert "they do not compare" in page.text
+    metrics = _evaluation().metrics | {"comparable_with_reported": True}
+    write_json(bare_run.path / "metrics.json", metrics)
+    page, _ = _read(bare_run)
+    assert "This run is such a run." in page.text
+    assert "they do not compare" not in page.text
+    assert page.tables[0][1] == ["mean IoU", "0.517", "0.412 to 0.634", "0.457", "0.544"]
+
+
+def test_table_of_scores_puts_protocols_and_reported_scores_side_by_side(page: Page) -> None:
     rows = page.table("score", "headline")
     assert rows[0] == ["mean IoU", "0.517", "0.412 to 0.634", "0.457", "0.544"]
     assert rows[2] == ["mean IoU, classes with target only", "0.775", "–", "0.775", "–"]
     assert rows[3][4] == f"{REPORTED_SCORES['macro_f1']:.3f}"
     assert rows[5] == ["pixel accuracy", "0.850", "–", "0.850", "–"]
+    assert "headline: native resolution, as in the test" in page.text
 
 
 def test_class_table_marks_absent_and_untargeted_classes(page: Page) -> None:
@@ -307,21 +329,6 @@ def test_largest_confusions_are_shares_of_the_truth(page: Page) -> None:
         ["upperbody", "background", "20.0 %", "2"],
         ["background", "head", "10.0 %", "1"],
     ]
-
-
-@pytest.mark.parametrize(
-    ("comparable", "sentence"),
-    [
-        (True, "This run is such a run."),
-        (False, "This run is not (synthetic, val, n = 2 photos, 64 × 64 pixels)"),
-    ],
-)
-def test_comparison_with_the_earlier_system_is_qualified(
-    bare_run: RunFolder, comparable: bool, sentence: str
-) -> None:
-    metrics = _evaluation().metrics | {"comparable_with_reported": comparable}
-    write_json(bare_run.path / "metrics.json", metrics)
-    assert sentence in _read(bare_run)[0].text
 
 
 def test_best_epoch_is_marked(page: Page) -> None:
@@ -341,6 +348,30 @@ def test_hostile_names_are_shown_as_text(full_run: RunFolder) -> None:
         assert page.table("photo", "image id")[0][:2] == [HOSTILE, "12"]
         assert page.table("split", "photo") == [["val", HOSTILE, "0 bytes"]]
         assert f"What 05_worst shows. {HOSTILE}" in page.text
+
+
+def test_no_value_of_a_run_becomes_markup(bare_run: RunFolder) -> None:
+    """Whatever a dataset, a setting or a library is called."""
+    hostile = (
+        "</summary>\n\n# <img src=x onerror=alert(1)>\r```\r<script>\n\n## New\n"
+        "[a](javascript:alert(1)) ![b](http://c/d.png)\n\n| e |\n|---|\n"
+    )
+    parameters = {"encoder_name": f"mit_{hostile}", "data_root": hostile}
+    plain = [_structure(page) for page in _read(_record(bare_run, {}, {}))]
+    words = dict.fromkeys(("dataset", "source", "protocol", "checkpoint"), hostile)
+    assert [_structure(page) for page in _read(_record(bare_run, words, parameters))] == plain
+
+
+def _record(run: RunFolder, words: dict[str, str], parameters: dict[str, object]) -> RunFolder:
+    write_json(run.path / "metrics.json", _evaluation().metrics | words)
+    parameters = config_to_parameters(profile_config("smoke")) | parameters
+    run.record_step("03_training", parameters=parameters, seconds=1)
+    return run
+
+
+def _structure(page: Page) -> tuple[object, ...]:
+    tables = [len(table) for table in page.tables if table[0] != ["file", "SHA-256"]]
+    return page.tags, [text for tag, text in page.headings if tag == "h2"], tables, page.links
 
 
 def test_page_is_self_contained(page: Page) -> None:
@@ -372,7 +403,7 @@ def test_markdown_links_to_copies_of_the_figures(full_run: RunFolder) -> None:
     _write_figure(full_run.figures_dir / f"{name}.png")
     _, markdown = _read(full_run)
     linked = {full_run.report_dir / unquote(image["src"]) for image in markdown.images}
-    assert full_run.report_dir / "figures" / f"{name}.jpg" in linked
+    assert full_run.report_dir / "figures" / f"{name}.png" in linked
     assert linked == set((full_run.report_dir / "figures").iterdir())
 
 
@@ -584,7 +615,7 @@ def test_printed_command_makes_the_same_run(bare_run: RunFolder, profile: str) -
 
 
 def test_synthetic_data_are_announced(bare_run: RunFolder) -> None:
-    assert "Synthetic data: every photo" in _read(bare_run)[0].text
+    assert "Synthetic data" in _read(bare_run)[0].text
     write_json(bare_run.path / "metrics.json", _evaluation().metrics | {"synthetic": False})
     text = _read(bare_run)[0].text
     assert "Synthetic data" not in text
@@ -613,14 +644,6 @@ def test_scores_without_intervals_and_strata_are_reported(bare_run: RunFolder) -
     del metrics["intervals"], metrics["reported_protocol"], metrics["strata"]
     write_json(bare_run.path / "metrics.json", metrics)
     assert "intervals: not made in this run" in _read(bare_run)[0].text
-
-
-def test_importing_the_report_loads_no_torch() -> None:
-    code = (
-        "import sys, clothseg_utils.report; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 # --- error analysis, options, model card --------------------------------------------------------
@@ -708,9 +731,9 @@ def test_comparison_shows_differences_and_says_whether_they_are_real(
     assert rows["closures"][1:6] == ["–", "–", "–", "–", "absent"]
     assert ["learning_rate", "0.001", "0.5"] in page.table("field", "full")
     assert [t for tag, t in page.headings if tag == "h2"] == [
-        *SECTIONS[:6],
+        CHAPTERS[0],
         "Comparison",
-        *SECTIONS[6:],
+        *CHAPTERS[1:],
     ]
     assert "Differences between run full and run other, by class" in [
         image["alt"] for image in page.images

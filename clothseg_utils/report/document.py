@@ -95,7 +95,7 @@ def write_page(path: str | Path, template: str, **content: Any) -> None:
 
 def _line(text: str) -> Markup:
     """One line of code, which is not escaped in Markdown."""
-    return Markup(text.replace("\n", " "))
+    return Markup(" ".join(text.splitlines()))
 
 
 def _split(markdown: str) -> list[str]:

@@ -20,7 +20,6 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # at the start of a row it would be an argument of the line break before it
     # Signs that not every font of pdflatex has.
     "²": r"$^2$",
     "×": r"$\times$",
@@ -87,8 +86,11 @@ def table_to_latex(table: Table, label: str) -> str:
         table: its title is the caption.
         label: from `latex_label`; becomes `tab:<label>`.
     """
-    head = [escape_latex(cell) for cell in table.head]
-    rows = [[escape_latex(cell) for cell in row] for row in table.rows]
+    # At the start of a row, a [ would be an argument of the rule or line break before it.
+    head, *rows = (
+        [re.sub(r"^\[", "{}[", escape_latex(cell)) for cell in row]
+        for row in (table.head, *table.rows)
+    )
     if table.marked >= 0:
         rows[table.marked] = [f"\\textbf{{{cell}}}" for cell in rows[table.marked]]
     n_text = min(table.text_columns, len(head))
