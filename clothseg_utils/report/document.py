@@ -6,6 +6,7 @@ same; only where pictures lie differs.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,6 @@ from markupsafe import Markup
 
 from clothseg_utils.report.parts import Picture, Table, to_markdown
 from clothseg_utils.runs import write_text
-
-_ENVIRONMENT = {
-    "loader": PackageLoader("clothseg_utils.report"),
-    "autoescape": True,
-    "undefined": StrictUndefined,
-    "trim_blocks": True,
-    "lstrip_blocks": True,
-}
 
 
 class Document:
@@ -48,7 +41,7 @@ class Document:
                 is.
             content: its variables.
         """
-        environment = Environment(**_ENVIRONMENT, finalize=to_markdown)
+        environment = _environment(finalize=to_markdown)
         environment.globals |= {"table": self._table, "picture": self._picture, "line": _line}
         text = environment.get_template(template).render(content)
         head, *chapters = _split(text)
@@ -57,8 +50,12 @@ class Document:
         self.markdown = re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
         return self.markdown
 
-    def page(self) -> str:
-        """The document as one self-contained HTML page, whose chapters fold."""
+    def page(self, *, opened: int = 0) -> str:
+        """The document as one self-contained HTML page of chapters that fold.
+
+        Args:
+            opened: so many of them are open at first.
+        """
         to_html = mistune.create_markdown(renderer=_Renderer(self.pictures), plugins=["table"])
         head, *chapters = _split(self.markdown)
         parts = [
@@ -67,9 +64,9 @@ class Document:
         ]
         title = re.sub(r"\\(.)", r"\1", head.partition("\n")[0].removeprefix("# "))
         return (
-            Environment(**_ENVIRONMENT)
+            _environment()
             .get_template("page.html.j2")
-            .render(title=Markup(title), head=Markup(to_html(head)), chapters=parts)
+            .render(title=Markup(title), head=Markup(to_html(head)), chapters=parts, opened=opened)
         )
 
     def _table(self, table: Table) -> Markup:
@@ -82,7 +79,7 @@ class Document:
 
 
 def write_page(path: str | Path, template: str, **content: Any) -> None:
-    """Write a page from another template, in the report's own form.
+    """Write a page from another template, in the report's own form; its first chapter is open.
 
     Args:
         path: the HTML file.
@@ -90,7 +87,18 @@ def write_page(path: str | Path, template: str, **content: Any) -> None:
     """
     document = Document()
     document.render(template, **content)
-    write_text(path, document.page())
+    write_text(path, document.page(opened=1))
+
+
+def _environment(finalize: Callable[[Any], Any] | None = None) -> Environment:
+    return Environment(
+        loader=PackageLoader("clothseg_utils.report"),
+        autoescape=True,
+        finalize=finalize,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _line(text: str) -> Markup:

@@ -45,7 +45,7 @@ def headline(facts: Facts) -> Table:
         rows.append(row + (beside if metrics["comparable_with_reported"] else ()))
     head = ("", "this run", _INTERVAL)
     if metrics["comparable_with_reported"]:
-        head += ("measured as the earlier system was", "earlier system")
+        head += ("squashed", "earlier system")
     return Table(head, tuple(rows))
 
 
@@ -211,9 +211,11 @@ def ends_of_limit(facts: Facts, name: str) -> list[Mapping[str, Any]]:
 # --- single photos -------------------------------------------------------------------------------
 
 
-def worst_photos(facts: Facts) -> Table:
-    """The photos with the lowest scores."""
+def worst_photos(facts: Facts) -> Table | None:
+    """The photos with the lowest scores; None without scores of single photos."""
     evaluation = facts.evaluation
+    if evaluation is None:
+        return None
     rows = tuple(
         (
             evaluation.file_names[index],
