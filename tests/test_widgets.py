@@ -11,16 +11,21 @@ import numpy as np
 import pytest
 
 from clothseg_utils.core.classes import class_table
-from clothseg_utils.data.coco import annotation_path, images_dir, read_annotations
+from clothseg_utils.data.coco import (
+    annotation_path,
+    images_dir,
+    read_annotations,
+    short_category_names,
+)
 from clothseg_utils.data.rasterize import rasterize
 from clothseg_utils.pictures import widgets
 from clothseg_utils.pictures.overlays import overlay
+from clothseg_utils.pictures.panels import category_colors, draw_annotations
 from clothseg_utils.pictures.widgets import (
     DatasetBrowser,
     PaintingViewer,
     PredictionViewer,
     ViewerPhoto,
-    short_category_names,
 )
 
 NAMES = ("background", "head", "neck")
@@ -95,6 +100,16 @@ def test_browser_outlines_every_annotation_and_names_it(browser, coco):
 def test_small_annotations_lie_on_top_for_the_mouse(browser):
     areas = [int(a.replace(",", "")) for a in re.findall(r"([\d,]+) px</title>", browser.markup())]
     assert areas == sorted(areas, reverse=True)
+
+
+def test_annotations_are_outlined_in_the_colour_of_their_category(coco):
+    record = coco["train"].images[0]
+    image = np.full((record.height, record.width, 3), 255, np.uint8)
+    drawn = draw_annotations(image, coco["train"], record).reshape(-1, 3)
+    colors = category_colors(coco["train"])
+    assert len(np.unique([*colors.values()], axis=0)) == len(coco["train"].categories)
+    for annotation in coco["train"].annotations_of(record.id):
+        assert (drawn == colors[annotation.category_id]).all(axis=1).any()
 
 
 def test_browser_finds_photos_by_category_and_number(browser, coco):

@@ -310,6 +310,11 @@ def read_annotations(path: str | Path) -> CocoFile:
     )
 
 
+def short_category_names(coco: CocoFile) -> dict[int, str]:
+    """Map category ids to their names up to the first comma: "shirt" for "shirt, blouse"."""
+    return {category.id: category.name.split(",")[0] for category in coco.categories}
+
+
 def annotations_sha256(path: str | Path) -> str:
     """SHA-256 of an annotation JSON, hex, as in `CocoFile`; without parsing it.
 

@@ -21,22 +21,33 @@ import cv2
 import ipywidgets
 import numpy as np
 
-from clothseg_utils.core.classes import ClassTable, class_colors
+from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.progress import is_attended
 from clothseg_utils.core.text import count_text
-from clothseg_utils.data.coco import Annotation, CocoFile, ImageRecord, Split, images_dir
+from clothseg_utils.data.coco import (
+    Annotation,
+    CocoFile,
+    ImageRecord,
+    Split,
+    images_dir,
+    short_category_names,
+)
 from clothseg_utils.data.photos import decode_photo, read_photo
 from clothseg_utils.data.rasterize import annotation_to_instance_mask, build_layers, rasterize
 from clothseg_utils.pictures.overlays import (
     ERROR_COLORS,
     ERROR_NAMES,
     colorize,
-    draw_instances,
     error_codes,
     legend_entries,
     overlay,
 )
-from clothseg_utils.pictures.panels import overlay_with_legend, prediction_panel
+from clothseg_utils.pictures.panels import (
+    category_colors,
+    draw_annotations,
+    overlay_with_legend,
+    prediction_panel,
+)
 
 View = Literal["prediction", "truth", "errors", "photo"]
 
@@ -158,7 +169,8 @@ class DatasetBrowser(_Viewer):
             return _STYLE + "<p>No photo fits. Choose another category, or more annotations.</p>"
         record = self.records[self.index]
         image, problem = self._read(record)
-        items, colors = self._items(record), self._colors()
+        coco = self._coco[self.split]
+        items, colors = self._items(record), category_colors(coco)
         names = self._names()
         shapes = [
             _instance_path(a, record.height, record.width, colors[a.category_id], names)
@@ -175,14 +187,7 @@ class DatasetBrowser(_Viewer):
         if not self.records:
             return _blank(64, 64)
         record = self.records[self.index]
-        items, colors = self._items(record), self._colors()
-        names = self._names()
-        return draw_instances(
-            self._read(record)[0],
-            [annotation_to_instance_mask(a, record.height, record.width) for a in items],
-            [names[a.category_id] for a in items],
-            np.array([colors[a.category_id] for a in items], np.uint8).reshape(-1, 3),
-        )
+        return draw_annotations(self._read(record)[0], self._coco[self.split], record)
 
     def __repr__(self) -> str:
         return f"DatasetBrowser: {len(self.records):,} photos of {self.split}"
@@ -196,11 +201,6 @@ class DatasetBrowser(_Viewer):
 
     def _names(self) -> dict[int, str]:
         return short_category_names(self._coco[self.split])
-
-    def _colors(self) -> dict[int, np.ndarray]:
-        """Colour of each category: that of its class in the scheme "category"."""
-        ids = sorted(category.id for category in self._coco[self.split].categories)
-        return dict(zip(ids, class_colors(len(ids) + 1)[1:], strict=True))
 
     @staticmethod
     def _count(items: Sequence[Annotation], category_id: int) -> int:
@@ -253,11 +253,6 @@ class DatasetBrowser(_Viewer):
             ("any category", _ANY_CATEGORY),
             *((name, category_id) for category_id, name in by_name),
         ]
-
-
-def short_category_names(coco: CocoFile) -> dict[int, str]:
-    """Map category ids to their names up to the first comma: "shirt" for "shirt, blouse"."""
-    return {category.id: category.name.split(",")[0] for category in coco.categories}
 
 
 # --- notebook 02: painting order -----------------------------------------------------------------
