@@ -11,12 +11,7 @@ import numpy as np
 import pytest
 
 from clothseg_utils.core.classes import class_table
-from clothseg_utils.data.coco import (
-    annotation_path,
-    images_dir,
-    read_annotations,
-    short_category_names,
-)
+from clothseg_utils.data.coco import annotation_path, images_dir, read_annotations
 from clothseg_utils.data.rasterize import rasterize
 from clothseg_utils.pictures import widgets
 from clothseg_utils.pictures.overlays import overlay
@@ -89,7 +84,7 @@ def test_browser_outlines_every_annotation_and_names_it(browser, coco):
     record = browser.records[0]
     markup = browser.markup()
     items = coco["train"].annotations_of(record.id)
-    names = short_category_names(coco["train"])
+    names = coco["train"].short_names
     titles = re.findall(r"<title>(.+?), [\d,]+ px</title>", markup)
     assert sorted(titles) == sorted(names[a.category_id] for a in items)
     assert f'viewBox="0 0 {record.width} {record.height}"' in markup

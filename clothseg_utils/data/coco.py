@@ -221,6 +221,11 @@ class CocoFile:
         return f"{name}, {split}, n = {n_images:,} photos"
 
     @property
+    def short_names(self) -> dict[int, str]:
+        """Category ids to their names up to the first comma: "shirt" for "shirt, blouse"."""
+        return {category.id: category.name.split(",")[0] for category in self.categories}
+
+    @property
     def annotations(self) -> Sequence[Annotation]:
         """All annotations, decoded one by one as they are asked for."""
         return _Annotations(self.packed)
@@ -308,11 +313,6 @@ def read_annotations(path: str | Path) -> CocoFile:
         license_names=_license_names(file.licenses),
         _packed_of_image=packed_of_image,
     )
-
-
-def short_category_names(coco: CocoFile) -> dict[int, str]:
-    """Map category ids to their names up to the first comma: "shirt" for "shirt, blouse"."""
-    return {category.id: category.name.split(",")[0] for category in coco.categories}
 
 
 def annotations_sha256(path: str | Path) -> str:

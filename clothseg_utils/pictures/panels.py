@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from clothseg_utils.core.classes import IGNORE_INDEX, class_colors
-from clothseg_utils.data.coco import CocoFile, ImageRecord, short_category_names
+from clothseg_utils.data.coco import CocoFile, ImageRecord
 from clothseg_utils.data.rasterize import annotation_to_instance_mask
 from clothseg_utils.pictures.lettering import (
     MAX_NAME_EM,
@@ -221,7 +221,7 @@ def draw_annotations(image: np.ndarray, coco: CocoFile, record: ImageRecord) -> 
         ValueError: the photo is not of the size that its record says.
     """
     items = coco.annotations_of(record.id)
-    names, colors = short_category_names(coco), category_colors(coco)
+    names, colors = coco.short_names, category_colors(coco)
     return draw_instances(
         image,
         [annotation_to_instance_mask(a, record.height, record.width) for a in items],

@@ -24,14 +24,7 @@ import numpy as np
 from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.progress import is_attended
 from clothseg_utils.core.text import count_text
-from clothseg_utils.data.coco import (
-    Annotation,
-    CocoFile,
-    ImageRecord,
-    Split,
-    images_dir,
-    short_category_names,
-)
+from clothseg_utils.data.coco import Annotation, CocoFile, ImageRecord, Split, images_dir
 from clothseg_utils.data.photos import decode_photo, read_photo
 from clothseg_utils.data.rasterize import annotation_to_instance_mask, build_layers, rasterize
 from clothseg_utils.pictures.overlays import (
@@ -200,7 +193,7 @@ class DatasetBrowser(_Viewer):
         return self._coco[self.split].annotations_of(record.id)
 
     def _names(self) -> dict[int, str]:
-        return short_category_names(self._coco[self.split])
+        return self._coco[self.split].short_names
 
     @staticmethod
     def _count(items: Sequence[Annotation], category_id: int) -> int:
@@ -313,7 +306,7 @@ class PaintingViewer(_Viewer):
     def markup(self) -> str:
         """The photo with the mask so far, the latest layer outlined, and the list of layers."""
         record = self.records[self.index]
-        names, colors = short_category_names(self._coco), self._classes.colors
+        names, colors = self._coco.short_names, self._classes.colors
         mask = self.mask(self.painted)
         shapes = _mask_layer(mask, colors)
         notes = [f"<b>{html.escape(record.file_name)}</b>" + self._problem]
@@ -337,7 +330,7 @@ class PaintingViewer(_Viewer):
         class_id = self._classes.class_of_category[annotation.category_id]
         covered = np.bincount(before, minlength=self._classes.num_classes)
         covered[[0, class_id]] = 0
-        name = short_category_names(self._coco)[annotation.category_id]
+        name = self._coco.short_names[annotation.category_id]
         text = f"Layer {self.painted}: {name} becomes {self._classes.names[class_id]}"
         if covered.any():
             victim = int(covered.argmax())
