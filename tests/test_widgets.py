@@ -344,6 +344,14 @@ def test_still_picture_holds_all_four(viewer):
     assert picture.shape[1] > 4 * 60
 
 
+def test_a_mask_that_is_known_is_not_predicted_again():
+    image, _ = a_photo(0)
+    known = np.full(image.shape[:2], 2, np.uint8)
+    photos = [ViewerPhoto("known", partial(a_photo, 0), known)]
+    viewer = PredictionViewer(photos, lambda image: pytest.fail("predicted"), NAMES, COLORS)
+    assert viewer.present_classes() == [1, 2]  # the truth's head, the mask's neck
+
+
 def test_viewer_needs_photos():
     with pytest.raises(ValueError, match="no photos to look at"):
         PredictionViewer([], predict_head, NAMES, COLORS)

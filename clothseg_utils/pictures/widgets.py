@@ -376,11 +376,13 @@ class PaintingViewer(_Viewer):
 class ViewerPhoto(NamedTuple):
     """A photo for `PredictionViewer`: its title, and what reads it.
 
-    `read` returns the photo, (H, W, 3) uint8 RGB, and its truth, (H, W) uint8 or None.
+    `read` returns the photo, (H, W, 3) uint8 RGB, and its truth, (H, W) uint8 or None. A
+    `pred_mask`, (H, W) uint8, that is known already is not predicted again.
     """
 
     title: str
     read: Callable[[], tuple[np.ndarray, np.ndarray | None]]
+    pred_mask: np.ndarray | None = None
 
 
 class _Loaded(NamedTuple):
@@ -505,7 +507,8 @@ class PredictionViewer(_Viewer):
 
     def _read_and_predict(self, photo: ViewerPhoto) -> _Loaded:
         image, target = photo.read()
-        return _Loaded(image, target, self._predict(image))
+        known = photo.pred_mask
+        return _Loaded(image, target, self._predict(image) if known is None else known)
 
     def _load_neighbours(self) -> None:
         """Start on the photos beside the one shown; forget those far away."""
