@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from clothseg_utils.core.config import config_from_parameters, config_to_parameters
 from clothseg_utils.core.files import resolve_path, write_text
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.pictures.style import save_figure, show_sharp_figures
+from clothseg_utils.pictures.style import Figure, save_figure, show_sharp_figures
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 
 class Step:
@@ -47,7 +46,7 @@ class Step:
         named = self.config.evaluate.checkpoint
         return resolve_path(named) if named else self.run.best_checkpoint
 
-    def figure(self, name: str, figure: "Figure", caption: str) -> "Figure":
+    def figure(self, name: str, figure: Figure, caption: str) -> Figure:
         """Save a figure as `figures/<name>.png` and `.svg`; return it, to be shown.
 
         Args:
