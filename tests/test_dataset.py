@@ -15,7 +15,14 @@ import torch
 from test_augment import NO_AUGMENTATION
 
 from clothseg_utils.core.classes import IGNORE_INDEX, class_table
-from clothseg_utils.core.config import AugmentConfig, Config, DataConfig, replace_fields
+from clothseg_utils.core.config import (
+    PLAIN_INFERENCE,
+    AugmentConfig,
+    Config,
+    DataConfig,
+    InferenceConfig,
+    replace_fields,
+)
 from clothseg_utils.data.coco import annotation_path
 from clothseg_utils.data.splits import SplitData, check_disjoint, load_split
 from clothseg_utils.network.geometry import PAD_COLOR, fit_image, fit_mask
@@ -86,6 +93,10 @@ def test_split_holds_every_photo_in_the_jsons_order(train_split, synthetic_root)
     assert train_split.excluded == {}
     assert train_split.classes.num_classes == 13
     assert train_split.source == "synthetic, train, n = 16 photos"
+    native = f"{train_split.source}, native resolution"
+    assert train_split.scored_source(PLAIN_INFERENCE) == native
+    mirrored = InferenceConfig(tta_flip=True)
+    assert train_split.scored_source(mirrored) == f"{native}, mirrored too"
 
 
 def test_split_pairs_each_photo_with_its_own_mask(train_split):

@@ -15,12 +15,12 @@ from clothseg_utils.data.coco import annotation_path, images_dir, read_annotatio
 from clothseg_utils.data.rasterize import rasterize
 from clothseg_utils.pictures import widgets
 from clothseg_utils.pictures.overlays import overlay
+from clothseg_utils.pictures.panels import category_colors, draw_annotations
 from clothseg_utils.pictures.widgets import (
     DatasetBrowser,
     PaintingViewer,
     PredictionViewer,
     ViewerPhoto,
-    short_category_names,
 )
 
 NAMES = ("background", "head", "neck")
@@ -84,7 +84,7 @@ def test_browser_outlines_every_annotation_and_names_it(browser, coco):
     record = browser.records[0]
     markup = browser.markup()
     items = coco["train"].annotations_of(record.id)
-    names = short_category_names(coco["train"])
+    names = coco["train"].short_names
     titles = re.findall(r"<title>(.+?), [\d,]+ px</title>", markup)
     assert sorted(titles) == sorted(names[a.category_id] for a in items)
     assert f'viewBox="0 0 {record.width} {record.height}"' in markup
@@ -95,6 +95,16 @@ def test_browser_outlines_every_annotation_and_names_it(browser, coco):
 def test_small_annotations_lie_on_top_for_the_mouse(browser):
     areas = [int(a.replace(",", "")) for a in re.findall(r"([\d,]+) px</title>", browser.markup())]
     assert areas == sorted(areas, reverse=True)
+
+
+def test_annotations_are_outlined_in_the_colour_of_their_category(coco):
+    record = coco["train"].images[0]
+    image = np.full((record.height, record.width, 3), 255, np.uint8)
+    drawn = draw_annotations(image, coco["train"], record).reshape(-1, 3)
+    colors = category_colors(coco["train"])
+    assert len(np.unique([*colors.values()], axis=0)) == len(coco["train"].categories)
+    for annotation in coco["train"].annotations_of(record.id):
+        assert (drawn == colors[annotation.category_id]).all(axis=1).any()
 
 
 def test_browser_finds_photos_by_category_and_number(browser, coco):
@@ -332,6 +342,14 @@ def test_a_photo_that_cannot_be_read_does_not_stop_the_viewer(viewer):
 def test_still_picture_holds_all_four(viewer):
     picture = viewer.picture()
     assert picture.shape[1] > 4 * 60
+
+
+def test_a_mask_that_is_known_is_not_predicted_again():
+    image, _ = a_photo(0)
+    known = np.full(image.shape[:2], 2, np.uint8)
+    photos = [ViewerPhoto("known", partial(a_photo, 0), known)]
+    viewer = PredictionViewer(photos, lambda image: pytest.fail("predicted"), NAMES, COLORS)
+    assert viewer.present_classes() == [1, 2]  # the truth's head, the mask's neck
 
 
 def test_viewer_needs_photos():

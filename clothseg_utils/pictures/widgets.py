@@ -21,7 +21,7 @@ import cv2
 import ipywidgets
 import numpy as np
 
-from clothseg_utils.core.classes import ClassTable, class_colors
+from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.progress import is_attended
 from clothseg_utils.core.text import count_text
 from clothseg_utils.data.coco import Annotation, CocoFile, ImageRecord, Split, images_dir
@@ -31,12 +31,16 @@ from clothseg_utils.pictures.overlays import (
     ERROR_COLORS,
     ERROR_NAMES,
     colorize,
-    draw_instances,
     error_codes,
     legend_entries,
     overlay,
 )
-from clothseg_utils.pictures.panels import overlay_with_legend, prediction_panel
+from clothseg_utils.pictures.panels import (
+    category_colors,
+    draw_annotations,
+    overlay_with_legend,
+    prediction_panel,
+)
 
 View = Literal["prediction", "truth", "errors", "photo"]
 
@@ -158,7 +162,8 @@ class DatasetBrowser(_Viewer):
             return _STYLE + "<p>No photo fits. Choose another category, or more annotations.</p>"
         record = self.records[self.index]
         image, problem = self._read(record)
-        items, colors = self._items(record), self._colors()
+        coco = self._coco[self.split]
+        items, colors = self._items(record), category_colors(coco)
         names = self._names()
         shapes = [
             _instance_path(a, record.height, record.width, colors[a.category_id], names)
@@ -175,14 +180,7 @@ class DatasetBrowser(_Viewer):
         if not self.records:
             return _blank(64, 64)
         record = self.records[self.index]
-        items, colors = self._items(record), self._colors()
-        names = self._names()
-        return draw_instances(
-            self._read(record)[0],
-            [annotation_to_instance_mask(a, record.height, record.width) for a in items],
-            [names[a.category_id] for a in items],
-            np.array([colors[a.category_id] for a in items], np.uint8).reshape(-1, 3),
-        )
+        return draw_annotations(self._read(record)[0], self._coco[self.split], record)
 
     def __repr__(self) -> str:
         return f"DatasetBrowser: {len(self.records):,} photos of {self.split}"
@@ -195,12 +193,7 @@ class DatasetBrowser(_Viewer):
         return self._coco[self.split].annotations_of(record.id)
 
     def _names(self) -> dict[int, str]:
-        return short_category_names(self._coco[self.split])
-
-    def _colors(self) -> dict[int, np.ndarray]:
-        """Colour of each category: that of its class in the scheme "category"."""
-        ids = sorted(category.id for category in self._coco[self.split].categories)
-        return dict(zip(ids, class_colors(len(ids) + 1)[1:], strict=True))
+        return self._coco[self.split].short_names
 
     @staticmethod
     def _count(items: Sequence[Annotation], category_id: int) -> int:
@@ -253,11 +246,6 @@ class DatasetBrowser(_Viewer):
             ("any category", _ANY_CATEGORY),
             *((name, category_id) for category_id, name in by_name),
         ]
-
-
-def short_category_names(coco: CocoFile) -> dict[int, str]:
-    """Map category ids to their names up to the first comma: "shirt" for "shirt, blouse"."""
-    return {category.id: category.name.split(",")[0] for category in coco.categories}
 
 
 # --- notebook 02: painting order -----------------------------------------------------------------
@@ -318,7 +306,7 @@ class PaintingViewer(_Viewer):
     def markup(self) -> str:
         """The photo with the mask so far, the latest layer outlined, and the list of layers."""
         record = self.records[self.index]
-        names, colors = short_category_names(self._coco), self._classes.colors
+        names, colors = self._coco.short_names, self._classes.colors
         mask = self.mask(self.painted)
         shapes = _mask_layer(mask, colors)
         notes = [f"<b>{html.escape(record.file_name)}</b>" + self._problem]
@@ -342,7 +330,7 @@ class PaintingViewer(_Viewer):
         class_id = self._classes.class_of_category[annotation.category_id]
         covered = np.bincount(before, minlength=self._classes.num_classes)
         covered[[0, class_id]] = 0
-        name = short_category_names(self._coco)[annotation.category_id]
+        name = self._coco.short_names[annotation.category_id]
         text = f"Layer {self.painted}: {name} becomes {self._classes.names[class_id]}"
         if covered.any():
             victim = int(covered.argmax())
@@ -388,11 +376,13 @@ class PaintingViewer(_Viewer):
 class ViewerPhoto(NamedTuple):
     """A photo for `PredictionViewer`: its title, and what reads it.
 
-    `read` returns the photo, (H, W, 3) uint8 RGB, and its truth, (H, W) uint8 or None.
+    `read` returns the photo, (H, W, 3) uint8 RGB, and its truth, (H, W) uint8 or None. A
+    `pred_mask`, (H, W) uint8, that is known already is not predicted again.
     """
 
     title: str
     read: Callable[[], tuple[np.ndarray, np.ndarray | None]]
+    pred_mask: np.ndarray | None = None
 
 
 class _Loaded(NamedTuple):
@@ -517,7 +507,8 @@ class PredictionViewer(_Viewer):
 
     def _read_and_predict(self, photo: ViewerPhoto) -> _Loaded:
         image, target = photo.read()
-        return _Loaded(image, target, self._predict(image))
+        known = photo.pred_mask
+        return _Loaded(image, target, self._predict(image) if known is None else known)
 
     def _load_neighbours(self) -> None:
         """Start on the photos beside the one shown; forget those far away."""

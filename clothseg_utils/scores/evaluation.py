@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clothseg_utils.core.files import atomic_path, read_json, write_json
+from clothseg_utils.core.config import InferenceConfig
+from clothseg_utils.core.files import (
+    atomic_path,
+    portable_path,
+    read_json,
+    sha256_file,
+    write_json,
+)
 from clothseg_utils.data.splits import SplitData
 from clothseg_utils.scores.bootstrap import Intervals, bootstrap_counts, bootstrap_intervals
 from clothseg_utils.scores.boundaries import BAND_SHARE
@@ -300,6 +307,20 @@ def read_evaluation(out_dir: str | Path) -> Evaluation:
     for name, to_plain in (("file_names", list), ("class_names", tuple)):
         arrays[name] = to_plain(arrays[name].tolist())
     return Evaluation(metrics=read_json(metrics_path), **arrays)
+
+
+def check_evaluated(
+    evaluation: Evaluation, checkpoint: str | Path, inference: InferenceConfig
+) -> None:
+    """Check that an evaluation is of this checkpoint with these test-time options.
+
+    Raises:
+        ValueError: it is of another checkpoint, or of other options.
+    """
+    if evaluation.metrics["checkpoint_sha256"] != sha256_file(checkpoint):
+        raise ValueError(f"{portable_path(checkpoint)} is not evaluated yet; rerun notebook 04.")
+    if evaluation.metrics["inference"] != inference.model_dump():
+        raise ValueError("the scores were taken with other test-time options; rerun notebook 04.")
 
 
 def scores_table(evaluation: Evaluation) -> "pd.DataFrame":
