@@ -153,7 +153,7 @@ def scores_from_confusion(confusion: np.ndarray) -> Scores:
     Raises:
         ValueError: not a square matrix of counts.
 
-    Source: DESIGN section 8.
+    Source: docs/scores.md.
 
     Example:
         Class 0 is half right, class 1 is predicted but has no target, class 2 is absent.
