@@ -207,11 +207,11 @@ def test_killed_training_goes_on_where_it_stopped(small_config, splits):
         import json, os, signal, sys
         from pathlib import Path
         import torch
-        from clothseg_utils.config import Config
-        from clothseg_utils.dataset import load_split
-        from clothseg_utils.model import ClothingSegmenter
-        from clothseg_utils.runs import RunFolder
-        from clothseg_utils.train import train
+        from clothseg_utils.core.config import Config
+        from clothseg_utils.data.splits import load_split
+        from clothseg_utils.training.module import ClothingSegmenter
+        from clothseg_utils.core.runs import RunFolder
+        from clothseg_utils.training.train import train
 
         torch.set_num_threads(1)
         config = Config.model_validate(json.loads(Path(sys.argv[1]).read_text()))
@@ -377,13 +377,39 @@ def test_without_resume_training_starts_anew(monkeypatch, capsys, finished, spli
     assert "starts anew: no resume was asked for" in capsys.readouterr().out
 
 
-def test_finished_training_of_changed_code_starts_anew(monkeypatch, capsys, finished, splits):
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "training/losses.py",
+        "training/train.py",
+        "training/augment.py",
+        "network/unet.py",
+        "network/decoder.py",
+        "data/photos.py",
+        "core/config.py",
+    ],
+)
+def test_finished_training_of_changed_code_starts_anew(
+    monkeypatch, capsys, finished, splits, code_copy, changed
+):
     stop_at_fit(monkeypatch)
-    monkeypatch.setattr(train_module, "package_hash", lambda: "other code")
+    path = code_copy / changed
+    path.write_text(path.read_text() + "# a comment\n")
     with pytest.raises(Crash):
         train(finished, *splits, folder_of(finished))
-    assert "starts anew: the package's code changed" in capsys.readouterr().out
+    assert "starts anew: the code of training changed since" in capsys.readouterr().out
     assert (folder_of(finished).path / "previous" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_finished_training_outlasts_changed_figures_and_logs(
+    monkeypatch, finished, splits, code_copy
+):
+    stop_at_fit(monkeypatch)
+    figures = list((code_copy / "pictures").glob("*.py"))
+    for path in [*figures, code_copy / "training" / "live.py", code_copy / "core" / "text.py"]:
+        path.write_text(path.read_text() + "# a comment\n")
+    result = train(finished, *splits, folder_of(finished))
+    assert result.notes == ("already trained with these settings",)
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])

@@ -18,7 +18,6 @@ from clothseg_utils.core.files import (
     repo_root,
     resolve_path,
     sha256_file,
-    sha256_json,
     write_json,
 )
 
@@ -33,18 +32,6 @@ _RECORDED_LIBRARIES = (
     "numpy",
     "papermill",
 )
-
-
-def package_hash() -> str:
-    """SHA-256 over the package's own source: a step made by other code is made again."""
-    package_dir = Path(__file__).resolve().parent.parent
-    sources = sorted(
-        path
-        for path in package_dir.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    )
-    digests = {path.relative_to(package_dir).as_posix(): sha256_file(path) for path in sources}
-    return sha256_json(digests)
 
 
 class RunFolder:
