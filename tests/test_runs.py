@@ -322,7 +322,7 @@ def test_the_lock_dies_with_a_killed_process(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=10)
         with RunFolder(tmp_path, "demo").lock():
-            holder = (tmp_path / "demo" / ".lock").read_text()
+            holder = (tmp_path / "demo" / ".lock.pid").read_text()
     assert holder == str(os.getpid())
 
 
