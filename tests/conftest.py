@@ -12,15 +12,15 @@ import matplotlib as mpl
 import pytest
 
 from clothseg_utils.__main__ import main
-from clothseg_utils.core import reach, runs
+from clothseg_utils.core import files, reach
 from clothseg_utils.core.config import Config, profile_config, replace_fields
 from clothseg_utils.core.files import repo_root
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.synthetic import synthesize
+from clothseg_utils.drawing.dataset import synthesize
 
 if TYPE_CHECKING:
     from clothseg_utils.data.splits import SplitData
-    from clothseg_utils.network.segmenter import TrainedNetwork
+    from clothseg_utils.network.segmenter import Segmenter
     from clothseg_utils.training.train import TrainResult
 
 mpl.use("Agg")
@@ -100,11 +100,11 @@ def tiny_training(tiny_config: Config) -> TinyTraining:
 
 
 @pytest.fixture(scope="session")
-def tiny_network(tiny_training: TinyTraining) -> "TrainedNetwork":
+def tiny_network(tiny_training: TinyTraining) -> "Segmenter":
     """The network of `tiny_training`, as `predict` and `evaluate` load it."""
-    from clothseg_utils.network.segmenter import load_network
+    from clothseg_utils.network.segmenter import load_segmenter
 
-    return load_network(tiny_training.run.best_checkpoint)
+    return load_segmenter(tiny_training.run.best_checkpoint)
 
 
 class CliResult(NamedTuple):
@@ -121,7 +121,7 @@ def cli(
 ) -> Callable[..., CliResult]:
     """Run a command line in this process, in a scratch folder that stands for the repository."""
     (tmp_path / "repo").mkdir()
-    monkeypatch.setattr(runs, "repo_root", lambda: tmp_path / "repo")
+    monkeypatch.setattr(files, "repo_root", lambda: tmp_path / "repo")
 
     def call(*arguments: str | Path, program: str = "__main__.py") -> CliResult:
         monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
