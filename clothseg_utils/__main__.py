@@ -335,12 +335,10 @@ def train(
     with heavy_imports():
         from clothseg_utils.core.runs import RunFolder
         from clothseg_utils.data.splits import load_split
-        from clothseg_utils.network.unet import check_encoder_name
         from clothseg_utils.training.train import train as fit
-        from clothseg_utils.workflow.pipeline import check_data_root
+        from clothseg_utils.workflow.pipeline import check_inputs
 
-    check_data_root(config.data)
-    check_encoder_name(config.train.encoder_name)
+    check_inputs(config, ["03_training"])
     folder = RunFolder(config.run.outputs_root, config.run.run_name)
     with folder.lock():
         splits = [load_split(config.data, split) for split in ("train", "val")]
