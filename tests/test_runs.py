@@ -20,6 +20,7 @@ from clothseg_utils.core.files import (
     resolve_path,
     sha256_file,
     sha256_json,
+    whole_folder,
     write_json,
     write_text,
 )
@@ -101,6 +102,40 @@ def test_a_very_long_name_is_written(tmp_path):
     path = tmp_path / f"{'x' * 250}.txt"
     write_text(path, "a")
     assert path.read_text() == "a"
+
+
+def test_a_folder_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "data" / "mine"
+    with whole_folder(path) as unfinished:
+        (unfinished / "a.txt").touch()
+        assert not path.exists()
+    assert [p.name for p in path.iterdir()] == ["a.txt"]
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(path.parent.stat().st_mode)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path):
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "mine") as unfinished:
+        (unfinished / "a.txt").touch()
+        _ = 1 / 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_somebody_filled_stays(tmp_path):
+    path = tmp_path / "mine"
+    with pytest.raises(OSError, match="not empty"), whole_folder(path):
+        path.mkdir()
+        (path / "b.txt").touch()
+    assert list(tmp_path.rglob("*")) == [path, path / "b.txt"]
+
+
+def test_a_link_to_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    with whole_folder(tmp_path / "link") as unfinished:
+        (unfinished / "a.txt").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "a.txt").exists()
 
 
 # JSON and hashes
