@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -137,18 +137,9 @@ _OwnRunName = Annotated[
     str,
     typer.Option(metavar="NAME", help="Folder under outputs/.", autocompletion=_complete_run_name),
 ]
-_Scheme = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="supercategory or category.",
-        autocompletion=lambda: ["supercategory", "category"],
-    ),
-]
-_Split = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="train or val.", autocompletion=lambda: ["train", "val"]),
-]
+# As `core.classes.Scheme` and `data.coco.Split`, whose modules import too much for --help.
+_Scheme = Annotated[Literal["supercategory", "category"], typer.Option(help="Class scheme.")]
+_Split = Annotated[Literal["train", "val"], typer.Option(help="Photos to score.")]
 
 
 @app.command()
@@ -319,7 +310,7 @@ def rasterize(
     """
     from clothseg_utils.data.masks import rasterize_split
 
-    index = rasterize_split(annotations, out, _checked_scheme(scheme), workers=workers)
+    index = rasterize_split(annotations, out, scheme, workers=workers)
     _say(f"{len(index.entries)} masks are in {out}; class names in {out / 'index.json'}")
     return 0
 
@@ -344,12 +335,10 @@ def train(
     with heavy_imports():
         from clothseg_utils.core.runs import RunFolder
         from clothseg_utils.data.splits import load_split
-        from clothseg_utils.network.unet import check_encoder_name
         from clothseg_utils.training.train import train as fit
-        from clothseg_utils.workflow.pipeline import check_data_root
+        from clothseg_utils.workflow.pipeline import check_inputs
 
-    check_data_root(config.data)
-    check_encoder_name(config.train.encoder_name)
+    check_inputs(config, ["03_training"])
     folder = RunFolder(config.run.outputs_root, config.run.run_name)
     with folder.lock():
         splits = [load_split(config.data, split) for split in ("train", "val")]
@@ -389,8 +378,6 @@ def evaluate(
       python -m clothseg_utils evaluate --data-root data/synthetic --out scores \\
           --checkpoint best.ckpt --split train --write-masks
     """
-    if split not in ("train", "val"):
-        raise ValueError(f'unknown --split "{split}"; expected train or val.')
     with heavy_imports():
         from clothseg_utils.core.config import DataConfig
         from clothseg_utils.data.splits import load_split
@@ -595,12 +582,6 @@ def _portable(path: Path) -> str:
     return portable_path(path.expanduser().absolute())
 
 
-def _checked_scheme(scheme: str) -> Any:
-    if scheme not in ("supercategory", "category"):
-        raise ValueError(f'unknown --scheme "{scheme}"; expected supercategory or category.')
-    return scheme
-
-
 def _say(line: str) -> None:
     print(line, flush=True)
 
@@ -646,7 +627,8 @@ def main() -> int:
     except _ClickError as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else program
-        _complain(f"{error.format_message().rstrip('.?')}; see {command} --help.")
+        message = error.format_message().replace("Value error, ", "").rstrip(".?")
+        _complain(f"{message}; see {command} --help.")
         return 2
     except (ValueError, OSError) as error:
         _complain(error)

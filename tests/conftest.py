@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import matplotlib as mpl
 import pytest
 
 from clothseg_utils.__main__ import main
-from clothseg_utils.core import files
+from clothseg_utils.core import files, reach
 from clothseg_utils.core.config import Config, profile_config, replace_fields
 from clothseg_utils.core.files import repo_root
 from clothseg_utils.core.runs import RunFolder
@@ -32,6 +33,15 @@ def real_data() -> Path:
     if not (root / "ccp").is_dir():
         pytest.skip("no real data: set CLOTHSEG_REAL_DATA to a folder with ccp/ and others")
     return root
+
+
+@pytest.fixture
+def code_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the package's sources to edit; keys and trainings are compared with it."""
+    copy = tmp_path / "code" / "clothseg_utils"
+    shutil.copytree(repo_root() / "clothseg_utils", copy)
+    monkeypatch.setattr(reach, "_PACKAGE_DIR", copy)
+    return copy
 
 
 @pytest.fixture(scope="session")

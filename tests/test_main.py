@@ -304,7 +304,7 @@ def bad_root(here) -> Path:
         ("rasterize --annotations {bad}/" + VAL_JSON + " --out masks", f"{VAL_JSON} is not"),
         (
             "rasterize --annotations {good}/" + VAL_JSON + " --out masks --scheme colours",
-            'unknown --scheme "colours"; expected supercategory or category',
+            "'--scheme': 'colours' is not one of 'supercategory', 'category'; see",
         ),
         ("train --data-root nowhere --run-name x", "no such data root"),
         ("train --data-root {good}/train --run-name x", f"lacks {TRAIN_JSON}"),
@@ -324,7 +324,7 @@ def bad_root(here) -> Path:
         ("evaluate --checkpoint {best} --data-root {bad} --out x", f"{VAL_JSON} is not"),
         (
             "evaluate --checkpoint {best} --data-root {good} --out x --split test",
-            'unknown --split "test"; expected train or val',
+            "'--split': 'test' is not one of 'train', 'val'; see",
         ),
         ("predict --checkpoint nowhere.ckpt --out x {good}/test", "nowhere.ckpt"),
         ("predict --checkpoint {best} --out x nowhere.jpg", "no such photo or folder: nowhere.jpg"),

@@ -17,6 +17,7 @@ import pytest
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 
+from clothseg_utils.core import workers
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES, class_table
 from clothseg_utils.data import masks as masks_module
 from clothseg_utils.data.coco import Annotation, annotation_path, read_annotations
@@ -669,7 +670,7 @@ def test_worker_processes_make_the_same_masks(dataset, tmp_path, monkeypatch):
     alone = rasterize_split(path, tmp_path / "alone", "supercategory", workers=1)
     monkeypatch.setattr(masks_module, "_MIN_IMAGES_PER_WORKER", 1)
     spawn = multiprocessing.get_context("spawn")
-    monkeypatch.setattr(masks_module, "process_context", lambda: spawn)
+    monkeypatch.setattr(workers, "_process_context", lambda: spawn)
     # Calls in this process would fail now; those in the workers, which import anew, do not.
     monkeypatch.setattr(masks_module, "rasterize", None)
     together = rasterize_split(path, tmp_path / "together", "supercategory", workers=2)
@@ -683,6 +684,7 @@ def test_worker_processes_make_the_same_masks(dataset, tmp_path, monkeypatch):
 FORKING = """
 import sys, threading
 import cv2, numpy as np
+from clothseg_utils.core import workers
 from clothseg_utils.data import masks
 
 path, alone, together = sys.argv[1:]
@@ -691,9 +693,9 @@ cv2.setNumThreads(2)
 cv2.warpAffine(np.zeros((2000, 2000), np.uint8), np.eye(2, 3), (2000, 2000))  # starts its threads
 masks.rasterize_split(path, alone, "supercategory", workers=1)
 masks.rasterize_split(path, together, "supercategory", workers=2)
-print(masks.process_context().get_start_method())
+print(workers._process_context().get_start_method())
 threading.Thread(target=threading.Event().wait, daemon=True).start()
-print(masks.process_context().get_start_method())
+print(workers._process_context().get_start_method())
 """
 
 

@@ -279,7 +279,7 @@ def test_smoke_run_ends_in_a_report_and_is_not_repeated(synthetic_root, tmp_path
     assert (second.returncode, second.stderr) == (0, "")
     skipped = [f"[{i}/5] {name}: unchanged, skipped" for i, name in enumerate(NOTEBOOKS, 1)]
     assert second.stdout.splitlines() == [*skipped, *first.stdout.splitlines()[-3:]]
-    locks = {run.path / ".lock", run.path / ".manifest.lock"}
+    locks = {run.path / name for name in (".lock", ".lock.pid", ".manifest.lock")}
     changed = [path for path, time in written.items() if path.stat().st_mtime_ns != time]
     assert set(changed) <= locks
 
@@ -313,8 +313,8 @@ def check_files(run: RunFolder) -> None:
     names = [path.name for path in run.checkpoints_dir.glob("*.ckpt")]
     assert [sum(word in name for name in names) for word in ("best", "last")] == [1, 1]
     assert json.loads((run.path / "metrics.json").read_text())["n_images"] == 8
-    hidden = [path.name for path in run.path.rglob(".*") if not path.name.endswith(".lock")]
-    assert [name for name in hidden if name != ".lock"] == []  # no temporary file is left
+    hidden = [path.name for path in run.path.rglob(".*") if ".lock" not in path.name]
+    assert hidden == []  # no temporary file is left
 
 
 def check_manifest(run: RunFolder) -> None:

@@ -268,10 +268,32 @@ def test_key_changes_with_parameters(key):
     assert key({"b": 1}) != key()
 
 
-def test_key_changes_with_the_package(key, monkeypatch):
-    before = key()
-    monkeypatch.setattr(pipeline, "package_hash", lambda: "other code")
-    assert key() != before
+@pytest.mark.parametrize(
+    ("changed", "rerun", "spared"),
+    [
+        ("pictures/score_figures.py", {"04", "05"}, {"03"}),
+        ("pictures/training_figures.py", {"03"}, {"01", "02", "04", "05"}),
+        ("training/losses.py", {"03"}, {"01", "02", "04", "05"}),
+        ("network/decoder.py", {"03", "04", "05"}, {"01", "02"}),
+        ("scores/boundaries.py", {"04", "05"}, {"01", "02", "03"}),
+        ("data/rasterize.py", {"01", "02", "03", "04", "05"}, set()),
+        ("core/__init__.py", {"01", "02", "03", "04", "05"}, set()),
+        ("*.j2", {"05"}, {"02", "04"}),
+        ("workflow/sweep.py", set(), {"01", "02", "03", "04", "05"}),
+    ],
+)
+def test_changed_code_reruns_the_notebooks_that_reach_it(
+    config, run, code_copy, changed, rerun, spared
+):
+    def keys():
+        return {n[:2]: step_key(config, run, n, {}) for n in NOTEBOOKS}
+
+    before = keys()
+    path = next(code_copy.rglob(changed))
+    path.write_text(path.read_text() + "# a comment\n")
+    after = keys()
+    assert rerun <= {number for number in before if before[number] != after[number]}
+    assert spared <= {number for number in before if before[number] == after[number]}
 
 
 def test_key_does_not_change_with_other_files(key, run, tmp_path):

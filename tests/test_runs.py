@@ -20,6 +20,7 @@ from clothseg_utils.core.files import (
     resolve_path,
     sha256_file,
     sha256_json,
+    whole_folder,
     write_json,
     write_text,
 )
@@ -103,6 +104,43 @@ def test_a_very_long_name_is_written(tmp_path):
     assert path.read_text() == "a"
 
 
+def test_a_folder_appears_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "data" / "mine"
+    with whole_folder(path) as unfinished:
+        (unfinished / "a.txt").touch()
+        assert not path.exists()
+    assert [p.name for p in path.iterdir()] == ["a.txt"]
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(path.parent.stat().st_mode)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path):
+    def fail():
+        with whole_folder(tmp_path / "mine") as unfinished:
+            (unfinished / "a.txt").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_somebody_filled_stays(tmp_path):
+    path = tmp_path / "mine"
+    with pytest.raises(OSError, match="not empty"), whole_folder(path):
+        write_text(path / "b.txt", "theirs")
+    assert list(tmp_path.rglob("*")) == [path, path / "b.txt"]
+
+
+def test_a_link_to_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    with whole_folder(tmp_path / "link") as unfinished:
+        (unfinished / "a.txt").touch()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "disk" / "a.txt").exists()
+
+
 # JSON and hashes
 
 
@@ -131,18 +169,6 @@ def test_sha256_of_a_known_file(tmp_path):
 def test_sha256_of_json_does_not_depend_on_key_order():
     assert sha256_json({"a": 1, "b": [2]}) == sha256_json({"b": [2], "a": 1})
     assert sha256_json({"a": 1}) != sha256_json({"a": 2})
-
-
-def test_package_hash_follows_the_source(tmp_path, monkeypatch):
-    (tmp_path / "templates").mkdir()
-    (tmp_path / "templates" / "report.html.j2").write_text("a")
-    (tmp_path / "__pycache__").mkdir()
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "runs.py"))
-    before = runs.package_hash()
-    (tmp_path / "__pycache__" / "runs.pyc").write_text("compiled")
-    assert runs.package_hash() == before
-    (tmp_path / "templates" / "report.html.j2").write_text("b")
-    assert runs.package_hash() != before
 
 
 # Paths
@@ -334,7 +360,7 @@ def test_the_lock_dies_with_a_killed_process(tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait(timeout=10)
         with RunFolder(tmp_path, "demo").lock():
-            holder = (tmp_path / "demo" / ".lock").read_text()
+            holder = (tmp_path / "demo" / ".lock.pid").read_text()
     assert holder == str(os.getpid())
 
 

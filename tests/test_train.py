@@ -377,13 +377,39 @@ def test_without_resume_training_starts_anew(monkeypatch, capsys, finished, spli
     assert "starts anew: no resume was asked for" in capsys.readouterr().out
 
 
-def test_finished_training_of_changed_code_starts_anew(monkeypatch, capsys, finished, splits):
+@pytest.mark.parametrize(
+    "changed",
+    [
+        "training/losses.py",
+        "training/train.py",
+        "training/augment.py",
+        "network/unet.py",
+        "network/decoder.py",
+        "data/photos.py",
+        "core/config.py",
+    ],
+)
+def test_finished_training_of_changed_code_starts_anew(
+    monkeypatch, capsys, finished, splits, code_copy, changed
+):
     stop_at_fit(monkeypatch)
-    monkeypatch.setattr(train_module, "package_hash", lambda: "other code")
+    path = code_copy / changed
+    path.write_text(path.read_text() + "# a comment\n")
     with pytest.raises(Crash):
         train(finished, *splits, folder_of(finished))
-    assert "starts anew: the package's code changed" in capsys.readouterr().out
+    assert "starts anew: the code of training changed since" in capsys.readouterr().out
     assert (folder_of(finished).path / "previous" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_finished_training_outlasts_changed_figures_and_logs(
+    monkeypatch, finished, splits, code_copy
+):
+    stop_at_fit(monkeypatch)
+    figures = list((code_copy / "pictures").glob("*.py"))
+    for path in [*figures, code_copy / "training" / "live.py", code_copy / "core" / "text.py"]:
+        path.write_text(path.read_text() + "# a comment\n")
+    result = train(finished, *splits, folder_of(finished))
+    assert result.notes == ("already trained with these settings",)
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])

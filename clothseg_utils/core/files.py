@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; rename it onto `path` if the block succeeds.
+
+    `path` must be missing or empty by then; a link to a folder is filled, not replaced. Nothing is
+    left behind when the block raises.
+
+    Raises:
+        OSError: somebody filled `path` meanwhile; it stays as it is.
+    """
+    target = Path(path).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
+        unfinished = Path(scratch) / target.name
+        unfinished.mkdir()  # the scratch folder itself is for its owner only
+        yield unfinished
+        if target.exists():
+            target.rmdir()
+        unfinished.rename(target)
 
 
 def write_text(path: str | Path, text: str) -> None:

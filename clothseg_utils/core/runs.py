@@ -1,7 +1,6 @@
 """The run folder: its layout, its manifest, its lock."""
 
 import contextlib
-import fcntl
 import importlib.metadata
 import os
 import re
@@ -12,13 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from clothseg_utils.core.files import (
     portable_path,
     read_json,
     repo_root,
     resolve_path,
     sha256_file,
-    sha256_json,
     write_json,
 )
 
@@ -33,18 +33,6 @@ _RECORDED_LIBRARIES = (
     "numpy",
     "papermill",
 )
-
-
-def package_hash() -> str:
-    """SHA-256 over the package's own source: a step made by other code is made again."""
-    package_dir = Path(__file__).resolve().parent.parent
-    sources = sorted(
-        path
-        for path in package_dir.rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    )
-    digests = {path.relative_to(package_dir).as_posix(): sha256_file(path) for path in sources}
-    return sha256_json(digests)
 
 
 class RunFolder:
@@ -138,8 +126,7 @@ class RunFolder:
     def update_step(self, step: str, entry: Mapping[str, Any]) -> None:
         """Merge `entry` into one step of the manifest; safe with several writers."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".manifest.lock").open("w") as lock_file:
-            fcntl.flock(lock_file, fcntl.LOCK_EX)
+        with FileLock(self.path / ".manifest.lock"):
             manifest = self.read_manifest() or {"steps": {}}
             manifest["run_name"] = self.name
             manifest["git_commit"] = git_commit()
@@ -156,18 +143,17 @@ class RunFolder:
             ValueError: another process holds it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+") as lock_file:
-            try:
-                fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock_file.seek(0)
-                raise ValueError(
-                    f'run "{self.name}" is in use by process {lock_file.read().strip() or "?"}; '
-                    "expected one process a run. Wait for it, or choose another --run-name."
-                ) from None
-            lock_file.truncate(0)
-            lock_file.write(str(os.getpid()))
-            lock_file.flush()
+        holder_path = self.path / ".lock.pid"  # Windows lets nobody read a file that is locked
+        try:
+            lock = FileLock(self.path / ".lock").acquire(timeout=0)
+        except Timeout:
+            holder = holder_path.read_text() if holder_path.exists() else "?"
+            raise ValueError(
+                f'run "{self.name}" is in use by process {holder}; '
+                "expected one process a run. Wait for it, or choose another --run-name."
+            ) from None
+        with lock:
+            holder_path.write_text(str(os.getpid()))
             yield
 
 

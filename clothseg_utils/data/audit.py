@@ -1,6 +1,5 @@
 """What would be paired wrongly or could not be read, found and named."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from msgspec import Struct
 
 from clothseg_utils.core.files import atomic_path
 from clothseg_utils.core.progress import progress_bar
+from clothseg_utils.core.workers import usable_cores
 from clothseg_utils.data.coco import CocoFile, ImageRecord, Problem, ProblemKind, colliding_images
 from clothseg_utils.data.photos import check_photo
 from clothseg_utils.data.rle import Rle, rle_to_counts
@@ -84,7 +84,7 @@ def audit(
         coco: the annotation file.
         image_dir: folder of the photos; None leaves photos unchecked.
         mask_dir: folder of the masks, `<stem>.png`; None leaves masks unchecked.
-        workers: threads that decode; 0 means one per CPU.
+        workers: threads that decode; 0 means one per core.
         progress: show a bar, or lines where nobody watches.
 
     Raises:
@@ -267,7 +267,7 @@ def _check_files(
         return _file_problem(folder / name, image, what)
 
     # Threads: the decoders release the interpreter lock.
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(workers or usable_cores()) as pool:
         found = progress_bar(
             pool.map(check, images),
             total=len(images),

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES
-from clothseg_utils.core.files import sha256_file, sha256_json
+from clothseg_utils.core.files import sha256_file, sha256_json, whole_folder
 from clothseg_utils.core.text import suggestion
 from clothseg_utils.data.coco import Split, annotation_path, images_dir, read_annotations
 from clothseg_utils.data.photos import PHOTO_SUFFIXES, check_photo
@@ -186,15 +185,10 @@ def convert_coco(
     known = _check_target(out_dir, recipe)
     if known is not None:
         return known
-    target = out_dir.resolve()  # a link to a folder is filled, not replaced
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-        unfinished = Path(scratch) / target.name
-        unfinished.mkdir()
+    with whole_folder(out_dir) as unfinished:
         made = _write_dataset(unfinished, sources, val_share, recipe)
-        if target.exists():
-            shutil.rmtree(target)
-        unfinished.rename(target)
+        if out_dir.exists():
+            shutil.rmtree(out_dir.resolve())
     return made
 
 

@@ -1,13 +1,11 @@
 """Masks of whole splits, in parallel; the only reader and writer of mask PNGs."""
 
 import contextlib
-import fcntl
-import os
 import re
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
@@ -16,13 +14,14 @@ from typing import Literal
 import cv2
 import msgspec
 import numpy as np
+from filelock import FileLock
 from msgspec import Struct
 from zlib_ng import zlib_ng
 
 from clothseg_utils.core.classes import IGNORE_INDEX, ClassTable, Scheme, class_table
 from clothseg_utils.core.files import atomic_path
 from clothseg_utils.core.progress import progress_bar
-from clothseg_utils.core.workers import process_context, start_worker
+from clothseg_utils.core.workers import usable_cores, worker_pool
 from clothseg_utils.data.coco import (
     Annotation,
     CocoFile,
@@ -263,7 +262,7 @@ def make_masks(
         split: "train" or "val".
         scheme: "supercategory" or "category".
         derived_root: folder of everything derived, such as data/derived.
-        workers: processes; 0 means one per CPU, 1 works in this process.
+        workers: processes; 0 means one per core, 1 works in this process.
         image_limit: first images of the JSON to make; 0 means all.
         progress: show a bar, or lines where nobody watches.
 
@@ -300,7 +299,7 @@ def rasterize_split(
         annotations_path: the annotation JSON; image sizes come from it.
         out_dir: made if missing; must be empty or hold masks made by this function.
         scheme: "supercategory" or "category".
-        workers: processes; 0 means one per CPU, 1 works in this process. A script needs
+        workers: processes; 0 means one per core, 1 works in this process. A script needs
             the usual `if __name__ == "__main__"` for more than one.
         image_limit: first images of the JSON to make; 0 means all.
         progress: show a bar, or lines where nobody watches.
@@ -314,7 +313,7 @@ def rasterize_split(
             holds somebody else's files; negative `workers` or `image_limit`.
     """
     if workers < 0:
-        raise ValueError(f"workers is {workers}; expected 0 (one per CPU) or more.")
+        raise ValueError(f"workers is {workers}; expected 0 (one per core) or more.")
     coco = read_annotations(annotations_path)
     classes = class_table(scheme, coco.categories)
     images = select_images(coco, image_limit)
@@ -422,20 +421,13 @@ def _remove_temporaries(out_dir: Path) -> None:
 def _folder_lock(folder: Path) -> Iterator[None]:
     """Hold a folder for one process; the lock file goes with the lock."""
     path = folder / _LOCK_NAME
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Whoever held it before may have removed the file while we waited; then we hold a lock
-        # that nobody else can see.
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
-                break
-        os.close(descriptor)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+    with FileLock(path):
+        try:
+            yield
+        finally:
+            # Safe while we hold it: a waiting FileLock that gets a removed file tries again.
+            with contextlib.suppress(PermissionError):  # Windows; there FileLock removes it
+                path.unlink(missing_ok=True)
 
 
 def _plan_index(coco: CocoFile, classes: ClassTable, out_dir: Path, n_wanted: int) -> _IndexFile:
@@ -543,17 +535,13 @@ def _rasterize_chunks(
         )
         for start in range(0, len(missing), _CHUNK_IMAGES)
     ]
-    n_workers = min(workers or os.cpu_count() or 1, len(missing) // _MIN_IMAGES_PER_WORKER)
+    n_workers = min(workers or usable_cores(), len(missing) // _MIN_IMAGES_PER_WORKER)
     if n_workers <= 1:
         yield from map(_rasterize_chunk, chunks)
         return
-    pool = ProcessPoolExecutor(n_workers, process_context(), initializer=start_worker)
-    with pool:
-        try:
-            for future in as_completed([pool.submit(_rasterize_chunk, c) for c in chunks]):
-                yield future.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    with worker_pool(n_workers) as pool:
+        for future in as_completed([pool.submit(_rasterize_chunk, c) for c in chunks]):
+            yield future.result()
 
 
 def _rasterize_chunk(chunk: _Chunk) -> list[MaskEntry]:

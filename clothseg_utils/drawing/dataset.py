@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-import os
-import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +15,9 @@ import cv2
 import numpy as np
 
 from clothseg_utils.core.classes import FASHIONPEDIA_CATEGORIES
-from clothseg_utils.core.files import write_text
+from clothseg_utils.core.files import whole_folder, write_text
 from clothseg_utils.core.progress import progress_bar
+from clothseg_utils.core.workers import usable_cores, worker_pool
 from clothseg_utils.drawing.annotate import ATTRIBUTES
 from clothseg_utils.drawing.scene import Drawing, draw_scene
 
@@ -76,19 +73,12 @@ def synthesize(
     recipe = {"drawing_version": DRAWING_VERSION, "train": train, "val": val, "seed": seed}
     if _check_target(out_dir, recipe):
         return out_dir
-    target = out_dir.resolve()  # a link to an empty folder is filled, not replaced
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-        unfinished = Path(scratch) / target.name
-        unfinished.mkdir()
-        _draw_splits(unfinished, recipe, workers, progress)
-        try:
-            if target.exists():
-                target.rmdir()
-            unfinished.rename(target)
-        except OSError:  # somebody filled the folder meanwhile; that is fine if it is this dataset
-            if not _check_target(out_dir, recipe):
-                raise
+    try:
+        with whole_folder(out_dir) as unfinished:
+            _draw_splits(unfinished, recipe, workers, progress)
+    except OSError:  # somebody filled the folder meanwhile; that is fine if it is this dataset
+        if not _check_target(out_dir, recipe):
+            raise
     return out_dir
 
 
@@ -143,34 +133,18 @@ def _draw_splits(root: Path, recipe: dict[str, int], workers: int, progress: boo
         (root / folder).mkdir()
         jobs += [(split_index, image_index) for image_index in range(recipe[name])]
     work = partial(_draw_to_file, str(root), recipe["seed"])
-    workers = min(workers or _usable_cores(), len(jobs))
+    workers = min(workers or usable_cores(), len(jobs))
     bar = partial(progress_bar, total=len(jobs), desc="drawing", unit="photo", disable=not progress)
     if workers <= 1:
         records = list(bar(map(work, jobs)))
     else:
-        # spawn: forking a notebook's kernel after torch started its threads can hang
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_use_one_thread) as pool:
-            try:
-                records = list(bar(pool.map(work, jobs, chunksize=4)))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)  # or it would draw the rest first
-                raise
+        with worker_pool(workers) as pool:
+            records = list(bar(pool.map(work, jobs, chunksize=4)))
     for split_index, split in enumerate(_SPLITS):
         rows = [r for (s, _), r in zip(jobs, records, strict=True) if s == split_index]
         # compact: indentation would make these files three times as long
         text = json.dumps(_annotation_file(rows, recipe, split), separators=(",", ":"))
         write_text(root / split[2], text)
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _use_one_thread() -> None:
-    cv2.setNumThreads(1)
 
 
 def _draw_to_file(

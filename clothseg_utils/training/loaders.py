@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.config import AugmentConfig, Config, DataConfig
+from clothseg_utils.core.workers import stop_opencv_threads
 from clothseg_utils.data.coco import ImageRecord
 from clothseg_utils.data.splits import SplitData, check_disjoint
 from clothseg_utils.network.geometry import fit_image, fit_mask
@@ -92,9 +93,7 @@ def seed_worker(worker_id: int) -> None:
         worker_id: number of the worker; torch's seed already holds it.
     """
     del worker_id
-    # The workers share the cores; threads inside each only compete. 0 means none, as 1 does, but 1
-    # also joins the threads of the parent's pool, which a fork does not copy: it waits for ever.
-    cv2.setNumThreads(0)
+    stop_opencv_threads()
     info = torch.utils.data.get_worker_info()
     info.dataset.set_random_seed(torch.initial_seed() % 2**31)
 

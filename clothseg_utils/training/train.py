@@ -21,7 +21,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from clothseg_utils.core.config import Config, TrainConfig
 from clothseg_utils.core.files import read_json, write_json, write_text
 from clothseg_utils.core.progress import in_notebook, is_attended
-from clothseg_utils.core.runs import RunFolder, package_hash
+from clothseg_utils.core.reach import code_hash
+from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.text import count_text
 from clothseg_utils.data.splits import SplitData, splits_source
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
@@ -36,6 +37,19 @@ PANEL_COUNT = 4
 
 PANEL_HEIGHT = 320
 """Height of the pictures in a panel, pixels: the legend stays readable at small inputs."""
+
+# Code that `train` uses to tell of training, not to decide what is learned.
+_TELLING = tuple(
+    f"clothseg_utils.{name}"
+    for name in (
+        "pictures",
+        "training.live",
+        "core.progress",
+        "core.reach",
+        "core.runs",
+        "core.text",
+    )
+)
 
 _LEARNING_SECTIONS = ("data", "augment", "loss", "train")
 
@@ -230,8 +244,9 @@ def train(
     """Train a network and leave `checkpoints/best.ckpt` in the run folder.
 
     A run that was cut short goes on from `last.ckpt`, if data, network and training settings
-    equal those stored in it; a finished one, made by the same code, returns at once. Otherwise
-    training starts anew, says so, and moves the former checkpoints and logs to `previous/`.
+    equal those stored in it; a finished one returns at once, if the code that decides what is
+    learned is the same: all that this module reaches but pictures and logs. Otherwise training
+    starts anew, says so, and moves the former checkpoints and logs to `previous/`.
 
     Args:
         config: the run's settings.
@@ -257,8 +272,8 @@ def train(
     if state is not None:
         is_finished = run.training_path.exists() and run.best_checkpoint.exists()
         difference = _difference(config, data_info, state) if resume else "no resume was asked for"
-        if is_finished and not difference and _trained_by(run) != package_hash():
-            difference = "the package's code changed since"
+        if is_finished and not difference and _trained_by(run) != _learning_code():
+            difference = "the code of training changed since"
         if difference:
             _set_aside(run)
             notes.append(f"training starts anew: {difference}; the former one is in previous/")
@@ -314,7 +329,7 @@ def train(
             log_precision_recall(writer, module, data_module.val_dataset, best_row["step"])
         log_layout(writer)
         _log_hyperparameters(trainer, config, best_row)
-        write_json(run.training_path, summary | {"package": package_hash()})
+        write_json(run.training_path, summary | {"code": _learning_code()})
     return _finished_result(run, tuple(notes))
 
 
@@ -468,7 +483,7 @@ def _set_aside(run: RunFolder) -> None:
 
 def _finished_result(run: RunFolder, notes: tuple[str, ...]) -> TrainResult:
     summary = read_json(run.training_path)
-    del summary["package"]
+    del summary["code"]
     return TrainResult(
         best_checkpoint=run.best_checkpoint,
         history=read_history(run.logs_dir / "history.csv"),
@@ -477,9 +492,14 @@ def _finished_result(run: RunFolder, notes: tuple[str, ...]) -> TrainResult:
     )
 
 
-def _trained_by(run: RunFolder) -> str:
-    """Hash of the package that finished the run's training."""
-    return read_json(run.training_path)["package"]
+def _learning_code() -> str:
+    """Hash of the code that decides what is learned."""
+    return code_hash([__name__], without=_TELLING)
+
+
+def _trained_by(run: RunFolder) -> str | None:
+    """Hash of the code that finished the run's training; None where an earlier version did."""
+    return read_json(run.training_path).get("code")
 
 
 def _log_hyperparameters(trainer: pl.Trainer, config: Config, best_row: Mapping[str, Any]) -> None:

@@ -27,7 +27,8 @@ from clothseg_utils.core.files import (
     sha256_json,
     write_text,
 )
-from clothseg_utils.core.runs import RunFolder, package_hash
+from clothseg_utils.core.reach import code_hash, notebook_imports
+from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.data.coco import annotation_path, images_dir
 from clothseg_utils.data.convert import check_sources
 
@@ -256,14 +257,14 @@ def notebook_parameters(notebook: str, config: Config) -> dict[str, Any]:
 def step_key(config: Config, run: RunFolder, notebook: str, parameters: Mapping[str, Any]) -> str:
     """Hash of everything that a step depends on.
 
-    Parameters, the notebook's source, the package's source, the annotation files, (name, size,
+    Parameters, the notebook's source, the code that it reaches, the annotation files, (name, size,
     mtime) of photos, files named by parameters, and what upstream steps wrote.
     """
     data_root = resolve_path(config.data.data_root)
     parts: dict[str, Any] = {
         "parameters": dict(parameters),
         "notebook": sha256_file(notebook_path(notebook)),
-        "package": package_hash(),
+        "code": code_hash(notebook_imports(notebook_path(notebook))),
     }
     for split in ("train", "val"):
         path = annotation_path(data_root, split)
