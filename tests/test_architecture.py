@@ -26,7 +26,6 @@ MODULE_ORDER = [  # a module imports only from modules above it
     "coco",
     "convert",
     "masks",
-    "resized",
     "dataset",
     "datamodule",
     "losses",
