@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchmetrics.classification as referee
 
-from clothseg_utils.scores import bootstrap, metrics
+from clothseg_utils.scores import bootstrap
 from clothseg_utils.scores.bootstrap import (
     bootstrap_differences,
     bootstrap_intervals,
@@ -451,41 +451,6 @@ def test_paired_differences_of_other_shapes_are_refused():
         bootstrap_differences(
             np.zeros((3, 2, 2), int), np.zeros((1, 2, 2), int), rng=np.random.default_rng(0)
         )
-
-
-# --- precision and recall ------------------------------------------------------------------------
-
-
-def test_precision_recall_of_a_hand_counted_histogram():
-    counts = metrics.precision_recall_counts(np.array([1, 0, 2, 1]), np.array([4, 1, 1, 0]))
-    assert counts.true_positives.tolist() == [4, 3, 3, 1]
-    assert counts.false_positives.tolist() == [6, 2, 1, 0]
-    assert counts.true_negatives.tolist() == [0, 4, 5, 6]
-    assert counts.false_negatives.tolist() == [0, 1, 1, 3]
-    np.testing.assert_allclose(counts.precision, [0.4, 0.6, 0.75, 1])
-    np.testing.assert_allclose(counts.recall, [1, 0.75, 0.75, 0.25])
-
-
-def test_precision_recall_agrees_with_the_referee():
-    rng = np.random.default_rng(0)
-    probability, target = rng.random(2000).astype(np.float32), rng.integers(0, 2, 2000)
-    bins = (probability * 20).astype(int)
-    inside, outside = (np.bincount(bins[target == t], minlength=20) for t in (1, 0))
-    counts = metrics.precision_recall_counts(inside, outside)
-    thresholds = torch.arange(20) / 20
-    curve = referee.BinaryPrecisionRecallCurve(thresholds=thresholds)
-    precision, recall, _ = curve(torch.from_numpy(probability), torch.from_numpy(target))
-    np.testing.assert_allclose(counts.precision, precision[:-1], atol=2e-3)
-    np.testing.assert_allclose(counts.recall, recall[:-1], atol=2e-3)
-
-
-@pytest.mark.parametrize(
-    ("inside", "outside", "message"),
-    [([1, 2], [1], "as many bins each"), ([0, 0], [1, 2], "the class has no pixels")],
-)
-def test_precision_recall_refuses(inside, outside, message):
-    with pytest.raises(ValueError, match=message):
-        metrics.precision_recall_counts(np.array(inside), np.array(outside))
 
 
 def test_a_class_in_one_image_has_no_interval():

@@ -215,61 +215,6 @@ def scores_of_counts(
     }
 
 
-@dataclass(frozen=True, eq=False)
-class PrCounts:
-    """A precision-recall curve of one class; arrays are per threshold, from 0 up.
-
-    Attributes:
-        true_positives, false_positives, true_negatives, false_negatives: (B,) int64 pixels.
-        precision: (B,) 0..1; 1 where nothing is predicted.
-        recall: (B,) 0..1.
-    """
-
-    true_positives: np.ndarray
-    false_positives: np.ndarray
-    true_negatives: np.ndarray
-    false_negatives: np.ndarray
-    precision: np.ndarray
-    recall: np.ndarray
-
-
-def precision_recall_counts(inside: np.ndarray, outside: np.ndarray) -> PrCounts:
-    """Turn histograms of a class's probability into its precision-recall curve.
-
-    Threshold b is b / B; a pixel is predicted if its probability reaches it.
-
-    Args:
-        inside: (B,) pixels of the class, by their probability in B equal bins over 0..1.
-        outside: (B,) the other pixels, in the same bins.
-
-    Raises:
-        ValueError: the two are no histograms of one length, or the class has no pixels.
-
-    Example:
-        >>> precision_recall_counts(np.array([0, 1]), np.array([3, 1])).precision.tolist()
-        [0.2, 0.5]
-    """
-    if inside.ndim != 1 or inside.shape != outside.shape:
-        raise ValueError(
-            f"histograms are {inside.shape} and {outside.shape}; expected (B,), as many bins each"
-        )
-    if not inside.sum():
-        raise ValueError("the class has no pixels; expected at least one for a recall")
-    true_positives = inside[::-1].cumsum()[::-1]
-    false_positives = outside[::-1].cumsum()[::-1]
-    predicted = true_positives + false_positives
-    precision = np.ones(len(inside))
-    np.divide(true_positives, predicted, out=precision, where=predicted > 0)
-    return PrCounts(
-        true_positives=true_positives,
-        false_positives=false_positives,
-        true_negatives=outside.sum() - false_positives,
-        false_negatives=inside.sum() - true_positives,
-        precision=precision,
-        recall=true_positives / inside.sum(),
-    )
-
-
 def scores_to_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]:
     """Turn scores into what ``metrics.json`` holds; NaN becomes None (null in JSON).
 
