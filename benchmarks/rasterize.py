@@ -81,7 +81,7 @@ def _compare(
     new = timing.our_result
     differing = sum(int(np.count_nonzero(_read(path) != _read(new / path.name))) for path in masks)
     check_equal("pixels of the masks", differing)
-    start = seconds_of(lambda: run_python("-c", "import clothseg_utils.masks"))[0]
+    start = seconds_of(lambda: run_python("-c", "import clothseg_utils.data.masks"))[0]
     writing = _seconds_to_write(masks, folder)
     return Row(
         name=f"rasterize a split, whole command, {workers} worker{'s' * (workers > 1)}",

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import pytest
 
 from clothseg_utils.__main__ import main
-from clothseg_utils.core import runs
+from clothseg_utils.core import files
 from clothseg_utils.core.config import Config, profile_config, replace_fields
 from clothseg_utils.core.files import repo_root
 from clothseg_utils.core.runs import RunFolder
@@ -111,7 +111,7 @@ def cli(
 ) -> Callable[..., CliResult]:
     """Run a command line in this process, in a scratch folder that stands for the repository."""
     (tmp_path / "repo").mkdir()
-    monkeypatch.setattr(runs, "repo_root", lambda: tmp_path / "repo")
+    monkeypatch.setattr(files, "repo_root", lambda: tmp_path / "repo")
 
     def call(*arguments: str | Path, program: str = "__main__.py") -> CliResult:
         monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])

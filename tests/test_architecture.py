@@ -1,4 +1,4 @@
-"""The house: who imports whom, and that an import does nothing else."""
+"""The house: which folder imports from which, and that an import does nothing else."""
 
 import ast
 import json
@@ -11,52 +11,29 @@ from clothseg_utils.core.files import repo_root
 
 PACKAGE_DIR = repo_root() / "clothseg_utils"
 
-MODULE_ORDER = [  # a module imports only from modules above it
-    "wording",
-    "classes",
-    "config",
-    "runs",
-    "progress",
-    "photos",
-    "geometry",
-    "augment",
-    "download",
-    "wardrobe",
-    "synthetic",
-    "coco",
-    "convert",
-    "masks",
-    "dataset",
-    "datamodule",
-    "losses",
-    "metrics",
-    "boundaries",
-    "calibration",
-    "composites",
-    "strata",
-    "errors",
-    "overlays",
-    "figures",
-    "decoder",
+# In the order of the work: a folder imports only from itself and from folders above it.
+FOLDERS = (
+    "core",
+    "drawing",
+    "data",
+    "scores",
+    "pictures",
     "network",
-    "model",
-    "live",
-    "train",
-    "inference",
-    "predict",
-    "trials",
-    "evaluate",
-    "compare",
-    "latex",
+    "training",
     "report",
-    "widgets",
-    "pipeline",
-    "sweep",
-    "__main__",
+    "workflow",
+)
+ROOMS = sorted(path for path in PACKAGE_DIR.rglob("*.py") if path.parent != PACKAGE_DIR)
+DOORS = {"network", "training"}
+TORCH = {"torch", "torchvision", "timm", "segmentation_models_pytorch"}
+MOST_LINES = {"widgets.py": 740}
+MODULES = [
+    f"{path.parent.name}.{path.stem}"
+    for path in sorted(ROOMS, key=lambda path: FOLDERS.index(path.parent.name))
+    if path.stem != "__init__"
 ]
-WITH_TORCH = ["dataset", "datamodule", "losses", "decoder", "network", "model", "live", "train"]
-WITH_TORCH += ["inference", "predict", "trials", "evaluate"]
-WITHOUT_TORCH = [module for module in MODULE_ORDER if module not in WITH_TORCH]
+WITH_TORCH = [module for module in MODULES if module.partition(".")[0] in DOORS]
+WITHOUT_TORCH = [module for module in MODULES if module not in WITH_TORCH]
 
 # Runs in a process of its own and writes what it saw to the file argv[1]. It imports argv[2:] in
 # order and says after each which of the heavy libraries are loaded by then.
@@ -99,7 +76,7 @@ def rng_states():
     return states
 
 
-if "network" in modules:
+if any(module.startswith("network.") for module in modules):
     import rich.style  # draws an id from `random` when it is imported
     import torch  # to look at its generator before and after
 before = rng_states()
@@ -134,46 +111,71 @@ def check_does_nothing(seen):
     assert seen["rng"] == [], "an import seeds a random generator or draws from it"
 
 
-def imported_modules(path):
-    """Modules of the package that a source file imports, anywhere in it."""
+def imported_names(path):
+    """What a source file imports, anywhere in it, as dotted names."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} has a relative import in line {node.lineno}"
-            names.add(node.module)
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    parts = (name.split(".") for name in names)
+    return names
+
+
+def imported_libraries(path):
+    return {name.partition(".")[0] for name in imported_names(path)}
+
+
+def imported_folders(path):
+    parts = (name.split(".") for name in imported_names(path))
     return {part[1] for part in parts if part[0] == "clothseg_utils" and len(part) > 1}
 
 
-def test_every_module_has_its_place():
-    modules = {path.stem for path in PACKAGE_DIR.rglob("*.py")} - {"__init__"}
-    assert sorted(MODULE_ORDER) == sorted(modules)
+def room_id(path):
+    return f"{path.parent.name}/{path.name}"
 
 
-@pytest.mark.parametrize("module", MODULE_ORDER)
-def test_a_module_imports_only_from_modules_above_it(module):
+def test_every_room_is_in_one_of_the_folders():
+    assert {path.parent.relative_to(PACKAGE_DIR).as_posix() for path in ROOMS} == set(FOLDERS)
+    assert sorted(path.name for path in PACKAGE_DIR.glob("*.py")) == ["__init__.py", "__main__.py"]
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=room_id)
+def test_a_folder_imports_only_from_folders_above_it(room):
     """Imports inside functions and for type checkers count too."""
-    imported = imported_modules(PACKAGE_DIR / f"{module}.py") & set(MODULE_ORDER)
-    below = set(MODULE_ORDER[MODULE_ORDER.index(module) :])
-    assert imported & below == set()
+    above = FOLDERS[: FOLDERS.index(room.parent.name) + 1]
+    assert imported_folders(room) <= set(above)
 
 
-def test_importing_the_package_imports_none_of_its_modules():
-    assert imported_modules(PACKAGE_DIR / "__init__.py") == set()
+@pytest.mark.parametrize("room", ROOMS, ids=room_id)
+def test_libraries_stay_behind_their_doors(room):
+    libraries, folder = imported_libraries(room), room.parent.name
+    if folder not in DOORS:
+        assert not libraries & TORCH
+    if folder != "training":
+        assert not libraries & {"pytorch_lightning", "lightning"}
+    if folder != "pictures":
+        assert not libraries & {"matplotlib", "seaborn", "matplotlib_inline"}
+    if folder in ("core", "drawing", "data") and room.name != "exploration.py":
+        assert "pandas" not in libraries
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=room_id)
+def test_no_room_grows_too_large(room):
+    n_lines = len(room.read_text(encoding="utf-8").splitlines())
+    assert n_lines <= MOST_LINES.get(room.name, 600)
 
 
 def test_the_check_finds_every_form_of_import(tmp_path):
     source = tmp_path / "a.py"
     source.write_text(
-        "import clothseg_utils.masks\n"
-        "from clothseg_utils import coco, __version__\n"
-        "def f():\n    from clothseg_utils.train import train\n"
+        "import clothseg_utils.data.masks\n"
+        "from clothseg_utils import core, __version__\n"
+        "def f():\n    from clothseg_utils.training.train import train\n"
         "import os.path, clothseg\n"
     )
-    assert imported_modules(source) & set(MODULE_ORDER) == {"masks", "coco", "train"}
+    assert imported_folders(source) & set(FOLDERS) == {"data", "core", "training"}
 
 
 @pytest.mark.slow
@@ -182,18 +184,16 @@ def test_modules_without_torch_do_nothing_when_imported(tmp_path):
     check_does_nothing(seen)
     assert [module for module, loaded in seen["loaded"].items() if "torch" in loaded] == []
     # Drawing figures is the only job here that needs these two.
-    above_figures = WITHOUT_TORCH[: WITHOUT_TORCH.index("figures")]
-    assert [m for m in above_figures if {"matplotlib", "pandas"} & set(seen["loaded"][m])] == []
+    early = [m for m in WITHOUT_TORCH if m.partition(".")[0] in ("core", "drawing", "data")]
+    assert [m for m in early if {"matplotlib", "pandas"} & set(seen["loaded"][m])] == []
 
 
 @pytest.mark.slow
 def test_modules_with_torch_do_nothing_when_imported(tmp_path):
-    """`predict` comes first: using a network must not wait for what only training needs."""
-    rest = [module for module in WITH_TORCH if module not in ("network", "predict")]
-    seen = observe_imports(tmp_path, ["network", "predict", *rest])
+    """Using a network must not wait for what only training and figures need."""
+    seen = observe_imports(tmp_path, WITH_TORCH)
     check_does_nothing(seen)
-    assert seen["loaded"]["network"] == ["torch"]
-    assert seen["loaded"]["predict"] == ["torch"]
+    assert seen["loaded"]["network.predict"] == ["torch"]
 
 
 def test_the_observer_notices(tmp_path, monkeypatch):

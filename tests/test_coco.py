@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from clothseg_utils.data import coco as coco_module
+from clothseg_utils.data import audit as audit_module
 from clothseg_utils.data.audit import audit, write_audit
 from clothseg_utils.data.coco import (
     Annotation,
@@ -336,7 +336,7 @@ def test_odd_area_and_bbox_are_listed_but_kept(tmp_path):
     ],
 )
 def test_box_of_rle(counts, box):
-    assert coco_module._segmentation_to_box(Rle(size=(5, 6), counts=counts)) == box
+    assert audit_module._segmentation_to_box(Rle(size=(5, 6), counts=counts)) == box
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES, class_colors, class_table
-from clothseg_utils.pictures import style as figures
+from clothseg_utils.pictures import data_figures, score_figures, style, training_figures
 
 SOURCE = "synthetic, val, n = 3 photos"
 TABLE = class_table(
@@ -143,50 +143,54 @@ DIFFERENCES = pd.DataFrame(
 )
 
 PLOTS = {
-    "category_counts": lambda: figures.plot_category_counts(ANNOTATIONS, source=SOURCE),
-    "supercategory_counts": lambda: figures.plot_supercategory_counts(ANNOTATIONS, source=SOURCE),
-    "area_histogram": lambda: figures.plot_area_histogram(ANNOTATIONS, source=SOURCE),
-    "area_by_supercategory": lambda: figures.plot_area_by_supercategory(ANNOTATIONS, source=SOURCE),
-    "annotations_per_image": lambda: figures.plot_annotations_per_image(IMAGES, source=SOURCE),
-    "image_sizes": lambda: figures.plot_image_sizes(IMAGES, source=SOURCE),
-    "cooccurrence": lambda: figures.plot_cooccurrence(COOCCURRENCE, source=SOURCE),
-    "gallery": lambda: figures.plot_gallery([PHOTO] * 3, ["a", "b", "c"], source=SOURCE),
-    "layers": lambda: figures.plot_layers([("coat", MASK)], TABLE, source=SOURCE),
-    "class_shares": lambda: figures.plot_class_shares(PIXELS, TABLE, source=SOURCE),
-    "hidden_pixels": lambda: figures.plot_hidden_pixels(
+    "category_counts": lambda: data_figures.plot_category_counts(ANNOTATIONS, source=SOURCE),
+    "supercategory_counts": lambda: data_figures.plot_supercategory_counts(
+        ANNOTATIONS, source=SOURCE
+    ),
+    "area_histogram": lambda: data_figures.plot_area_histogram(ANNOTATIONS, source=SOURCE),
+    "area_by_supercategory": lambda: data_figures.plot_area_by_supercategory(
+        ANNOTATIONS, source=SOURCE
+    ),
+    "annotations_per_image": lambda: data_figures.plot_annotations_per_image(IMAGES, source=SOURCE),
+    "image_sizes": lambda: data_figures.plot_image_sizes(IMAGES, source=SOURCE),
+    "cooccurrence": lambda: data_figures.plot_cooccurrence(COOCCURRENCE, source=SOURCE),
+    "gallery": lambda: data_figures.plot_gallery([PHOTO] * 3, ["a", "b", "c"], source=SOURCE),
+    "layers": lambda: data_figures.plot_layers([("coat", MASK)], TABLE, source=SOURCE),
+    "class_shares": lambda: data_figures.plot_class_shares(PIXELS, TABLE, source=SOURCE),
+    "hidden_pixels": lambda: data_figures.plot_hidden_pixels(
         np.array([np.nan] * 10 + [0.5, 0.0, 0.1]), TABLE, source=SOURCE
     ),
-    "live_curves": lambda: figures.plot_live_curves(HISTORY, source=SOURCE),
-    "training_curves": lambda: figures.plot_training_curves(HISTORY, source=SOURCE),
-    "batch": lambda: figures.plot_batch(
+    "live_curves": lambda: training_figures.plot_live_curves(HISTORY, source=SOURCE),
+    "training_curves": lambda: training_figures.plot_training_curves(HISTORY, source=SOURCE),
+    "batch": lambda: training_figures.plot_batch(
         np.stack([PHOTO] * 2), np.stack([MASK] * 2), TABLE, source=SOURCE
     ),
-    "confusion_matrix": lambda: figures.plot_confusion_matrix(
+    "confusion_matrix": lambda: score_figures.plot_confusion_matrix(
         CONFUSION, TABLE.names, source=SOURCE
     ),
-    "class_scores": lambda: figures.plot_class_scores(SCORES, TABLE, source=SOURCE),
-    "strata": lambda: figures.plot_strata("People", STRATA, source=SOURCE),
-    "option_trials": lambda: figures.plot_option_trials(TRIALS, source=SOURCE),
-    "differences": lambda: figures.plot_differences(
+    "class_scores": lambda: score_figures.plot_class_scores(SCORES, TABLE, source=SOURCE),
+    "strata": lambda: score_figures.plot_strata("People", STRATA, source=SOURCE),
+    "option_trials": lambda: score_figures.plot_option_trials(TRIALS, source=SOURCE),
+    "differences": lambda: score_figures.plot_differences(
         DIFFERENCES, ("a", "b"), TABLE.names, TABLE.colors, source=SOURCE
     ),
-    "error_kinds": lambda: figures.plot_error_kinds(
+    "error_kinds": lambda: score_figures.plot_error_kinds(
         np.array([[9, 0, 1, 0], [6, 3, 1, 5], [0, 0, 0, 7]]),
         ["background", "a", "b"],
         source=SOURCE,
     ),
-    "class_extremes": lambda: figures.plot_class_extremes(
+    "class_extremes": lambda: score_figures.plot_class_extremes(
         {"head": [("best 0.90", PHOTO), ("worst 0.10", PHOTO)], "neck": []}, source=SOURCE
     ),
-    "boundary_scores": lambda: figures.plot_boundary_scores(BOUNDARIES, TABLE, source=SOURCE),
-    "reliability": lambda: figures.plot_reliability(BINS, ece=0.2, source=SOURCE),
-    "composites": lambda: figures.plot_composites(COMPOSITES, source=SOURCE),
-    "area_curve": lambda: figures.plot_area_curve(BANDS, CATEGORIES, TABLE, source=SOURCE),
-    "overlap_pairs": lambda: figures.plot_overlap_pairs(PAIRS, source=SOURCE),
-    "comparison": lambda: figures.plot_comparison(
+    "boundary_scores": lambda: score_figures.plot_boundary_scores(BOUNDARIES, TABLE, source=SOURCE),
+    "reliability": lambda: score_figures.plot_reliability(BINS, ece=0.2, source=SOURCE),
+    "composites": lambda: score_figures.plot_composites(COMPOSITES, source=SOURCE),
+    "area_curve": lambda: score_figures.plot_area_curve(BANDS, CATEGORIES, TABLE, source=SOURCE),
+    "overlap_pairs": lambda: score_figures.plot_overlap_pairs(PAIRS, source=SOURCE),
+    "comparison": lambda: score_figures.plot_comparison(
         {"mIoU": 0.4}, {"mIoU": 0.544}, source=SOURCE, note="another size"
     ),
-    "image_score_histogram": lambda: figures.plot_image_score_histogram(
+    "image_score_histogram": lambda: score_figures.plot_image_score_histogram(
         [0.1, 0.5, np.nan], source=SOURCE
     ),
 }
@@ -207,7 +211,12 @@ def color_of(name: str) -> tuple[float, ...]:
 
 
 def test_every_plot_function_is_tried_here():
-    assert {f"plot_{name}" for name in PLOTS} == {n for n in vars(figures) if n.startswith("plot_")}
+    assert {f"plot_{name}" for name in PLOTS} == {
+        n
+        for room in (data_figures, training_figures, score_figures)
+        for n in vars(room)
+        if n.startswith("plot_")
+    }
 
 
 @pytest.mark.parametrize("name", PLOTS)
@@ -297,7 +306,7 @@ def test_hidden_pixels_tell_nothing_hidden_from_no_annotations():
     assert texts.count("no annotations") == 9
     assert texts.count("0 %") == 1
     assert "50.0 %" in texts
-    figures.plot_hidden_pixels(np.full(13, np.nan), TABLE, source=SOURCE)
+    data_figures.plot_hidden_pixels(np.full(13, np.nan), TABLE, source=SOURCE)
 
 
 def test_training_curves_are_the_five_with_the_best_epoch_marked():
@@ -327,7 +336,7 @@ def test_live_curves_end_in_the_latest_values():
 
 def test_training_curves_without_validation_say_so():
     history = HISTORY.assign(**{"val/mean_iou": np.nan})
-    texts = texts_of(figures.plot_training_curves(history, source=SOURCE))
+    texts = texts_of(training_figures.plot_training_curves(history, source=SOURCE))
     assert texts.count("nothing logged") == 1
 
 
@@ -335,7 +344,7 @@ def test_confusion_rows_are_percentages_and_absent_rows_hatched():
     confusion = np.zeros((3, 3), int)
     confusion[0] = [6, 2, 0]
     confusion[2] = [0, 0, 5]
-    axes = figures.plot_confusion_matrix(confusion, ["a", "b", "c"], source=SOURCE).axes[0]
+    axes = score_figures.plot_confusion_matrix(confusion, ["a", "b", "c"], source=SOURCE).axes[0]
     shown = axes.collections[0].get_array().reshape(3, 3)
     np.testing.assert_allclose(shown.filled(-1), [[75, 25, 0], [-1, -1, -1], [0, 0, 100]])
     assert [patch.get_y() for patch in axes.patches if patch.get_hatch()] == [1]
@@ -344,7 +353,7 @@ def test_confusion_rows_are_percentages_and_absent_rows_hatched():
 @pytest.mark.slow
 def test_47_classes_have_no_numbers_in_the_cells():
     names = [f"class {i}" for i in range(47)]
-    axes = figures.plot_confusion_matrix(np.eye(47, dtype=int), names, source=SOURCE).axes[0]
+    axes = score_figures.plot_confusion_matrix(np.eye(47, dtype=int), names, source=SOURCE).axes[0]
     assert len(axes.texts) == 0
     assert len(axes.get_yticklabels()) == 47
 
@@ -401,7 +410,7 @@ def test_boundary_scores_name_absent_classes_and_the_mean():
 def test_reliability_says_how_many_pixels_and_how_far_off():
     texts = texts_of(drawn("reliability"))
     assert "ECE 0.200, n = 4.0 kpx" in texts
-    empty = figures.plot_reliability(BINS.assign(pixels=0.0), ece=np.nan, source=SOURCE)
+    empty = score_figures.plot_reliability(BINS.assign(pixels=0.0), ece=np.nan, source=SOURCE)
     assert any(text.startswith("no pixels") for text in texts_of(empty))
 
 
@@ -416,7 +425,7 @@ def test_area_curve_shows_bands_and_categories_small_ones_first():
 
 
 def test_area_curve_without_annotations():
-    figure = figures.plot_area_curve(BANDS, CATEGORIES.iloc[:0], TABLE, source=SOURCE)
+    figure = score_figures.plot_area_curve(BANDS, CATEGORIES.iloc[:0], TABLE, source=SOURCE)
     assert "no annotations" in texts_of(figure)
 
 
@@ -436,24 +445,24 @@ def test_image_score_histogram_leaves_out_what_has_no_score():
 def test_notebooks_show_figures_as_they_are_saved(tmp_path, monkeypatch):
     shell = InteractiveShell()
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
-    figures.show_sharp_figures()
+    style.show_sharp_figures()
     figure = PLOTS["strata"]()
-    png_path, _ = figures.save_figure(figure, tmp_path / "strata", caption="What it shows.")
+    png_path, _ = style.save_figure(figure, tmp_path / "strata", caption="What it shows.")
     shown, metadata = shell.display_formatter.format(figure, include={"image/png"})
     assert b64decode(shown["image/png"]) == png_path.read_bytes()
     height, width = plt.imread(png_path).shape[:2]
     assert metadata["image/png"]["alt"] == "What it shows."
     assert metadata["image/png"]["width"] == pytest.approx(width / 2, abs=1)
     assert metadata["image/png"]["height"] == pytest.approx(height / 2, abs=1)
-    figures.save_figure(figure, tmp_path / "strata", caption="What it shows.")
+    style.save_figure(figure, tmp_path / "strata", caption="What it shows.")
     figure.axes[0].set_title("changed after it was saved")
     changed, _ = shell.display_formatter.format(figure, include={"image/png"})
     assert b64decode(changed["image/png"]) != png_path.read_bytes()
 
 
 def test_saved_figures_are_png_and_svg_and_equal_each_time(tmp_path):
-    first = figures.save_figure(PLOTS["strata"](), tmp_path / "one" / "04_strata.v2")
-    second = figures.save_figure(PLOTS["strata"](), tmp_path / "two" / "04_strata.v2")
+    first = style.save_figure(PLOTS["strata"](), tmp_path / "one" / "04_strata.v2")
+    second = style.save_figure(PLOTS["strata"](), tmp_path / "two" / "04_strata.v2")
     assert [path.name for path in first] == ["04_strata.v2.png", "04_strata.v2.svg"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert first[0].read_bytes().startswith(b"\x89PNG")
@@ -463,88 +472,92 @@ def test_saved_figures_are_png_and_svg_and_equal_each_time(tmp_path):
 
 BAD_CALLS = {
     "missing column": (
-        lambda: figures.plot_category_counts(ANNOTATIONS[["image_id"]], source=SOURCE),
+        lambda: data_figures.plot_category_counts(ANNOTATIONS[["image_id"]], source=SOURCE),
         r"annotations lack the columns \['category', 'supercategory'\]",
     ),
     "no annotations": (
-        lambda: figures.plot_supercategory_counts(ANNOTATIONS.iloc[:0], source=SOURCE),
+        lambda: data_figures.plot_supercategory_counts(ANNOTATIONS.iloc[:0], source=SOURCE),
         "no annotations; expected at least one",
     ),
     "no areas": (
-        lambda: figures.plot_area_histogram(ANNOTATIONS.iloc[3:4], source=SOURCE),
+        lambda: data_figures.plot_area_histogram(ANNOTATIONS.iloc[3:4], source=SOURCE),
         "no annotations with an area",
     ),
     "no images": (
-        lambda: figures.plot_annotations_per_image(IMAGES.iloc[:0], source=SOURCE),
+        lambda: data_figures.plot_annotations_per_image(IMAGES.iloc[:0], source=SOURCE),
         "no images; expected",
     ),
     "table not square": (
-        lambda: figures.plot_cooccurrence(COOCCURRENCE.iloc[:2], source=SOURCE),
+        lambda: data_figures.plot_cooccurrence(COOCCURRENCE.iloc[:2], source=SOURCE),
         r"cooccurrence is \(2, 3\); expected the same rows and columns",
     ),
     "nothing occurs": (
-        lambda: figures.plot_cooccurrence(0 * COOCCURRENCE, source=SOURCE),
+        lambda: data_figures.plot_cooccurrence(0 * COOCCURRENCE, source=SOURCE),
         "no cooccurrence above 0",
     ),
     "too few titles": (
-        lambda: figures.plot_gallery([PHOTO], [], source=SOURCE),
+        lambda: data_figures.plot_gallery([PHOTO], [], source=SOURCE),
         "'images': 1, 'titles': 0",
     ),
-    "no stages": (lambda: figures.plot_layers([], TABLE, source=SOURCE), "no stages"),
+    "no stages": (lambda: data_figures.plot_layers([], TABLE, source=SOURCE), "no stages"),
     "other number of classes": (
-        lambda: figures.plot_class_shares(np.ones(3), TABLE, source=SOURCE),
+        lambda: data_figures.plot_class_shares(np.ones(3), TABLE, source=SOURCE),
         r"pixels are \(3,\); expected \(13,\)",
     ),
     "no pixels": (
-        lambda: figures.plot_class_shares(np.zeros(13), TABLE, source=SOURCE),
+        lambda: data_figures.plot_class_shares(np.zeros(13), TABLE, source=SOURCE),
         "pixels are all 0",
     ),
     "confusion of another size": (
-        lambda: figures.plot_confusion_matrix(np.eye(3), TABLE.names, source=SOURCE),
+        lambda: score_figures.plot_confusion_matrix(np.eye(3), TABLE.names, source=SOURCE),
         r"confusion is \(3, 3\); expected \(13, 13\)",
     ),
     "unknown class": (
-        lambda: figures.plot_class_scores(SCORES.assign(class_name="hat"), TABLE, source=SOURCE),
+        lambda: score_figures.plot_class_scores(
+            SCORES.assign(class_name="hat"), TABLE, source=SOURCE
+        ),
         r"scores have classes \['hat'\]",
     ),
     "unknown class of boundaries": (
-        lambda: figures.plot_boundary_scores(
+        lambda: score_figures.plot_boundary_scores(
             BOUNDARIES.assign(class_name="hat"), TABLE, source=SOURCE
         ),
         r"scores have classes \['hat'\]",
     ),
     "unknown class of categories": (
-        lambda: figures.plot_area_curve(
+        lambda: score_figures.plot_area_curve(
             BANDS, CATEGORIES.assign(class_name="hat"), TABLE, source=SOURCE
         ),
         r"categories have classes \['hat'\]",
     ),
     "boundaries without mask IoU": (
-        lambda: figures.plot_boundary_scores(BOUNDARIES.drop(columns="iou"), TABLE, source=SOURCE),
+        lambda: score_figures.plot_boundary_scores(
+            BOUNDARIES.drop(columns="iou"), TABLE, source=SOURCE
+        ),
         r"scores lack the columns \['iou'\]",
     ),
     "no bins": (
-        lambda: figures.plot_reliability(BINS.iloc[:0], ece=0.1, source=SOURCE),
+        lambda: score_figures.plot_reliability(BINS.iloc[:0], ece=0.1, source=SOURCE),
         "no bins; expected at least one",
     ),
     "composites without a drop": (
-        lambda: figures.plot_composites(STRATA, source=SOURCE),
+        lambda: score_figures.plot_composites(STRATA, source=SOURCE),
         r"strata lack the columns \['alone'",
     ),
     "pairs without recall": (
-        lambda: figures.plot_overlap_pairs(PAIRS.drop(columns="recall"), source=SOURCE),
+        lambda: score_figures.plot_overlap_pairs(PAIRS.drop(columns="recall"), source=SOURCE),
         r"pairs lack the columns \['recall'\]",
     ),
     "other scores": (
-        lambda: figures.plot_comparison({"a": 0.1}, {"b": 0.1}, source=SOURCE),
+        lambda: score_figures.plot_comparison({"a": 0.1}, {"b": 0.1}, source=SOURCE),
         r"reported has scores \['b'\]; expected \['a'\]",
     ),
     "no trials": (
-        lambda: figures.plot_option_trials(TRIALS.iloc[:0], source=SOURCE),
+        lambda: score_figures.plot_option_trials(TRIALS.iloc[:0], source=SOURCE),
         "no trials; expected",
     ),
     "difference of an unknown class": (
-        lambda: figures.plot_differences(
+        lambda: score_figures.plot_differences(
             DIFFERENCES.assign(class_name="hat"),
             ("a", "b"),
             TABLE.names,
@@ -554,12 +567,15 @@ BAD_CALLS = {
         r"differences have classes \['hat'\]",
     ),
     "kinds of another number of classes": (
-        lambda: figures.plot_error_kinds(np.zeros((2, 4)), ["a"], source=SOURCE),
+        lambda: score_figures.plot_error_kinds(np.zeros((2, 4)), ["a"], source=SOURCE),
         r"kinds are \(2, 4\); expected \(1, 4\)",
     ),
-    "no tiles": (lambda: figures.plot_class_extremes({}, source=SOURCE), "no tiles; expected"),
+    "no tiles": (
+        lambda: score_figures.plot_class_extremes({}, source=SOURCE),
+        "no tiles; expected",
+    ),
     "no scores": (
-        lambda: figures.plot_image_score_histogram([np.nan], source=SOURCE),
+        lambda: score_figures.plot_image_score_histogram([np.nan], source=SOURCE),
         "no scores; expected",
     ),
 }
@@ -579,6 +595,6 @@ def test_other_taxonomies_are_grey_and_need_no_legend():
             "image_id": [1, 1, 2],
         }
     )
-    assert figures.plot_category_counts(table, source="mine").legends == []
-    bars = figures.plot_supercategory_counts(table, source="mine").axes[0].patches
+    assert data_figures.plot_category_counts(table, source="mine").legends == []
+    bars = data_figures.plot_supercategory_counts(table, source="mine").axes[0].patches
     assert [bar.get_facecolor()[:3] for bar in bars] == [(150 / 255,) * 3]

@@ -669,7 +669,7 @@ def test_worker_processes_make_the_same_masks(dataset, tmp_path, monkeypatch):
     alone = rasterize_split(path, tmp_path / "alone", "supercategory", workers=1)
     monkeypatch.setattr(masks_module, "_MIN_IMAGES_PER_WORKER", 1)
     spawn = multiprocessing.get_context("spawn")
-    monkeypatch.setattr(masks_module, "_process_context", lambda: spawn)
+    monkeypatch.setattr(masks_module, "process_context", lambda: spawn)
     # Calls in this process would fail now; those in the workers, which import anew, do not.
     monkeypatch.setattr(masks_module, "rasterize", None)
     together = rasterize_split(path, tmp_path / "together", "supercategory", workers=2)
@@ -683,7 +683,7 @@ def test_worker_processes_make_the_same_masks(dataset, tmp_path, monkeypatch):
 FORKING = """
 import sys, threading
 import cv2, numpy as np
-from clothseg_utils import masks
+from clothseg_utils.data import masks
 
 path, alone, together = sys.argv[1:]
 masks._MIN_IMAGES_PER_WORKER = masks._CHUNK_IMAGES = 1
@@ -691,9 +691,9 @@ cv2.setNumThreads(2)
 cv2.warpAffine(np.zeros((2000, 2000), np.uint8), np.eye(2, 3), (2000, 2000))  # starts its threads
 masks.rasterize_split(path, alone, "supercategory", workers=1)
 masks.rasterize_split(path, together, "supercategory", workers=2)
-print(masks._process_context().get_start_method())
+print(masks.process_context().get_start_method())
 threading.Thread(target=threading.Event().wait, daemon=True).start()
-print(masks._process_context().get_start_method())
+print(masks.process_context().get_start_method())
 """
 
 
@@ -763,12 +763,12 @@ def test_lock_is_held_by_one_at_a_time_and_leaves_nothing(tmp_path):
 
 def test_two_processes_at_once_agree_and_leave_a_whole_folder(dataset, tmp_path):
     program = (
-        "import sys; from clothseg_utils.masks import make_masks\n"
+        "import sys; from clothseg_utils.data.masks import make_masks\n"
         "index = make_masks(sys.argv[1], 'train', 'supercategory', sys.argv[2], workers=1)\n"
         "print(index.mask_dir, index.class_pixels.tolist())"
     )
     command = [sys.executable, "-c", program, str(dataset), str(tmp_path / "derived")]
-    environment = os.environ | {"PYTHONPATH": str(Path(masks_module.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(masks_module.__file__).parents[2])}
     runs = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         for _ in range(2)

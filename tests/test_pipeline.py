@@ -36,7 +36,7 @@ from clothseg_utils.workflow.pipeline import (
 STEPS = ("01_data_exploration", "03_training", "04_metric_evaluation")
 PARAMETERS = 'run_name: str = "demo"\noutputs_root: str = "outputs"\ndata_root: str = "data"\n'
 BODY = """
-from clothseg_utils.runs import RunFolder
+from clothseg_utils.core.runs import RunFolder
 run = RunFolder(outputs_root, run_name)
 if (run.path / "break {step}").exists():
     raise RuntimeError("no luck\\ntoday")

@@ -151,7 +151,7 @@ def test_package_hash_follows_the_source(tmp_path, monkeypatch):
 def test_a_relative_path_means_the_repository(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert resolve_path("data/synthetic") == repo_root() / "data" / "synthetic"
-    assert (repo_root() / "clothseg_utils" / "runs.py").is_file()
+    assert (repo_root() / "clothseg_utils" / "core" / "runs.py").is_file()
 
 
 def test_an_absolute_path_stays(tmp_path):
@@ -270,7 +270,7 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path):
     """Read, change and write must be one act: each process adds ten steps of its own."""
     code = """
 import sys
-from clothseg_utils import runs
+from clothseg_utils.core import runs
 vars(runs).update(git_commit=lambda: None, library_versions=lambda: None)  # slow
 run = runs.RunFolder(sys.argv[1], "demo")
 sys.stdin.read(1)  # all start together
@@ -296,7 +296,7 @@ def test_git_commit_is_empty_outside_a_checkout(monkeypatch, tmp_path):
 
 HOLD_LOCK = """
 import sys
-from clothseg_utils.runs import RunFolder
+from clothseg_utils.core.runs import RunFolder
 with RunFolder(sys.argv[1], "demo").lock():
     print("locked", flush=True)
     sys.stdin.read()

@@ -209,11 +209,11 @@ def test_killed_training_goes_on_where_it_stopped(small_config, splits):
         import json, os, signal, sys
         from pathlib import Path
         import torch
-        from clothseg_utils.config import Config
-        from clothseg_utils.dataset import load_split
-        from clothseg_utils.model import ClothingSegmenter
-        from clothseg_utils.runs import RunFolder
-        from clothseg_utils.train import train
+        from clothseg_utils.core.config import Config
+        from clothseg_utils.data.splits import load_split
+        from clothseg_utils.training.module import ClothingSegmenter
+        from clothseg_utils.core.runs import RunFolder
+        from clothseg_utils.training.train import train
 
         torch.set_num_threads(1)
         config = Config.model_validate(json.loads(Path(sys.argv[1]).read_text()))
