@@ -46,9 +46,10 @@ tensorboard: $(STAMP) ## serve the training logs of all runs on 127.0.0.1
 	@$(VENV_PYTHON) -m tensorboard.main --logdir $(LOG_FOLDER) --host 127.0.0.1 \
 		$(TENSORBOARD_OPTIONS)
 
-lint: $(STAMP) ## check style, notebooks included
+lint: $(STAMP) ## check style, notebooks included, and types
 	@$(VENV_PYTHON) -m ruff check
 	@$(VENV_PYTHON) -m ruff format --check
+	@$(VENV_PYTHON) -m mypy
 
 format: $(STAMP) ## sort imports, apply safe fixes, lay out the code
 	@$(VENV_PYTHON) -m ruff check --fix

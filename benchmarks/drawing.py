@@ -3,7 +3,7 @@
 import statistics
 
 from benchmarks.harness import Row, one_thread, seconds_of
-from clothseg_utils.synthetic import draw
+from clothseg_utils.drawing.dataset import draw
 
 # 300 photos in 30 s on two cores.
 LIMIT_SECONDS = 30 * 2 / 300

@@ -192,7 +192,7 @@ def annotation_data_root() -> tuple[Path, str]:
 
 
 def _drawn_data_root() -> Path:
-    from clothseg_utils.synthetic import synthesize
+    from clothseg_utils.drawing.dataset import synthesize
 
     root = ROOT / "data" / "synthetic"
     if not root.exists():

@@ -129,13 +129,13 @@ def _compare_photo(checkpoint: Path, words: str, photo: Path, folder: Path) -> R
     from benchmarks.training_step import forward_flops, matmul_flops_per_second
     from clothseg_utils.data.masks import write_mask
     from clothseg_utils.data.photos import read_photo
-    from clothseg_utils.network.segmenter import load_network, predict_mask
+    from clothseg_utils.network.segmenter import load_segmenter
     from clothseg_utils.network.unet import default_precision
 
-    trained = dataclasses.replace(load_network(checkpoint, "cpu"), image_size=IMAGE_SIZE)
+    trained = dataclasses.replace(load_segmenter(checkpoint, "cpu"), image_size=IMAGE_SIZE)
 
     def ours() -> np.ndarray:
-        mask = predict_mask(trained, read_photo(photo))
+        mask = trained.mask(read_photo(photo))
         write_mask(folder / "ours.png", mask)
         return mask
 
@@ -222,10 +222,10 @@ def _load_ours(checkpoint: str) -> None:
 
     with heavy_imports():
         from clothseg_utils.network.predict import plan_predictions, predict_photos
-        from clothseg_utils.network.segmenter import load_network
+        from clothseg_utils.network.segmenter import load_segmenter
 
     del plan_predictions, predict_photos
-    load_network(checkpoint)
+    load_segmenter(checkpoint)
 
 
 def main(what: str, checkpoint: str, *paths: str) -> None:

@@ -1,6 +1,68 @@
-"""Clothing segmentation on Fashionpedia: the functions behind the five notebooks.
+"""Clothing segmentation on Fashionpedia: from a photo to a mask, and from masks to scores.
 
-Importing this package is cheap: it imports none of its modules.
+    import clothseg_utils as cs
+
+    segmenter = cs.load("outputs/demo/checkpoints/best.ckpt")
+    photo = cs.read_photo("me.jpg")
+    picture = cs.overlay(photo, segmenter.mask(photo))
+
+Names are looked up when they are first used: importing the package imports none of its modules,
+and torch is loaded only with the first network.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from clothseg_utils.data.coco import read_annotations
+    from clothseg_utils.data.masks import read_mask
+    from clothseg_utils.data.photos import read_photo
+    from clothseg_utils.data.rasterize import rasterize
+    from clothseg_utils.network.segmenter import Segmenter
+    from clothseg_utils.network.segmenter import load_segmenter as load
+    from clothseg_utils.pictures.overlays import overlay
+    from clothseg_utils.scores.evaluation import read_evaluation
+    from clothseg_utils.scores.metrics import confusion_matrix, scores_from_confusion
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "Segmenter",
+    "confusion_matrix",
+    "load",
+    "overlay",
+    "rasterize",
+    "read_annotations",
+    "read_evaluation",
+    "read_mask",
+    "read_photo",
+    "scores_from_confusion",
+]
+
+# `scores` is a folder, so the function keeps the name that it has there.
+_HOMES = {
+    "Segmenter": "network.segmenter.Segmenter",
+    "confusion_matrix": "scores.metrics.confusion_matrix",
+    "load": "network.segmenter.load_segmenter",
+    "overlay": "pictures.overlays.overlay",
+    "rasterize": "data.rasterize.rasterize",
+    "read_annotations": "data.coco.read_annotations",
+    "read_evaluation": "scores.evaluation.read_evaluation",
+    "read_mask": "data.masks.read_mask",
+    "read_photo": "data.photos.read_photo",
+    "scores_from_confusion": "scores.metrics.scores_from_confusion",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module the first time that the name is used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].rpartition(".")
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

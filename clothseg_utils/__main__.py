@@ -204,7 +204,7 @@ def synthesize(
       python -m clothseg_utils synthesize --out data/synthetic
       python -m clothseg_utils synthesize --out data/large --train 2000 --val 300
     """
-    from clothseg_utils.synthetic import synthesize as draw
+    from clothseg_utils.drawing.dataset import synthesize as draw
 
     path = draw(out, train=train, val=val, seed=seed)
     _say(f"{train} train and {val} val photos are in {path}")
@@ -395,14 +395,14 @@ def evaluate(
         from clothseg_utils.core.config import DataConfig
         from clothseg_utils.data.splits import load_split
         from clothseg_utils.network.evaluate import evaluate as score
-        from clothseg_utils.network.segmenter import load_network
+        from clothseg_utils.network.segmenter import load_segmenter
         from clothseg_utils.scores.evaluation import seconds_text, write_evaluation
 
     inference = _inference(tta_flip, tta_scales, window_px)
-    trained = load_network(checkpoint, inference=inference)
-    data_config = DataConfig(data_root=_portable(data_root), scheme=trained.scheme)
+    segmenter = load_segmenter(checkpoint, inference=inference)
+    data_config = DataConfig(data_root=_portable(data_root), scheme=segmenter.scheme)
     split_data = load_split(data_config, split)
-    evaluation = score(trained, split_data, masks_dir=out / "masks" if write_masks else None)
+    evaluation = score(segmenter, split_data, masks_dir=out / "masks" if write_masks else None)
     started = time.perf_counter()
     write_evaluation(out, evaluation)
     writing = time.perf_counter() - started
@@ -449,12 +449,12 @@ def predict(
     """
     with heavy_imports():
         from clothseg_utils.network.predict import plan_predictions, predict_photos
-        from clothseg_utils.network.segmenter import load_network
+        from clothseg_utils.network.segmenter import load_segmenter
 
     inference = _inference(tta_flip, tta_scales, window_px)
     tasks = plan_predictions(photos, out, as_json=json, probabilities=probabilities)
-    trained = load_network(checkpoint, inference=inference)
-    summary = predict_photos(trained, tasks, as_json=json, probabilities=probabilities)
+    segmenter = load_segmenter(checkpoint, inference=inference)
+    summary = predict_photos(segmenter, tasks, as_json=json, probabilities=probabilities)
     for reason in summary.failed.values():
         _complain(reason)
     if not summary.done:

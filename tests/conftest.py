@@ -15,11 +15,11 @@ from clothseg_utils.core import files
 from clothseg_utils.core.config import Config, profile_config, replace_fields
 from clothseg_utils.core.files import repo_root
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.synthetic import synthesize
+from clothseg_utils.drawing.dataset import synthesize
 
 if TYPE_CHECKING:
     from clothseg_utils.data.splits import SplitData
-    from clothseg_utils.network.segmenter import TrainedNetwork
+    from clothseg_utils.network.segmenter import Segmenter
     from clothseg_utils.training.train import TrainResult
 
 mpl.use("Agg")
@@ -90,11 +90,11 @@ def tiny_training(tiny_config: Config) -> TinyTraining:
 
 
 @pytest.fixture(scope="session")
-def tiny_network(tiny_training: TinyTraining) -> "TrainedNetwork":
+def tiny_network(tiny_training: TinyTraining) -> "Segmenter":
     """The network of `tiny_training`, as `predict` and `evaluate` load it."""
-    from clothseg_utils.network.segmenter import load_network
+    from clothseg_utils.network.segmenter import load_segmenter
 
-    return load_network(tiny_training.run.best_checkpoint)
+    return load_segmenter(tiny_training.run.best_checkpoint)
 
 
 class CliResult(NamedTuple):

@@ -23,6 +23,7 @@ from clothseg_utils.data.splits import SplitData, load_split
 from clothseg_utils.network import evaluate as evaluate_module
 from clothseg_utils.network.evaluate import evaluate
 from clothseg_utils.network.geometry import fit_mask
+from clothseg_utils.network.segmenter import Segmenter
 from clothseg_utils.scores.evaluation import (
     Evaluation,
     image_scores,
@@ -54,10 +55,8 @@ def one_hot(mask: np.ndarray) -> torch.Tensor:
 def stub_predictions(monkeypatch, masks_of):
     """Let the network say `masks_of(image)`: its mask at native size, and when squashed."""
 
-    def predict_logits(trained, image, *, squash=False):
-        return one_hot(masks_of(image)[squash])
-
-    monkeypatch.setattr(evaluate_module, "predict_logits", predict_logits)
+    monkeypatch.setattr(Segmenter, "logits", lambda self, image: one_hot(masks_of(image)[0]))
+    monkeypatch.setattr(Segmenter, "look", lambda self, image, *_: one_hot(masks_of(image)[1]))
 
 
 # --- a case counted by hand ----------------------------------------------------------------------

@@ -13,7 +13,7 @@ from clothseg_utils.core.classes import class_colors, class_table
 from clothseg_utils.core.config import Config, InferenceConfig, replace_fields
 from clothseg_utils.core.files import repo_root
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, checkpoint_info, read_checkpoint
-from clothseg_utils.network.segmenter import load_network
+from clothseg_utils.network.segmenter import load_segmenter
 from clothseg_utils.network.unet import (
     build_network,
     count_parameters,
@@ -228,7 +228,7 @@ def test_imagenet_weights_without_network_end_in_one_line(
 
 def test_checkpoint_gives_back_the_network(network, checkpoint_path, no_network):
     """Its settings say imagenet; weights are in the file, so nothing is fetched."""
-    trained = load_network(checkpoint_path, device="cpu")
+    trained = load_segmenter(checkpoint_path, device="cpu")
     assert equal_states(trained.network.state_dict(), network.state_dict())
     assert no_network == []
     assert not trained.network.training
@@ -243,14 +243,14 @@ def test_checkpoint_gives_back_the_network(network, checkpoint_path, no_network)
 
 def test_loaded_network_predicts_the_same(network, checkpoint_path):
     images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    trained = load_network(checkpoint_path, device="cpu")
+    trained = load_segmenter(checkpoint_path, device="cpu")
     with torch.inference_mode():
         torch.testing.assert_close(trained.network(images), network(images))
 
 
 def test_options_that_do_not_fit_the_input_size_are_refused_on_loading(checkpoint_path):
     with pytest.raises(ValueError, match=r"tta_scales 0\.75,1\.25 of image_size 64"):
-        load_network(checkpoint_path, "cpu", InferenceConfig(tta_scales="0.75,1.25"))
+        load_segmenter(checkpoint_path, "cpu", InferenceConfig(tta_scales="0.75,1.25"))
 
 
 def test_config_comes_back_from_a_checkpoint(checkpoint_path):
@@ -272,7 +272,7 @@ def test_no_code_of_a_checkpoint_is_run(tmp_path):
     path, sign = tmp_path / "best.ckpt", tmp_path / "code was run"
     torch.save({CHECKPOINT_KEY: _Trap(sign)}, path)
     with pytest.raises(ValueError, match="cannot be read as a torch file of plain weights"):
-        load_network(path)
+        load_segmenter(path)
     assert not sign.exists()
     pickle.loads(pickle.dumps(_Trap(sign)))
     assert sign.exists(), "the trap does not work"
@@ -282,12 +282,12 @@ def test_no_code_of_a_checkpoint_is_run(tmp_path):
 def test_checkpoint_of_another_project_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match=r"other\.ckpt is not a checkpoint of this project"):
-        load_network(tmp_path / "other.ckpt")
+        load_segmenter(tmp_path / "other.ckpt")
 
 
 def test_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file: .*best\.ckpt; .*notebook 03"):
-        load_network(tmp_path / "best.ckpt")
+        load_segmenter(tmp_path / "best.ckpt")
 
 
 def test_checkpoint_with_weights_of_another_network_is_refused(checkpoint_path, tmp_path):
@@ -297,7 +297,7 @@ def test_checkpoint_with_weights_of_another_network_is_refused(checkpoint_path, 
     with pytest.raises(
         ValueError, match=r"weights that do not fit .*resnet18, 14 classes"
     ) as caught:
-        load_network(tmp_path / "best.ckpt")
+        load_segmenter(tmp_path / "best.ckpt")
     assert "\n" not in str(caught.value)
 
 

@@ -19,8 +19,6 @@ from clothseg_utils.network.segmenter import (
     logits_to_confidence,
     logits_to_mask,
     logits_to_probabilities,
-    predict_logits,
-    predict_mask,
 )
 
 # The referee's decode(), pycocotools 2.0.11 under NumPy 2.
@@ -88,7 +86,7 @@ def test_mask_of_cropped_channels_last_logits():
 
 def test_probabilities_add_up_and_agree_with_the_mask(tiny_network, drawn):
     image = np.asarray(drawn)
-    logits = predict_logits(tiny_network, image)
+    logits = tiny_network.logits(image)
     mask = logits_to_mask(logits, *image.shape[:2])
     probabilities = logits_to_probabilities(logits, *image.shape[:2])
     assert probabilities.shape == (13, 64, 96)
@@ -103,7 +101,7 @@ def test_probabilities_add_up_and_agree_with_the_mask(tiny_network, drawn):
 
 def test_confidence_is_the_probability_of_the_masks_class(tiny_network, drawn):
     image = np.asarray(drawn)
-    logits = predict_logits(tiny_network, image)
+    logits = tiny_network.logits(image)
     probabilities = logits_to_probabilities(logits, *image.shape[:2])
     confidence = logits_to_confidence(logits, *image.shape[:2])
     assert confidence.shape == (64, 96)
@@ -123,10 +121,10 @@ def test_confidence_of_extreme_logits():
 
 def test_letterbox_logits_cover_the_photo_only(tiny_network):
     tall = np.zeros((60, 20, 3), np.uint8)
-    assert predict_logits(tiny_network, tall).shape == (1, 13, 32, 11)  # 20 / 60 of 32
-    assert predict_logits(tiny_network, tall, squash=True).shape == (1, 13, 32, 32)
+    assert tiny_network.logits(tall).shape == (1, 13, 32, 11)  # 20 / 60 of 32
+    assert tiny_network.look(tall, tiny_network.image_size, "squash").shape == (1, 13, 32, 32)
     squashing = dataclasses.replace(tiny_network, resize="squash")
-    assert predict_logits(squashing, tall).shape == (1, 13, 32, 32)
+    assert squashing.logits(tall).shape == (1, 13, 32, 32)
 
 
 def save_rotated(photo: Image.Image, path: Path) -> None:
@@ -161,14 +159,14 @@ def test_every_kind_of_photo_gets_a_mask_of_its_displayed_size(tiny_network, dra
     mask = read_png(tmp_path / "out" / f"{photo.stem}.png")
     assert mask.shape == (64, 96)
     assert mask.dtype == np.uint8
-    assert np.array_equal(mask, predict_mask(tiny_network, read_photo(photo)))
+    assert np.array_equal(mask, tiny_network.mask(read_photo(photo)))
 
 
 def test_lossless_formats_of_one_picture_get_one_mask(tiny_network, drawn, tmp_path):
     masks = []
     for name in ("a.png", "a.webp", "rgba.png"):
         PHOTO_KINDS[name](drawn, tmp_path / name)
-        masks.append(predict_mask(tiny_network, read_photo(tmp_path / name)))
+        masks.append(tiny_network.mask(read_photo(tmp_path / name)))
     assert np.array_equal(masks[0], masks[1])
     assert np.array_equal(masks[0], masks[2])
 

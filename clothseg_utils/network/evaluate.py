@@ -18,10 +18,9 @@ from clothseg_utils.data.coco import ImageRecord
 from clothseg_utils.data.masks import write_mask
 from clothseg_utils.data.splits import SplitData
 from clothseg_utils.network.segmenter import (
-    TrainedNetwork,
+    Segmenter,
     logits_to_confidence,
     logits_to_mask,
-    predict_logits,
 )
 from clothseg_utils.scores.boundaries import boundary_counts
 from clothseg_utils.scores.calibration import N_BINS, calibration_counts
@@ -68,10 +67,8 @@ class _Stopwatch:
 class _Counter:
     """Counts photo by photo; what it keeps of a photo does not grow with the photo's size."""
 
-    def __init__(
-        self, trained: TrainedNetwork, split_data: SplitData, masks_dir: Path | None
-    ) -> None:
-        self.trained = trained
+    def __init__(self, segmenter: Segmenter, split_data: SplitData, masks_dir: Path | None) -> None:
+        self.segmenter = segmenter
         self.split_data = split_data
         self.masks_dir = masks_dir
         self.num_classes = split_data.classes.num_classes
@@ -94,7 +91,7 @@ class _Counter:
     def add(self, record: ImageRecord, image: np.ndarray, target: np.ndarray) -> None:
         """Predict one photo and count."""
         self.watch.lap("reading")
-        logits = predict_logits(self.trained, image)
+        logits = self.segmenter.logits(image)
         pred_mask = logits_to_mask(logits, *target.shape)
         squashed_pred = self._predict_squashed(image, logits)
         self.watch.lap("network")
@@ -131,8 +128,8 @@ class _Counter:
 
     def _predict_squashed(self, image: np.ndarray, logits: torch.Tensor) -> np.ndarray:
         """Mask at the network's own size, (image_size, image_size) uint8, of the squashed photo."""
-        if self.trained.resize != "squash" or not self.trained.inference.is_plain:
-            logits = predict_logits(self.trained, image, squash=True)
+        if self.segmenter.resize != "squash" or not self.segmenter.inference.is_plain:
+            logits = self.segmenter.look(image, self.segmenter.image_size, "squash")
         return logits.max(dim=1).indices[0].byte().cpu().numpy()
 
     def add_composite(
@@ -146,7 +143,7 @@ class _Counter:
             np.frombuffer(zlib.decompress(self._packed[image_id]), np.uint8).reshape(own.shape)
             for image_id, own in zip(composite.members, targets, strict=True)
         ]
-        pred_mask = logits_to_mask(predict_logits(self.trained, image), *target.shape)
+        pred_mask = logits_to_mask(self.segmenter.logits(image), *target.shape)
         self.composite_confusions.append(
             (
                 confusion_matrix(target, pred_mask, self.num_classes),
@@ -157,7 +154,7 @@ class _Counter:
 
 
 def evaluate(
-    trained: TrainedNetwork,
+    segmenter: Segmenter,
     split_data: SplitData,
     *,
     bootstrap_samples: int = 2000,
@@ -170,7 +167,7 @@ def evaluate(
     (`COMPOSITE_PROTOCOL`).
 
     Args:
-        trained: from `segmenter.load_network`.
+        segmenter: from `segmenter.load_segmenter`.
         split_data: from `splits.load_split`, with the scheme that the network was trained on.
         bootstrap_samples: resamples of the photos behind each 95 % interval.
         masks_dir: write each predicted mask there, as `predict` does; None writes none.
@@ -180,13 +177,13 @@ def evaluate(
         ValueError: the network's classes are not the split's, or a photo or mask is broken.
     """
     classes = split_data.classes
-    if trained.class_names != classes.names:
+    if segmenter.class_names != classes.names:
         raise ValueError(
-            f"the checkpoint knows {len(trained.class_names)} classes "
-            f"({', '.join(trained.class_names[1:4])}, ...) and the data have "
+            f"the checkpoint knows {len(segmenter.class_names)} classes "
+            f"({', '.join(segmenter.class_names[1:4])}, ...) and the data have "
             f"{classes.num_classes}; expected the same. Set data.scheme as in training."
         )
-    counter = _Counter(trained, split_data, masks_dir)
+    counter = _Counter(segmenter, split_data, masks_dir)
     pairs = read_ahead(split_data.read_pair, split_data.images)
     for record, pair in progress_bar(
         pairs, total=len(split_data.images), desc="evaluate", unit="photo", disable=not progress
@@ -257,7 +254,7 @@ def _rows(rows: Sequence[tuple[int, ...]], columns: Sequence[str]) -> np.ndarray
 def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[str, Any]:
     """Content of `metrics.json`; the time it takes is charged to the jobs it belongs to."""
     names, watch = evaluation.class_names, counter.watch
-    trained, split_data = counter.trained, counter.split_data
+    segmenter, split_data = counter.segmenter, counter.split_data
     confusion = evaluation.confusions.sum(axis=0)
     intervals = bootstrap_scores(evaluation.confusions, samples)
     watch.lap("counting")
@@ -267,7 +264,7 @@ def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[st
     watch.lap("calibration")
     strata = score_strata(evaluation, split_data, samples)
     watch.lap("strata")
-    options = trained.inference
+    options = segmenter.inference
     return {
         "protocol": f"{PROTOCOL}; test-time options: {options.describe()}",
         "n_images": len(evaluation.image_ids),
@@ -276,20 +273,20 @@ def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[st
         "dataset": split_data.coco.path.parent.name,
         "synthetic": split_data.coco.is_synthetic,
         "source": split_data.source,
-        "checkpoint": portable_path(trained.path),
-        "checkpoint_sha256": sha256_file(trained.path),
+        "checkpoint": portable_path(segmenter.path),
+        "checkpoint_sha256": sha256_file(segmenter.path),
         "annotations_sha256": split_data.coco.sha256,
-        "image_size": trained.image_size,
-        "resize": trained.resize,
+        "image_size": segmenter.image_size,
+        "resize": segmenter.resize,
         "inference": options.model_dump(),
         **scores_to_dict(scores_from_confusion(confusion), names),
         "intervals": intervals_to_dict(intervals, names, samples),
         "reported_protocol": {
-            "protocol": REPORTED_PROTOCOL.replace("image_size", str(trained.image_size)),
+            "protocol": REPORTED_PROTOCOL.replace("image_size", str(segmenter.image_size)),
             **scores_to_dict(scores_from_confusion(counter.reported_confusion), names),
         },
         "comparable_with_reported": (
-            trained.image_size == _REPORTED_IMAGE_SIZE
+            segmenter.image_size == _REPORTED_IMAGE_SIZE
             and len(evaluation.image_ids) == _FASHIONPEDIA_VAL_IMAGES
             and split_data.split == "val"
             and split_data.classes.scheme == "supercategory"

@@ -15,10 +15,9 @@ from clothseg_utils.core.workers import read_ahead
 from clothseg_utils.data.masks import write_mask
 from clothseg_utils.data.photos import PHOTO_SUFFIXES, read_photo, write_image
 from clothseg_utils.network.segmenter import (
-    TrainedNetwork,
+    Segmenter,
     logits_to_mask,
     logits_to_probabilities,
-    predict_logits,
 )
 from clothseg_utils.pictures.overlays import colorize
 from clothseg_utils.pictures.panels import overlay_with_legend
@@ -148,7 +147,7 @@ class PredictSummary:
 
 
 def predict_photos(
-    trained: TrainedNetwork,
+    segmenter: Segmenter,
     tasks: Sequence[PhotoTask],
     *,
     as_json: bool = False,
@@ -159,7 +158,7 @@ def predict_photos(
     """Predict photos and write their results; an unreadable photo is reported, not fatal.
 
     Args:
-        trained: from `segmenter.load_network`.
+        segmenter: from `segmenter.load_segmenter`.
         tasks: from `plan_predictions`.
         as_json: write `<stem>.json` with COCO compressed RLE too.
         probabilities: write `<stem>.npz` with `probabilities` (C, H, W) float16, 0..1, too.
@@ -174,18 +173,18 @@ def predict_photos(
         if isinstance(image, Exception):
             summary.failed[task.photo] = str(image)
             continue
-        logits = predict_logits(trained, image)
+        logits = segmenter.logits(image)
         mask = logits_to_mask(logits, *image.shape[:2])
         stem = task.result_stem
         write_mask(stem.with_name(stem.name + ".png"), mask)
-        color_mask = colorize(mask, trained.colors)
+        color_mask = colorize(mask, segmenter.colors)
         write_image(stem.with_name(stem.name + "_color.png"), color_mask)
         blended = overlay_with_legend(
-            image, mask, trained.class_names, trained.colors, opacity=opacity
+            image, mask, segmenter.class_names, segmenter.colors, opacity=opacity
         )
         write_image(stem.with_name(stem.name + "_overlay.jpg"), blended)
         if as_json:
-            annotations = mask_to_coco(mask, trained.class_names)
+            annotations = mask_to_coco(mask, segmenter.class_names)
             text = json.dumps({"file_name": task.photo.name, **annotations})
             write_text(stem.with_name(stem.name + ".json"), text + "\n")
         if probabilities:
@@ -193,7 +192,7 @@ def predict_photos(
                 np.savez_compressed(
                     temporary,
                     probabilities=logits_to_probabilities(logits, *image.shape[:2]),
-                    class_names=np.array(trained.class_names),
+                    class_names=np.array(segmenter.class_names),
                 )
         summary.done.append(task.photo)
     return summary

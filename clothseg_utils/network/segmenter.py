@@ -1,4 +1,9 @@
-"""A trained network at work on photos of any size."""
+"""A trained network at work on photos of any size: at a single look, or by test-time options.
+
+A look is one pass over one photo or window. Several looks are averaged as probabilities, and the
+logarithm of their mean stands for the logits: its softmax is that mean, so that everything that
+takes logits takes it too. One photo a batch, always: what else is predicted changes nothing.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,9 +22,12 @@ from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from clothseg_utils.network.geometry import content_box, fit_image
 from clothseg_utils.network.unet import build_network, default_precision, normalize_images
 
+_WINDOW_OVERLAP = 0.25  # of its side, at least, that a window shares with its neighbour
+_LEAST_PROBABILITY = 1e-12  # its logarithm must stay finite, or upsampling would spread NaN
+
 
 @dataclass(frozen=True)
-class TrainedNetwork:
+class Segmenter:
     """A network read from a checkpoint, with what is needed to use it.
 
     Attributes:
@@ -55,12 +63,124 @@ class TrainedNetwork:
         """(C, 3) uint8 RGB; index = class id."""
         return class_colors(len(self.class_names))
 
+    def mask(self, photo: np.ndarray) -> np.ndarray:
+        """Segment one photo.
 
-def load_network(
+        Args:
+            photo: (H, W, 3) uint8 RGB, 0..255, any size.
+
+        Returns:
+            (H, W) uint8 class ids.
+        """
+        return logits_to_mask(self.logits(photo), *photo.shape[:2])
+
+    def probabilities(self, photo: np.ndarray) -> np.ndarray:
+        """Class probabilities of one photo at its own size.
+
+        Args:
+            photo: (H, W, 3) uint8 RGB, 0..255, any size.
+
+        Returns:
+            (C, H, W) float16, 0..1.
+        """
+        return logits_to_probabilities(self.logits(photo), *photo.shape[:2])
+
+    def logits(self, photo: np.ndarray) -> torch.Tensor:
+        """Look at one photo as the test-time options say.
+
+        Windows are slid over photos whose longer side is above `window_px`; the other options apply
+        to each window. Without options this is one `look`, and nothing else.
+
+        Args:
+            photo: (H, W, 3) uint8 RGB, 0..255, any size.
+
+        Returns:
+            (1, C, h, w) float32 on the network's device that cover exactly the photo: logits, or
+            with options the logarithm of the looks' mean probabilities. With windows, h and w grow
+            with the photo.
+        """
+        if self.inference.is_plain:
+            return self.look(photo, self.image_size, self.resize)
+        with torch.inference_mode():
+            if 0 < self.inference.window_px < max(photo.shape[:2]):
+                probabilities = self._windowed_probabilities(photo)
+            else:
+                probabilities = self._mean_probabilities(photo)
+            return probabilities.clamp_min(_LEAST_PROBABILITY).log()
+
+    def look(self, photo: np.ndarray, image_size: int, resize: Resize) -> torch.Tensor:
+        """Look at one photo once, whatever the test-time options are.
+
+        Args:
+            photo: (H, W, 3) uint8 RGB, 0..255, any size.
+            image_size: side of the square input, pixels; a multiple of 32.
+            resize: how the photo becomes the square.
+
+        Returns:
+            (1, C, h, w) float32 logits on the network's device; the padding of a letterbox is cut
+            off, so that they cover exactly the photo.
+        """
+        square = fit_image(photo, image_size, resize)
+        batch = torch.from_numpy(square).permute(2, 0, 1)[None].to(self.device)  # (1, 3, S, S)
+        images = normalize_images(batch).contiguous(memory_format=torch.channels_last)
+        dtype = default_precision(self.device)
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
+        ):
+            logits = self.network(images)
+        box = content_box(*photo.shape[:2], image_size, resize)
+        logits = logits[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
+        return logits.float().contiguous()  # by class, as masks are taken from them
+
+    def _mean_probabilities(self, photo: np.ndarray) -> torch.Tensor:
+        """Average over input sizes and mirroring: (1, C, h, w), h and w of the largest input."""
+        looks = self._looks(photo)
+        total = next(looks)
+        count = 1
+        for probabilities in looks:
+            total += _resize(probabilities, total.shape[2], total.shape[3])
+            count += 1
+        return total / count
+
+    def _looks(self, photo: np.ndarray) -> Iterator[torch.Tensor]:
+        """Probabilities, (1, C, h, w), of every look at one photo, the largest input first."""
+        for image_size in self.inference.input_sizes(self.image_size):
+            yield self.look(photo, image_size, self.resize).softmax(dim=1)
+            if self.inference.tta_flip:
+                mirrored = np.ascontiguousarray(photo[:, ::-1])
+                yield self.look(mirrored, image_size, self.resize).softmax(dim=1).flip(3)
+
+    def _windowed_probabilities(self, photo: np.ndarray) -> torch.Tensor:
+        """Average over windows, the middle of a window counting most: (1, C, h, w).
+
+        The photo is scaled once, so that a window of `window_px` becomes the network's largest
+        input: windows are then plain cuts, and what they say falls on one grid of pixels.
+        """
+        side = self.inference.input_sizes(self.image_size)[0]
+        scale = side / self.inference.window_px
+        height, width = (max(1, round(length * scale)) for length in photo.shape[:2])
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        scaled = cv2.resize(photo, (width, height), interpolation=interpolation)
+        total = torch.zeros((1, len(self.class_names), height, width), device=self.device)
+        weight = torch.zeros((1, 1, height, width), device=self.device)
+        for top in window_starts(height, side):
+            for left in window_starts(width, side):
+                rows, columns = slice(top, top + side), slice(left, left + side)
+                window = np.ascontiguousarray(scaled[rows, columns])
+                probabilities = self._mean_probabilities(window)
+                middle = _tent(window.shape[0])[:, None] * _tent(window.shape[1])
+                middle = middle.to(self.device)
+                total[:, :, rows, columns] += middle * _resize(probabilities, *window.shape[:2])
+                weight[:, :, rows, columns] += middle
+        return total / weight
+
+
+def load_segmenter(
     path: str | Path,
     device: str | torch.device = "auto",
     inference: InferenceConfig = PLAIN_INFERENCE,
-) -> TrainedNetwork:
+) -> Segmenter:
     """Read a trained network from a checkpoint; nothing is downloaded.
 
     Args:
@@ -95,7 +215,7 @@ def load_network(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.eval().to(device, memory_format=torch.channels_last)
-    return TrainedNetwork(
+    return Segmenter(
         path=Path(path),
         network=network,
         class_names=tuple(info["class_names"]),
@@ -104,65 +224,6 @@ def load_network(
         info=info,
         inference=inference,
     )
-
-
-_WINDOW_OVERLAP = 0.25  # of its side, at least, that a window shares with its neighbour
-
-_LEAST_PROBABILITY = 1e-12  # its logarithm must stay finite, or upsampling would spread NaN
-
-
-def run_network(
-    trained: TrainedNetwork, image: np.ndarray, image_size: int, resize: Resize
-) -> torch.Tensor:
-    """Look at one photo once.
-
-    Args:
-        trained: the network; its test-time options are not used.
-        image: (H, W, 3) uint8 RGB, 0..255, any size.
-        image_size: side of the square input, pixels; a multiple of 32.
-        resize: how the photo becomes the square.
-
-    Returns:
-        (1, C, h, w) float32 logits on the network's device; the padding of a letterbox is cut off,
-        so that they cover exactly the photo.
-    """
-    square = fit_image(image, image_size, resize)
-    batch = torch.from_numpy(square).permute(2, 0, 1)[None].to(trained.device)
-    images = normalize_images(batch).contiguous(memory_format=torch.channels_last)
-    dtype = default_precision(trained.device)
-    with (
-        torch.inference_mode(),
-        torch.autocast(trained.device.type, dtype=dtype, enabled=dtype is not None),
-    ):
-        logits = trained.network(images)
-    box = content_box(*image.shape[:2], image_size, resize)
-    logits = logits[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
-    return logits.float().contiguous()  # by class, as masks are taken from them
-
-
-def photo_logits(trained: TrainedNetwork, image: np.ndarray) -> torch.Tensor:
-    """Look at one photo as the network's test-time options say.
-
-    Windows are slid over photos whose longer side is above `window_px`; the other options apply to
-    each window. Without options this is `run_network`, and nothing else.
-
-    Args:
-        trained: the network with its options.
-        image: (H, W, 3) uint8 RGB, 0..255, any size.
-
-    Returns:
-        (1, C, h, w) float32 that cover exactly the photo: logits, or with options the logarithm of
-        the mean probabilities. With windows, h and w grow with the photo.
-    """
-    options = trained.inference
-    if options.is_plain:
-        return run_network(trained, image, trained.image_size, trained.resize)
-    with torch.inference_mode():
-        if 0 < options.window_px < max(image.shape[:2]):
-            probabilities = _windowed_probabilities(trained, image)
-        else:
-            probabilities = _mean_probabilities(trained, image)
-        return probabilities.clamp_min(_LEAST_PROBABILITY).log()
 
 
 def window_starts(length: int, side: int) -> list[int]:
@@ -186,52 +247,6 @@ def window_starts(length: int, side: int) -> list[int]:
     return np.linspace(0, length - side, steps + 1).round().astype(int).tolist()
 
 
-def _mean_probabilities(trained: TrainedNetwork, image: np.ndarray) -> torch.Tensor:
-    """Average over input sizes and mirroring: (1, C, h, w), h and w of the largest input."""
-    looks = _looks(trained, image)
-    total = next(looks)
-    count = 1
-    for probabilities in looks:
-        total += _resize(probabilities, total.shape[2], total.shape[3])
-        count += 1
-    return total / count
-
-
-def _looks(trained: TrainedNetwork, image: np.ndarray) -> Iterator[torch.Tensor]:
-    """Probabilities, (1, C, h, w), of every look at one photo, the largest input first."""
-    for image_size in trained.inference.input_sizes(trained.image_size):
-        yield run_network(trained, image, image_size, trained.resize).softmax(dim=1)
-        if trained.inference.tta_flip:
-            mirrored = np.ascontiguousarray(image[:, ::-1])
-            logits = run_network(trained, mirrored, image_size, trained.resize)
-            yield logits.softmax(dim=1).flip(3)
-
-
-def _windowed_probabilities(trained: TrainedNetwork, image: np.ndarray) -> torch.Tensor:
-    """Average over windows, the middle of a window counting most: (1, C, h, w).
-
-    The photo is scaled once, so that a window of `window_px` becomes the network's largest input:
-    windows are then plain cuts, and what they say falls on one grid of pixels.
-    """
-    side = trained.inference.input_sizes(trained.image_size)[0]
-    scale = side / trained.inference.window_px
-    height, width = (max(1, round(length * scale)) for length in image.shape[:2])
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    scaled = cv2.resize(image, (width, height), interpolation=interpolation)
-    total = torch.zeros((1, len(trained.class_names), height, width), device=trained.device)
-    weight = torch.zeros((1, 1, height, width), device=trained.device)
-    for top in window_starts(height, side):
-        for left in window_starts(width, side):
-            rows, columns = slice(top, top + side), slice(left, left + side)
-            window = np.ascontiguousarray(scaled[rows, columns])
-            probabilities = _mean_probabilities(trained, window)
-            middle = _tent(window.shape[0])[:, None] * _tent(window.shape[1])
-            middle = middle.to(trained.device)
-            total[:, :, rows, columns] += middle * _resize(probabilities, *window.shape[:2])
-            weight[:, :, rows, columns] += middle
-    return total / weight
-
-
 def _tent(length: int) -> torch.Tensor:
     """Weights, (length,) 0..1, that rise to the middle; none is 0, for a corner's only window."""
     steps = torch.arange(length, dtype=torch.float32)
@@ -244,28 +259,6 @@ def _resize(probabilities: torch.Tensor, height: int, width: int) -> torch.Tenso
     return functional.interpolate(
         probabilities, (height, width), mode="bilinear", align_corners=False
     )
-
-
-def predict_logits(
-    trained: TrainedNetwork, image: np.ndarray, *, squash: bool = False
-) -> torch.Tensor:
-    """Run the network on one photo, with its test-time options.
-
-    One photo a batch, always: the result then does not depend on what else is predicted.
-
-    Args:
-        trained: network, its input geometry and its test-time options.
-        image: (H, W, 3) uint8 RGB, 0..255, any size.
-        squash: fill the square whatever the network was trained on, and look once whatever its
-            options are (for `reported_protocol`).
-
-    Returns:
-        (1, C, h, w) float32 logits on the network's device, covering exactly the photo. With
-        test-time options: the logarithm of the looks' mean probabilities.
-    """
-    if squash:
-        return run_network(trained, image, trained.image_size, "squash")
-    return photo_logits(trained, image)
 
 
 def logits_to_mask(logits: torch.Tensor, height: int, width: int) -> np.ndarray:
@@ -333,16 +326,3 @@ def logits_to_confidence(logits: torch.Tensor, height: int, width: int) -> np.nd
 
 def _upsample(logits: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return functional.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
-
-
-def predict_mask(trained: TrainedNetwork, image: np.ndarray) -> np.ndarray:
-    """Predict the mask of one photo.
-
-    Args:
-        trained: from `segmenter.load_network`.
-        image: (H, W, 3) uint8 RGB, 0..255, any size.
-
-    Returns:
-        (H, W) uint8 class ids.
-    """
-    return logits_to_mask(predict_logits(trained, image), *image.shape[:2])

@@ -13,7 +13,7 @@ from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.core.workers import read_ahead
 from clothseg_utils.data.coco import ImageRecord
 from clothseg_utils.data.splits import SplitData
-from clothseg_utils.network.segmenter import TrainedNetwork, predict_mask
+from clothseg_utils.network.segmenter import Segmenter
 from clothseg_utils.scores.bootstrap import bootstrap_differences
 from clothseg_utils.scores.metrics import confusion_matrix, scores_from_confusion
 
@@ -70,7 +70,7 @@ def standard_options(records: Sequence[ImageRecord], image_size: int) -> dict[st
 
 
 def try_options(
-    trained: TrainedNetwork,
+    segmenter: Segmenter,
     split_data: SplitData,
     options: Mapping[str, InferenceConfig],
     *,
@@ -84,7 +84,7 @@ def try_options(
     while slows all of them.
 
     Args:
-        trained: the network; its own options do not matter here.
+        segmenter: the network; its own options do not matter here.
         split_data: from `splits.load_split`, with the scheme that the network was trained on.
         options: name -> options; those named `PLAIN` are what the others are measured against.
         photos: how many are used, spread evenly over the split; all where there are fewer.
@@ -104,7 +104,7 @@ def try_options(
         )
     records = _spread(split_data.images, photos)
     networks = {
-        name: dataclasses.replace(trained, inference=chosen) for name, chosen in options.items()
+        name: dataclasses.replace(segmenter, inference=chosen) for name, chosen in options.items()
     }
     num_classes = split_data.classes.num_classes
     confusions: dict[str, list[np.ndarray]] = {name: [] for name in options}
@@ -123,9 +123,9 @@ def try_options(
         image, target = pair
         for name, network in networks.items():
             if index == 0:
-                predict_mask(network, image)  # the first pass at a size plans and allocates
+                network.mask(image)  # the first pass at a size plans and allocates
             started = time.perf_counter()
-            pred_mask = predict_mask(network, image)
+            pred_mask = network.mask(image)
             seconds[name] += time.perf_counter() - started
             confusions[name].append(confusion_matrix(target, pred_mask, num_classes))
     stacked = {name: np.stack(matrices) for name, matrices in confusions.items()}

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from clothseg_utils.core.classes import IGNORE_INDEX
+from clothseg_utils.core.classes import IGNORE_INDEX, SUPERCATEGORY_NAMES, class_colors
 from clothseg_utils.pictures.lettering import MIN_FONT_PX, draw_label, font_px, load_font
 
 IGNORE_COLOR = (150, 150, 150)
@@ -77,7 +77,7 @@ def colorize(mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
 def overlay(
     image: np.ndarray,
     mask: np.ndarray,
-    colors: np.ndarray,
+    colors: np.ndarray | None = None,
     opacity: float = 0.55,
     outline: bool = True,
 ) -> np.ndarray:
@@ -86,7 +86,8 @@ def overlay(
     Args:
         image: (H, W, 3) uint8 RGB, 0..255.
         mask: (H, W) uint8 class ids, or 255 (blended grey).
-        colors: (C, 3) uint8 RGB.
+        colors: (C, 3) uint8 RGB, such as `Segmenter.colors`; None means the table of the 13
+            classes.
         opacity: weight of the colour inside an area, 0..1.
         outline: draw the inner edge of every area in its full colour.
 
@@ -97,7 +98,7 @@ def overlay(
         ValueError: photo and mask do not fit each other, or an id has no colour.
     """
     check_pair(image, mask, "mask")
-    painted = colorize(mask, colors)
+    painted = colorize(mask, class_colors(len(SUPERCATEGORY_NAMES)) if colors is None else colors)
     blended = cv2.addWeighted(painted, opacity, image, 1 - opacity, 0)
     drawn = image.copy()
     foreground = (mask != 0).astype(np.uint8)

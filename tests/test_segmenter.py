@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.inference`: looks, windows, and that they cover the photo exactly."""
+"""Tests of `network.segmenter`: looks, windows, and that they cover the photo exactly."""
 
 import dataclasses
 from pathlib import Path
@@ -11,12 +11,9 @@ from torch import nn
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES
 from clothseg_utils.core.config import PLAIN_INFERENCE, InferenceConfig
 from clothseg_utils.network.segmenter import (
-    TrainedNetwork,
+    Segmenter,
     logits_to_mask,
     logits_to_probabilities,
-    photo_logits,
-    predict_logits,
-    run_network,
     window_starts,
 )
 
@@ -53,8 +50,8 @@ class OfPlace(OfColor):
         return logits
 
 
-def trained(network: nn.Module, resize="squash", **options) -> TrainedNetwork:
-    return TrainedNetwork(
+def trained(network: nn.Module, resize="squash", **options) -> Segmenter:
+    return Segmenter(
         path=Path("none.ckpt"),
         network=network.eval(),
         class_names=SUPERCATEGORY_NAMES,
@@ -69,8 +66,8 @@ def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
-def mask_of(network: TrainedNetwork, image: np.ndarray) -> np.ndarray:
-    return logits_to_mask(photo_logits(network, image), *image.shape[:2])
+def mask_of(network: Segmenter, image: np.ndarray) -> np.ndarray:
+    return logits_to_mask(network.logits(image), *image.shape[:2])
 
 
 OPTIONS = [
@@ -85,9 +82,7 @@ OPTIONS = [
 def test_without_options_it_is_one_pass():
     network = trained(OfColor())
     image = noise(40, 70)
-    assert torch.equal(
-        photo_logits(network, image), run_network(network, image, SIDE, network.resize)
-    )
+    assert torch.equal(network.logits(image), network.look(image, SIDE, network.resize))
     assert network.network.calls == 2
 
 
@@ -96,7 +91,7 @@ def test_without_options_it_is_one_pass():
 @pytest.mark.parametrize("size", [(1, 1), (9, 200), (33, 31), (100, 64)])
 def test_masks_have_the_size_of_the_photo(resize, options, size):
     network = trained(OfColor(), resize, **options)
-    logits = photo_logits(network, noise(*size))
+    logits = network.logits(noise(*size))
     assert torch.isfinite(logits).all()
     assert logits_to_mask(logits, *size).shape == size
 
@@ -108,7 +103,7 @@ def test_options_agree_where_there_is_nothing_to_gain(options):
     network = trained(OfColor(), **options)
     plain = dataclasses.replace(network, inference=PLAIN_INFERENCE)
     assert np.array_equal(mask_of(network, image), mask_of(plain, image))
-    pair = (logits_to_probabilities(photo_logits(n, image), 4, 4) for n in (network, plain))
+    pair = (logits_to_probabilities(n.logits(image), 4, 4) for n in (network, plain))
     assert np.allclose(*pair, atol=2e-3)
 
 
@@ -121,7 +116,7 @@ def test_mirrored_looks_are_turned_back():
 
 
 def test_mirroring_cancels_what_depends_on_the_side():
-    logits = photo_logits(trained(OfPlace(), tta_flip=True), noise(SIDE, SIDE))
+    logits = trained(OfPlace(), tta_flip=True).logits(noise(SIDE, SIDE))
     probabilities = logits_to_probabilities(logits, SIDE, SIDE)
     assert np.allclose(probabilities[:2], 0.5, atol=1e-3)
 
@@ -129,10 +124,10 @@ def test_mirroring_cancels_what_depends_on_the_side():
 def test_softmax_of_the_result_is_the_mean_of_the_looks():
     network = trained(OfColor(), tta_scales="2")
     image = noise(2 * SIDE, 2 * SIDE)
-    small, large = (run_network(network, image, size, "squash").softmax(1) for size in (32, 64))
+    small, large = (network.look(image, size, "squash").softmax(1) for size in (32, 64))
     upsampled = nn.functional.interpolate(small, (64, 64), mode="bilinear")
     expected = (upsampled + large) / 2
-    assert torch.allclose(photo_logits(network, image).softmax(1), expected, atol=1e-5)
+    assert torch.allclose(network.logits(image).softmax(1), expected, atol=1e-5)
 
 
 def test_windows_at_native_size_see_every_pixel_unscaled():
@@ -164,7 +159,7 @@ def test_windows_reach_both_edges_and_overlap(length, starts):
 
 def test_squashing_for_the_reported_protocol_looks_once():
     network = trained(OfColor(), "letterbox", tta_flip=True, tta_scales="2", window_px=SIDE)
-    logits = predict_logits(network, noise(100, 40), squash=True)
+    logits = network.look(noise(100, 40), SIDE, "squash")
     assert logits.shape == (1, 13, SIDE, SIDE)
     assert network.network.calls == 1
 
@@ -174,6 +169,6 @@ def test_a_mask_does_not_depend_on_what_came_before(tiny_network):
         tiny_network, inference=InferenceConfig(tta_flip=True, tta_scales="2", window_px=48)
     )
     image, other = noise(60, 70), noise(90, 33)
-    alone = photo_logits(network, image)
-    photo_logits(network, other)
-    assert torch.equal(photo_logits(network, image), alone)
+    alone = network.logits(image)
+    network.logits(other)
+    assert torch.equal(network.logits(image), alone)

@@ -1,4 +1,4 @@
-"""The embedded dataset: its files, its masks, its variety, and that colour gives nothing away."""
+"""The embedded dataset: its files, its variety, and that colour gives nothing away."""
 
 import hashlib
 import json
@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from test_drawing_annotate import decode, paint
 
-from clothseg_utils import synthetic
 from clothseg_utils.core.classes import FASHIONPEDIA_CATEGORIES, SUPERCATEGORY_NAMES
-from clothseg_utils.synthetic import annotate, draw, mask_to_segmentation, synthesize
-from clothseg_utils.wardrobe import BEAD, COAT, DRESS, POCKET, SLEEVE, Canvas, Fabric
+from clothseg_utils.drawing import dataset
+from clothseg_utils.drawing.dataset import draw, synthesize
+from clothseg_utils.drawing.ids import SLEEVE
 
 TRAIN_JSON = "instances_attributes_train2020.json"
 VAL_JSON = "instances_attributes_val2020.json"
@@ -46,33 +47,12 @@ def file_hashes(root: Path) -> dict[str, str]:
     }
 
 
-def decode(segmentation: list | dict, height: int, width: int) -> np.ndarray:
-    if isinstance(segmentation, list):
-        segmentation = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    return coco_mask.decode(segmentation).astype(bool)
-
-
-def paint(annotations: list[dict], value_of: dict[int, int] | None, shape: tuple) -> np.ndarray:
-    """The straightforward loop: whole frames, largest first, equal areas by position."""
-    painted = np.full(shape, -1)
-    order = sorted(range(len(annotations)), key=lambda k: (-annotations[k]["area"], k))
-    for k in order:
-        category_id = annotations[k]["category_id"]
-        inside = decode(annotations[k]["segmentation"], *shape)
-        painted[inside] = category_id if value_of is None else value_of[category_id]
-    return painted
-
-
 # -- files ---------------------------------------------------------------------------------
 
 
 def test_layout_is_fashionpedias_and_nothing_else(small_root):
-    assert sorted(path.name for path in small_root.iterdir()) == [
-        TRAIN_JSON,
-        VAL_JSON,
-        "test",
-        "train",
-    ]
+    names = sorted(path.name for path in small_root.iterdir())
+    assert names == [TRAIN_JSON, VAL_JSON, "test", "train"]
     for name, folder, count in ((TRAIN_JSON, "train", 10), (VAL_JSON, "test", 3)):
         listed = [image["file_name"] for image in read(small_root, name)["images"]]
         assert len(set(listed)) == count
@@ -108,19 +88,12 @@ def test_photo_does_not_depend_on_how_many_are_drawn(small_root, tmp_path):
 
 def test_json_has_every_top_level_key_of_the_official_file(small_root):
     content = read(small_root)
-    assert set(content) == {
-        "info",
-        "licenses",
-        "categories",
-        "attributes",
-        "images",
-        "annotations",
-    }
-    assert {"year", "version", "description", "contributor", "url", "date_created"} <= set(
-        content["info"]
-    )
+    keys = {"info", "licenses", "categories", "attributes", "images", "annotations"}
+    assert set(content) == keys
+    keys = {"year", "version", "description", "contributor", "url", "date_created"}
+    assert keys <= set(content["info"])
     assert content["info"]["synthetic"] == {
-        "drawing_version": synthetic.DRAWING_VERSION,
+        "drawing_version": dataset.DRAWING_VERSION,
         "train": 10,
         "val": 3,
         "seed": 3,
@@ -239,7 +212,7 @@ def test_files_open_in_the_official_api(small_root, capsys):
 
 def test_complete_dataset_is_left_as_it_is(small_root, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in small_root.rglob("*")}
-    monkeypatch.setattr(synthetic, "draw", None)  # drawing again would fail
+    monkeypatch.setattr(dataset, "draw", None)  # drawing again would fail
     assert synthesize(small_root, train=10, val=3, seed=3, workers=1, progress=False) == small_root
     assert {path: path.stat().st_mtime_ns for path in small_root.rglob("*")} == before
 
@@ -285,20 +258,20 @@ def test_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch, error):
             raise error
         return draw(seed, split_index, image_index)
 
-    monkeypatch.setattr(synthetic, "draw", fail)
+    monkeypatch.setattr(dataset, "draw", fail)
     with pytest.raises(error):
         synthesize(tmp_path / "a", train=2, val=1, workers=1, progress=False)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_dataset_that_another_process_finished_first_is_kept(tmp_path, monkeypatch):
-    really_draw = synthetic._draw_splits
+    really_draw = dataset._draw_splits
 
     def draw_while_another_finishes(unfinished, *arguments):
         really_draw(unfinished, *arguments)
         shutil.copytree(unfinished, tmp_path / "a")
 
-    monkeypatch.setattr(synthetic, "_draw_splits", draw_while_another_finishes)
+    monkeypatch.setattr(dataset, "_draw_splits", draw_while_another_finishes)
     root = synthesize(tmp_path / "a", train=1, val=1, workers=1, progress=False)
     assert (root / VAL_JSON).is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -317,137 +290,6 @@ def test_bad_argument_is_named(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         synthesize(tmp_path / "a", **arguments)
     assert list(tmp_path.iterdir()) == []
-
-
-# -- masks ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("image_index", [0, 4, 9, 21, 25])  # 4 and 9 show several people
-def test_painting_the_annotations_gives_the_picture(image_index):
-    drawing = draw(7, 0, image_index)
-    painted = paint(drawing.annotations, None, drawing.category_map.shape)
-    np.testing.assert_array_equal(painted, drawing.category_map)
-
-
-def rectangle(canvas: Canvas, left: int, top: int, right: int, bottom: int) -> np.ndarray:
-    return canvas.cover(
-        np.array([(left, top), (right, top), (right, bottom), (left, bottom)], dtype=float)
-    )
-
-
-@pytest.fixture
-def canvas() -> Canvas:
-    return Canvas(np.zeros((40, 40, 3), np.float32), np.random.default_rng(0))
-
-
-CLOTH = Fabric(np.full(3, 120, np.float32))
-
-
-def test_bead_on_a_coat_does_not_cut_the_coat(canvas):
-    coat = canvas.add_layer(COAT)
-    canvas.paint(rectangle(canvas, 5, 5, 35, 35), CLOTH, coat)
-    bead = canvas.add_layer(BEAD, coat)
-    canvas.paint(rectangle(canvas, 18, 18, 22, 22), CLOTH, bead)
-    category_map, rows = annotate(canvas)
-    assert [row["category_id"] for row in rows] == [COAT, BEAD]
-    coat_mask = decode(rows[0]["segmentation"], 40, 40)
-    assert coat_mask[20, 20]
-    assert category_map[20, 20] == BEAD
-    assert category_map[10, 10] == COAT
-    assert category_map[0, 0] == -1
-
-
-def test_large_thing_in_front_cuts_the_small_thing_behind(canvas):
-    dress = canvas.add_layer(DRESS)
-    canvas.paint(rectangle(canvas, 5, 5, 12, 30), CLOTH, dress)
-    coat = canvas.add_layer(COAT)
-    canvas.paint(rectangle(canvas, 9, 5, 38, 38), CLOTH, coat)
-    category_map, rows = annotate(canvas)
-    # by area the dress would be painted last, over the coat that hides half of it
-    assert rows[0]["area"] < rows[1]["area"]
-    assert not (
-        decode(rows[0]["segmentation"], 40, 40) & decode(rows[1]["segmentation"], 40, 40)
-    ).any()
-    np.testing.assert_array_equal(paint(rows, None, (40, 40)), category_map)
-    assert category_map[10, 20] == COAT
-    assert category_map[10, 6] == DRESS
-
-
-def test_pocket_larger_than_what_is_left_of_its_coat_stays_visible(canvas):
-    coat = canvas.add_layer(COAT)
-    canvas.paint(rectangle(canvas, 5, 5, 25, 25), CLOTH, coat)
-    pocket = canvas.add_layer(POCKET, coat)
-    canvas.paint(rectangle(canvas, 4, 4, 24, 35), CLOTH, pocket)
-    category_map, rows = annotate(canvas)
-    np.testing.assert_array_equal(paint(rows, None, (40, 40)), category_map)
-    assert category_map[10, 10] == POCKET
-
-
-def test_sleeve_belongs_to_the_mask_of_its_garment(canvas):
-    coat = canvas.add_layer(COAT)
-    canvas.paint(rectangle(canvas, 15, 5, 25, 35), CLOTH, coat)
-    sleeve = canvas.add_layer(SLEEVE, coat, sewn=True)
-    canvas.paint(rectangle(canvas, 26, 5, 34, 15), CLOTH, sleeve)
-    _, rows = annotate(canvas)
-    assert decode(rows[0]["segmentation"], 40, 40)[10, 30]
-
-
-def test_what_hardly_shows_is_not_annotated(canvas):
-    coat = canvas.add_layer(COAT)
-    canvas.paint(rectangle(canvas, 5, 5, 35, 35), CLOTH, coat)
-    bead = canvas.add_layer(BEAD, coat)
-    canvas.paint(rectangle(canvas, 18, 18, 20, 20), CLOTH, bead)
-    canvas.paint(rectangle(canvas, 19, 10, 30, 30), CLOTH, coat)
-    category_map, rows = annotate(canvas)
-    assert [row["category_id"] for row in rows] == [COAT]
-    assert (category_map[5:35, 5:35] == COAT).all()
-
-
-MASKS = {
-    "one pixel": ["...", ".#.", "..."],
-    "corner pixel": ["#..", "...", "..."],
-    "row": ["....", "####", "...."],
-    "column": [".#.", ".#.", ".#."],
-    "diagonal": ["#...", ".#..", "..#.", "...#"],
-    "stairs": ["#...", "##..", ".##.", "..##"],
-    "whole frame": ["###", "###"],
-    "two parts": ["##..#", "##..#", "....#"],
-    "parts that touch at a corner": ["##..", "##..", "..##", "..##"],
-}
-
-
-@pytest.mark.parametrize("rows", MASKS.values(), ids=MASKS)
-def test_mask_without_a_hole_is_written_exactly(rows):
-    mask = np.array([[cell == "#" for cell in row] for row in rows])
-    segmentation, encoded = mask_to_segmentation(mask)
-    np.testing.assert_array_equal(decode(segmentation, *mask.shape), mask)
-    assert coco_mask.area(encoded) == mask.sum()
-
-
-def test_two_parts_are_one_annotation_of_two_polygons():
-    mask = np.zeros((20, 20), bool)
-    mask[2:8, 2:8] = mask[12:18, 5:15] = True
-    segmentation, _ = mask_to_segmentation(mask)
-    assert isinstance(segmentation, list)
-    assert len(segmentation) == 2
-    assert all(len(polygon) == 8 for polygon in segmentation)  # four corners each
-
-
-def test_mask_with_a_hole_is_rle():
-    mask = np.ones((5, 6), bool)
-    mask[2, 3] = False
-    segmentation, _ = mask_to_segmentation(mask)
-    assert segmentation["size"] == [5, 6]
-    np.testing.assert_array_equal(decode(segmentation, 5, 6), mask)
-
-
-def test_any_mask_is_written_exactly():
-    rng = np.random.default_rng(0)
-    for smoothness in (0.6, 1.5, 3.0):
-        for _ in range(20):
-            mask = cv2.GaussianBlur(rng.normal(size=(45, 33)), (0, 0), smoothness) > 0
-            segmentation, _ = mask_to_segmentation(mask)
-            np.testing.assert_array_equal(decode(segmentation, 45, 33), mask)
 
 
 # -- variety -------------------------------------------------------------------------------
@@ -511,6 +353,6 @@ def colour_counts(root: Path, name: str, folder: str) -> np.ndarray:
         photo = cv2.imread(str(root / folder / image["file_name"])).astype(int) // 16
         color = photo[..., 0] * 256 + photo[..., 1] * 16 + photo[..., 2]
         rows = by_image.get(image["id"], [])
-        mask = np.maximum(paint(rows, class_of, (image["height"], image["width"])), 0)
+        mask = np.maximum(paint(rows, (image["height"], image["width"]), class_of), 0)
         counts += np.bincount((mask * 4096 + color).ravel(), minlength=13 * 4096)
     return counts.reshape(13, 4096)

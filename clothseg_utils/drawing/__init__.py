@@ -1,0 +1,1 @@
+"""The embedded dataset: dressed people, drawn with exact masks, in Fashionpedia's layout."""
