@@ -137,15 +137,6 @@ def test_nothing_found_is_said(browser):
     assert browser.picture().shape[2] == 3
 
 
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [({"split": "test"}, 'no split "test"'), ({"category_id": 999}, "has no category 999")],
-)
-def test_browser_refuses_what_the_dataset_lacks(browser, choice, message):
-    with pytest.raises(ValueError, match=message):
-        browser.select(**choice)
-
-
 def test_a_lost_photo_is_named_and_its_annotations_shown(coco, tmp_path):
     browser = DatasetBrowser(coco, tmp_path)
     assert "not found" in browser.markup()
@@ -228,11 +219,6 @@ def test_next_photo_is_shown_finished(painting):
     assert painting.index == 1
     assert painting.painted == len(painting._order)
     assert painting.records[1].file_name in shown(widget)
-
-
-def test_painting_needs_a_photo(painting, coco):
-    with pytest.raises(ValueError, match="no photos to paint"):
-        PaintingViewer(coco["train"], [], painting._classes, ".")
 
 
 # --- predictions ---------------------------------------------------------------------------------
@@ -350,11 +336,6 @@ def test_a_mask_that_is_known_is_not_predicted_again():
     photos = [ViewerPhoto("known", partial(a_photo, 0), known)]
     viewer = PredictionViewer(photos, lambda image: pytest.fail("predicted"), NAMES, COLORS)
     assert viewer.present_classes() == [1, 2]  # the truth's head, the mask's neck
-
-
-def test_viewer_needs_photos():
-    with pytest.raises(ValueError, match="no photos to look at"):
-        PredictionViewer([], predict_head, NAMES, COLORS)
 
 
 def test_a_large_photo_is_sent_smaller():

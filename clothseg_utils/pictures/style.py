@@ -19,7 +19,6 @@ from weakref import WeakKeyDictionary
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
@@ -320,21 +319,3 @@ def legend_above(axes: Axes) -> None:
 
 def shorten(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1].rstrip(" ,") + "…"
-
-
-def check_columns(frame: pd.DataFrame, name: str, columns: Sequence[str]) -> None:
-    missing = [column for column in columns if column not in frame.columns]
-    if missing:
-        raise ValueError(f"{name} lack the columns {missing}; got {list(frame.columns)}")
-    check_not_empty(frame, name)
-
-
-def check_not_empty(values: object, name: str) -> None:
-    if not len(values):
-        raise ValueError(f"no {name}; expected at least one")
-
-
-def check_same_length(**sequences: Sequence) -> None:
-    lengths = {name: len(values) for name, values in sequences.items()}
-    if len(set(lengths.values())) > 1 or not min(lengths.values()):
-        raise ValueError(f"got {lengths}; expected as many of each, at least one")

@@ -556,13 +556,14 @@ def confusion_stratum(
     """
     confusion = confusions.sum(axis=0)
     intervals = bootstrap_intervals(confusions, samples=samples, rng=np.random.default_rng(0))
+    low, high = intervals["mean_iou"]
     garments = confusion[1:].sum()
     return {
         "stratum": name,
         "n": count_text(len(confusions), what),
         "score": nan_to_none(scores_from_confusion(confusion).mean_iou),
-        "low": nan_to_none(intervals.mean_iou_low),
-        "high": nan_to_none(intervals.mean_iou_high),
+        "low": nan_to_none(low),
+        "high": nan_to_none(high),
         "missed": float(confusion[1:, 0].sum() / garments) if garments else None,
     }
 
