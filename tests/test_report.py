@@ -645,7 +645,7 @@ def test_options_show_gain_beside_cost(full_run: RunFolder) -> None:
     page = _read(full_run)
     rows = page.table("option", "what it does")
     assert rows[1] == [
-        "flip", "mirrored too", "0.420", "+0.020", "-0.010 to 0.050", "0.041", "2.0"
+        "flip", "mirrored too", "0.420", "+0.020", "−0.010 to 0.050", "0.041", "2.0"
     ]  # fmt: skip
     assert "taken without test-time options" in page.text
     assert "synthetic, val, native resolution, paired on 9 photos spread" in page.text

@@ -16,11 +16,11 @@ from clothseg_utils.core.config import Config, profile_config, replace_fields
 from clothseg_utils.core.files import read_json, write_json
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.scores.evaluation import Evaluation, write_evaluation
-from clothseg_utils.workflow import sweep
+from clothseg_utils.workflow import leaderboard, sweep
 from clothseg_utils.workflow.pipeline import NotebookFailedError
 from clothseg_utils.workflow.sweep import expand_grid, plan_sweep, run_sweep
 
-DRAW_PICTURE = sweep._picture
+DRAW_PICTURE = leaderboard._picture
 
 # --- the grid ------------------------------------------------------------------------------------
 
@@ -163,7 +163,7 @@ def stand(monkeypatch) -> Stand:
     stand = Stand()
     monkeypatch.setattr(sweep, "run_pipeline", stand)
     monkeypatch.setattr(
-        sweep, "_picture", lambda fields, rows: []
+        leaderboard, "_picture", lambda fields, rows: []
     )  # drawing takes most of the time
     return stand
 
@@ -345,7 +345,7 @@ def test_broken_record_is_named(go, stand, tmp_path):
 
 
 def test_page_links_to_the_reports_and_says_what_is_real(go, stand, monkeypatch, tmp_path):
-    monkeypatch.setattr(sweep, "_picture", DRAW_PICTURE)
+    monkeypatch.setattr(leaderboard, "_picture", DRAW_PICTURE)
     html = go(seed=[0, 1], learning_rate=[0.001, 0.1]).html_path.read_text()
     name = "s-learning_rate=0.001-seed=0"
     address = name.replace("=", "%3D")
@@ -371,7 +371,7 @@ def test_run_without_a_report_leads_to_its_scores(go, stand, tmp_path):
     (run / "notebooks" / "04_metric_evaluation.html").touch()
     shutil.rmtree(tmp_path / "out" / "s-seed=1" / "report")
     rows = read_json(tmp_path / "out" / "sweeps" / "s" / "sweep.json")
-    sweep._write_leaderboard(tmp_path / "out" / "sweeps" / "s", "s", rows)
+    leaderboard.write_leaderboard(tmp_path / "out" / "sweeps" / "s", "s", rows)
     html = (tmp_path / "out" / "sweeps" / "s" / "leaderboard.html").read_text()
     assert re.findall('href="([^"#]+)"', html) == [
         "../../s-seed%3D0/notebooks/04_metric_evaluation.html"

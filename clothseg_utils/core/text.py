@@ -42,10 +42,12 @@ def score_text(value: float | None, sign: str = "") -> str:
     """Give a score, or with sign "+" a difference of scores; None and NaN are missing.
 
     Example:
-        >>> score_text(0.51666), score_text(0.02, "+"), score_text(None)
-        ('0.517', '+0.020', '–')
+        >>> score_text(0.51666), score_text(0.02, "+"), score_text(-0.02, "+"), score_text(None)
+        ('0.517', '+0.020', '−0.020', '–')
     """
-    return MISSING if value is None or value != value else f"{value:{sign}.3f}"
+    if value is None or value != value:
+        return MISSING
+    return f"{value:{sign}.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def interval_text(ends: Sequence[float | None] | None) -> str:

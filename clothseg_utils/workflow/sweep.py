@@ -2,48 +2,37 @@
 
 import csv
 import hashlib
-import io
 import itertools
 import re
-import shlex
-import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
-
-from markupsafe import Markup
+from typing import Any
 
 from clothseg_utils.core.config import Config, config_to_parameters, field_sections, replace_fields
-from clothseg_utils.core.files import portable_path, read_json, resolve_path, write_json, write_text
+from clothseg_utils.core.files import portable_path, read_json, resolve_path, write_json
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.report.document import write_page
-from clothseg_utils.report.parts import Picture, Table, to_markdown
-from clothseg_utils.scores.compare import compare_evaluations
+from clothseg_utils.core.text import score_text
+from clothseg_utils.workflow.leaderboard import (
+    NOT_COMPARED,
+    SCORES,
+    differing_fields,
+    range_text,
+    read_scores,
+    value_text,
+    write_leaderboard,
+)
 from clothseg_utils.workflow.pipeline import (
     NotebookFailedError,
     check_inputs,
     run_pipeline,
     select_notebooks,
-    step_seconds,
 )
-
-if TYPE_CHECKING:
-    from clothseg_utils.scores.evaluation import Evaluation
 
 SWEEPS_FOLDER = "sweeps"
 """Folder below `outputs_root` that holds what belongs to no single run."""
 
 _MAX_NAME = 100  # longest run name
-_MISSING = "–"
-# Settings that name a run or a place: two runs that differ in them alone are the same run.
-_NOT_COMPARED = ("run_name", "outputs_root", "derived_root", "mask_workers")
-_SCORES = ("mean_iou", "mean_iou_low", "mean_iou_high")
-_DIFFERENCES = ("difference_to_best", "difference_low", "difference_high")
-_OTHER_SCORES = ("macro_f1", "pixel_accuracy", "val_mean_iou_at_input_size")
-_COSTS = ("epochs", "training_seconds", "total_seconds")
 
 
 @dataclass(frozen=True)
@@ -65,7 +54,7 @@ class PlannedRun:
 
     def describe(self) -> str:
         """The changes in a few words."""
-        return " ".join(f"{field}={_value_text(value)}" for field, value in self.changes.items())
+        return " ".join(f"{field}={value_text(value)}" for field, value in self.changes.items())
 
 
 @dataclass(frozen=True)
@@ -145,7 +134,7 @@ def plan_sweep(name: str, configs: Sequence[Config]) -> list[PlannedRun]:
         ['demo-seed=0', 'demo-seed=1']
     """
     settings = [config_to_parameters(config) for config in configs]
-    fields = _differing_fields(settings)
+    fields = differing_fields(settings)
     planned: dict[str, PlannedRun] = {}
     for config, one in zip(configs, settings, strict=True):
         changes = {field: one[field] for field in fields}
@@ -221,7 +210,7 @@ def run_sweep(
             sibling = sibling or done
             say(f"  {_score_line(done)}")
         write_json(folder / "sweep.json", record)
-        rows = _write_leaderboard(folder, name, record)
+        rows = write_leaderboard(folder, name, record)
     mine = {run.name: record["runs"][run.name] for run in planned}
     return SweepResult(
         csv_path=folder / "leaderboard.csv",
@@ -236,30 +225,14 @@ def run_sweep(
 # --- names and the record ------------------------------------------------------------------------
 
 
-def _differing_fields(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Fields in which the settings of several runs differ, in the config's order."""
-    return [
-        field
-        for field in field_sections()
-        if field not in _NOT_COMPARED
-        and any(one.get(field) != settings[0].get(field) for one in settings)
-    ]
-
-
 def _run_name(name: str, changes: Mapping[str, Any]) -> str:
     """The sweep's name and the changes; what no folder name can hold is replaced by a hash."""
-    exact = "-".join([name, *(f"{field}={_value_text(v)}" for field, v in changes.items())])
+    exact = "-".join([name, *(f"{field}={value_text(v)}" for field, v in changes.items())])
     plain = name + re.sub(r"[^\w.+=-]+", "_", exact[len(name) :])
     if plain == exact and len(plain) <= _MAX_NAME:
         return plain
     digest = hashlib.sha256(exact.encode()).hexdigest()[:8]
     return f"{plain[: _MAX_NAME - 9]}-{digest}"
-
-
-def _value_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -278,12 +251,12 @@ def _check_record(record: Mapping[str, Any], planned: Sequence[PlannedRun], name
     for run in planned:
         known = record["runs"].get(run.name, {}).get("parameters", {})
         for field, value in config_to_parameters(run.config).items():
-            if field in _NOT_COMPARED or known.get(field, value) == value:
+            if field in NOT_COMPARED or known.get(field, value) == value:
                 continue
             raise ValueError(
                 f'sweep "{name}" has a run {run.name} with {sections[field]}.{field} '
-                f"{_value_text(known[field])}; expected the same settings, got "
-                f"{_value_text(value)}. Choose another --name."
+                f"{value_text(known[field])}; expected the same settings, got "
+                f"{value_text(value)}. Choose another --name."
             )
 
 
@@ -291,262 +264,7 @@ def _check_record(record: Mapping[str, Any], planned: Sequence[PlannedRun], name
 
 
 def _score_line(run: RunFolder) -> str:
-    scores = _read_scores(run)
+    scores = read_scores(run)
     if scores["mean_iou"] is None:
         return f"done: {portable_path(run.path)}"
-    return f"mIoU {_range_text(scores, _SCORES)}, macro F1 {_score_text(scores['macro_f1'])}"
-
-
-def _read_scores(run: RunFolder) -> dict[str, Any]:
-    """Scores and costs of a finished run; None for what it did not make."""
-    metrics_path = run.path / "metrics.json"
-    metrics = read_json(metrics_path) if metrics_path.exists() else {}
-    training = read_json(run.training_path) if run.training_path.exists() else {}
-    low, high = metrics.get("intervals", {}).get("mean_iou", (None, None))
-    seconds = step_seconds(run)
-    return {
-        "mean_iou": metrics.get("mean_iou"),
-        "mean_iou_low": low,
-        "mean_iou_high": high,
-        "macro_f1": metrics.get("macro_f1"),
-        "pixel_accuracy": metrics.get("pixel_accuracy"),
-        "val_mean_iou_at_input_size": training.get("best_score"),
-        "epochs": training.get("epochs"),
-        "training_seconds": training.get("seconds"),
-        "total_seconds": round(sum(seconds.values()), 1) if seconds else None,
-        "source": metrics.get("source", ""),
-        "synthetic": metrics.get("synthetic", False),
-    }
-
-
-def _write_leaderboard(folder: Path, name: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Write `leaderboard.csv` and `.html`; return the rows, best first."""
-    runs = record["runs"]
-    fields = _differing_fields([entry["parameters"] for entry in runs.values()])
-    rows = []
-    for run_name, entry in runs.items():
-        run = RunFolder(entry["parameters"]["outputs_root"], run_name)
-        # What a failed run left from before belongs to other settings or another code.
-        is_done = entry["state"] == "done" and run.path.exists()
-        scores = _read_scores(run) if is_done else {}
-        rows.append(
-            {"run_name": run_name, "state": entry["state"]}
-            | {field: entry["parameters"].get(field) for field in fields}
-            | {column: scores.get(column) for column in (*_SCORES, *_OTHER_SCORES, *_COSTS)}
-            | {"source": scores.get("source", ""), "synthetic": scores.get("synthetic", False)}
-            | {"failure": entry["failure"], "run": run}
-        )
-    rows.sort(key=lambda row: (row["mean_iou"] is None, -(row["mean_iou"] or 0)))
-    _compare_with_best(rows)
-    columns = ("rank", "run_name", "state", *fields)
-    columns += (*_SCORES, *_DIFFERENCES, *_OTHER_SCORES, *_COSTS, "failure")
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "leaderboard.csv", buffer.getvalue())
-    _write_html(folder / "leaderboard.html", name, record, fields, rows)
-    return rows
-
-
-def _compare_with_best(rows: Sequence[dict[str, Any]]) -> None:
-    """Add rank, and each run's difference to the best one, paired over the same photos."""
-    best: tuple[str, Evaluation] | None = None
-    for rank, row in enumerate(rows, start=1):
-        row |= {"rank": rank if row["mean_iou"] is not None else None, "verdict": ""}
-        row |= dict.fromkeys(_DIFFERENCES)
-        evaluation = _read_evaluation(row["run"]) if row["mean_iou"] is not None else None
-        if evaluation is None:
-            continue
-        if best is None:
-            best = row["run_name"], evaluation
-            row["verdict"] = "the best"
-            continue
-        try:
-            comparison = compare_evaluations(evaluation, best[1], (row["run_name"], best[0]))
-        except ValueError:  # other photos, or other classes
-            row["verdict"] = "not comparable"
-            continue
-        difference = comparison.means["mean_iou"]
-        row["difference_to_best"] = difference.difference
-        if difference.low == difference.low:  # NaN: one photo gives no interval
-            row |= {"difference_low": difference.low, "difference_high": difference.high}
-        row["verdict"] = "worse" if difference.is_real else "not told apart"
-
-
-def _read_evaluation(run: RunFolder) -> "Evaluation | None":
-    # evaluate loads torch; planning a sweep must not.
-    from clothseg_utils.scores.evaluation import read_evaluation
-
-    try:
-        return read_evaluation(run.path)
-    except FileNotFoundError:
-        return None
-
-
-def _write_html(
-    path: Path,
-    name: str,
-    record: Mapping[str, Any],
-    fields: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-) -> None:
-    counts = {state: sum(row["state"] == state for row in rows) for state in _STATE_WORDS}
-    write_page(
-        path,
-        "leaderboard.md.j2",
-        name=name,
-        date=time.strftime("%Y-%m-%d"),
-        rows=rows,
-        states=", ".join(f"{n} {_STATE_WORDS[state]}" for state, n in counts.items() if n),
-        best_score=_range_text(rows[0], _SCORES),
-        leaderboard=_leaderboard_table(fields, rows),
-        figure=_picture(fields, rows),
-        seeds=_seed_table(fields, rows) if "seed" in fields else None,
-        command=_command_lines(record["command"]) if record.get("command") else (),
-        settings=_settings_table(record, fields),
-    )
-
-
-_STATE_WORDS = {"done": "done", "failed": "failed", "running": "cut off", "waiting": "not begun"}
-
-
-def _leaderboard_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    head = ("", *fields, "verdict", "mean IoU (95 % interval)", "to the best (95 % interval)")
-    head += ("macro F1", "pixel accuracy", "val mIoU in training", "epochs", "training", "in all")
-    cells = [
-        (
-            _link(row, _MISSING if row["rank"] is None else f"{row['rank']}."),
-            *(_value_text(row[field]) for field in fields),
-            row["verdict"] or _STATE_WORDS[row["state"]],
-            _range_text(row, _SCORES),
-            _range_text(row, _DIFFERENCES, sign="+"),
-            _score_text(row["macro_f1"]),
-            _score_text(row["pixel_accuracy"]),
-            _score_text(row["val_mean_iou_at_input_size"]),
-            _MISSING if row["epochs"] is None else f"{row['epochs']:,}",
-            _seconds_text(row["training_seconds"]),
-            _seconds_text(row["total_seconds"]),
-        )
-        for row in rows
-    ]
-    marked = 0 if rows[0]["mean_iou"] is not None else -1
-    return Table(head, tuple(cells), 2 + len(fields), title="Runs, best first", marked=marked)
-
-
-def _link(row: Mapping[str, Any], text: str) -> str:
-    """A text that leads to the run's report or else to its scores, where there are any."""
-    run = row["run"]
-    pages = (run.report_dir / "index.html", run.notebooks_dir / "04_metric_evaluation.html")
-    page = next((page for page in pages if page.exists()), None)
-    if row["state"] != "done" or page is None:
-        return text
-    address = quote(f"../../{run.name}/{page.relative_to(run.path).as_posix()}")
-    title = to_markdown(row["run_name"]).replace('"', "&quot;")
-    return Markup(f'[{to_markdown(text)}]({address} "{title}")')
-
-
-def _picture(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Picture | None:
-    """Mean IoU of every run with its interval."""
-    # matplotlib takes a second to load; planning a sweep must not wait for it.
-    import pandas as pd
-    from matplotlib import pyplot as plt
-
-    from clothseg_utils.pictures.score_figures import plot_strata
-
-    scored = [row for row in rows if row["mean_iou"] is not None]
-    if len(scored) < 2:
-        return None
-    missing = float("nan")
-    table = pd.DataFrame(
-        {
-            "stratum": [
-                f"{row['rank']}. {', '.join(_value_text(row[field]) for field in fields)}"
-                for row in scored
-            ],
-            "score": [row["mean_iou"] for row in scored],
-            "low": [
-                missing if row["mean_iou_low"] is None else row["mean_iou_low"] for row in scored
-            ],
-            "high": [
-                missing if row["mean_iou_high"] is None else row["mean_iou_high"] for row in scored
-            ],
-            "n": [row["source"].rpartition("n = ")[2] for row in scored],
-        }
-    )
-    figure = plot_strata(
-        "Mean IoU of the runs", table, source=f"{scored[0]['source']}, 95 % intervals"
-    )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
-    size_wh = tuple(round(160 * side) for side in figure.get_size_inches())
-    plt.close(figure)
-    text = (
-        f"Mean IoU of each run ({', '.join(fields)}) with its 95 % bootstrap interval over photos."
-    )
-    return Picture("leaderboard.png", buffer.getvalue(), size_wh, alt=text, caption=text)
-
-
-def _seed_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Mean and spread over seeds of each combination of the other settings, best first."""
-    others = [field for field in fields if field != "seed"]
-    groups: dict[tuple[str, ...], list[float]] = {}
-    for row in rows:
-        if row["mean_iou"] is not None:
-            groups.setdefault(tuple(_value_text(row[f]) for f in others), []).append(
-                row["mean_iou"]
-            )
-    ranked = sorted(groups.items(), key=lambda item: -statistics.fmean(item[1]))
-    cells = [
-        (
-            *(key or ("as given",)),
-            str(len(scores)),
-            _score_text(statistics.fmean(scores)),
-            _score_text(statistics.stdev(scores) if len(scores) > 1 else None),
-            f"{min(scores):.3f} to {max(scores):.3f}",
-        )
-        for key, scores in ranked
-    ]
-    named = others or ["other settings"]
-    head = (*named, "runs", "mean of mean IoU", "standard deviation", "lowest to highest")
-    title = "Mean and spread over seeds of each combination of the other settings"
-    return Table(head, tuple(cells), text_columns=len(named), title=title)
-
-
-def _settings_table(record: Mapping[str, Any], fields: Sequence[str]) -> Table:
-    parameters = next(iter(record["runs"].values()))["parameters"]
-    sections = field_sections()
-    shared = tuple(
-        (f"{sections[field]}.{field}", _value_text(value))
-        for field, value in parameters.items()
-        if field in sections and field not in fields and field != "run_name"
-    )
-    return Table(("setting", "value"), shared, 2, title="Settings that all runs share", folded=True)
-
-
-def _command_lines(command: Sequence[str]) -> tuple[str, ...]:
-    """A command to copy, one option per line."""
-    lines: list[list[str]] = [[]]
-    for word in command:
-        if word.startswith("--"):
-            lines.append([])
-        lines[-1].append(word)
-    joined = [shlex.join(line) for line in lines]
-    indented = [joined[0], *(f"    {line}" for line in joined[1:])]
-    return (*(f"{line} \\" for line in indented[:-1]), indented[-1])
-
-
-def _score_text(score: float | None, *, sign: str = "") -> str:
-    return _MISSING if score is None else f"{score:{sign}.3f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _range_text(row: Mapping[str, Any], columns: Sequence[str], *, sign: str = "") -> str:
-    """A score with the ends of its interval, where it has one."""
-    score, low, high = (_score_text(row[column], sign=sign) for column in columns)
-    return score if _MISSING in (score, low) else f"{score} ({low} to {high})"
-
-
-def _seconds_text(seconds: float | None) -> str:
-    if seconds is None:
-        return _MISSING
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+    return f"mIoU {range_text(scores, SCORES)}, macro F1 {score_text(scores['macro_f1'])}"

@@ -1,0 +1,284 @@
+"""The leaderboard of a sweep: its runs ranked, as a page and as CSV."""
+
+import csv
+import io
+import shlex
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+from markupsafe import Markup
+
+from clothseg_utils.core.config import field_sections
+from clothseg_utils.core.files import read_json, write_text
+from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.core.text import MISSING, count_text, score_text
+from clothseg_utils.pictures.score_figures import plot_strata
+from clothseg_utils.pictures.style import DPI, render_png
+from clothseg_utils.report.document import write_page
+from clothseg_utils.report.parts import Picture, Table, to_markdown
+from clothseg_utils.scores.compare import compare_evaluations
+from clothseg_utils.scores.evaluation import Evaluation, read_evaluation
+from clothseg_utils.workflow.pipeline import step_seconds
+
+# Settings that name a run or a place: two runs that differ in them alone are the same run.
+NOT_COMPARED = ("run_name", "outputs_root", "derived_root", "mask_workers")
+SCORES = ("mean_iou", "mean_iou_low", "mean_iou_high")
+_DIFFERENCES = ("difference_to_best", "difference_low", "difference_high")
+_OTHER_SCORES = ("macro_f1", "pixel_accuracy", "val_mean_iou_at_input_size")
+_COSTS = ("epochs", "training_seconds", "total_seconds")
+_STATE_WORDS = {"done": "done", "failed": "failed", "running": "cut off", "waiting": "not begun"}
+
+
+def differing_fields(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Fields in which the settings of several runs differ, in the config's order."""
+    return [
+        field
+        for field in field_sections()
+        if field not in NOT_COMPARED
+        and any(one.get(field) != settings[0].get(field) for one in settings)
+    ]
+
+
+def value_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def read_scores(run: RunFolder) -> dict[str, Any]:
+    """Scores and costs of a finished run; None for what it did not make."""
+    metrics_path = run.path / "metrics.json"
+    metrics = read_json(metrics_path) if metrics_path.exists() else {}
+    training = read_json(run.training_path) if run.training_path.exists() else {}
+    low, high = metrics.get("intervals", {}).get("mean_iou", (None, None))
+    seconds = step_seconds(run)
+    return {
+        "mean_iou": metrics.get("mean_iou"),
+        "mean_iou_low": low,
+        "mean_iou_high": high,
+        "macro_f1": metrics.get("macro_f1"),
+        "pixel_accuracy": metrics.get("pixel_accuracy"),
+        "val_mean_iou_at_input_size": training.get("best_score"),
+        "epochs": training.get("epochs"),
+        "training_seconds": training.get("seconds"),
+        "total_seconds": round(sum(seconds.values()), 1) if seconds else None,
+        "n_images": metrics.get("n_images", 0),
+        "source": metrics.get("source", ""),
+        "synthetic": metrics.get("synthetic", False),
+    }
+
+
+def write_leaderboard(folder: Path, name: str, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Write `leaderboard.csv` and `.html`; return the rows, best first."""
+    runs = record["runs"]
+    fields = differing_fields([entry["parameters"] for entry in runs.values()])
+    rows = []
+    for run_name, entry in runs.items():
+        run = RunFolder(entry["parameters"]["outputs_root"], run_name)
+        # What a failed run left from before belongs to other settings or another code.
+        is_done = entry["state"] == "done" and run.path.exists()
+        scores = read_scores(run) if is_done else {}
+        rows.append(
+            {"run_name": run_name, "state": entry["state"]}
+            | {field: entry["parameters"].get(field) for field in fields}
+            | {column: scores.get(column) for column in (*SCORES, *_OTHER_SCORES, *_COSTS)}
+            | {
+                "n_images": scores.get("n_images", 0),
+                "source": scores.get("source", ""),
+                "synthetic": scores.get("synthetic", False),
+            }
+            | {"failure": entry["failure"], "run": run}
+        )
+    rows.sort(key=lambda row: (row["mean_iou"] is None, -(row["mean_iou"] or 0)))
+    _compare_with_best(rows)
+    columns = ("rank", "run_name", "state", *fields)
+    columns += (*SCORES, *_DIFFERENCES, *_OTHER_SCORES, *_COSTS, "failure")
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "leaderboard.csv", buffer.getvalue())
+    _write_html(folder / "leaderboard.html", name, record, fields, rows)
+    return rows
+
+
+def _compare_with_best(rows: Sequence[dict[str, Any]]) -> None:
+    """Add rank, and each run's difference to the best one, paired over the same photos."""
+    best: tuple[str, Evaluation] | None = None
+    for rank, row in enumerate(rows, start=1):
+        row |= {"rank": rank if row["mean_iou"] is not None else None, "verdict": ""}
+        row |= dict.fromkeys(_DIFFERENCES)
+        evaluation = _read_evaluation(row["run"]) if row["mean_iou"] is not None else None
+        if evaluation is None:
+            continue
+        if best is None:
+            best = row["run_name"], evaluation
+            row["verdict"] = "the best"
+            continue
+        try:
+            comparison = compare_evaluations(evaluation, best[1], (row["run_name"], best[0]))
+        except ValueError:  # other photos, or other classes
+            row["verdict"] = "not comparable"
+            continue
+        difference = comparison.means["mean_iou"]
+        row["difference_to_best"] = difference.difference
+        if difference.low == difference.low:  # NaN: one photo gives no interval
+            row |= {"difference_low": difference.low, "difference_high": difference.high}
+        row["verdict"] = "worse" if difference.is_real else "not told apart"
+
+
+def _read_evaluation(run: RunFolder) -> Evaluation | None:
+    try:
+        return read_evaluation(run.path)
+    except FileNotFoundError:
+        return None
+
+
+def _write_html(
+    path: Path,
+    name: str,
+    record: Mapping[str, Any],
+    fields: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+) -> None:
+    counts = {state: sum(row["state"] == state for row in rows) for state in _STATE_WORDS}
+    write_page(
+        path,
+        "leaderboard.md.j2",
+        name=name,
+        date=time.strftime("%Y-%m-%d"),
+        rows=rows,
+        states=", ".join(f"{n} {_STATE_WORDS[state]}" for state, n in counts.items() if n),
+        best_score=range_text(rows[0], SCORES),
+        leaderboard=_leaderboard_table(fields, rows),
+        figure=_picture(fields, rows),
+        seeds=_seed_table(fields, rows) if "seed" in fields else None,
+        command=_command_lines(record["command"]) if record.get("command") else (),
+        settings=_settings_table(record, fields),
+    )
+
+
+def _leaderboard_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
+    head = ("", *fields, "verdict", "mean IoU (95 % interval)", "to the best (95 % interval)")
+    head += ("macro F1", "pixel accuracy", "val mIoU in training", "epochs", "training", "in all")
+    cells = [
+        (
+            _link(row, MISSING if row["rank"] is None else f"{row['rank']}."),
+            *(value_text(row[field]) for field in fields),
+            row["verdict"] or _STATE_WORDS[row["state"]],
+            range_text(row, SCORES),
+            range_text(row, _DIFFERENCES, sign="+"),
+            score_text(row["macro_f1"]),
+            score_text(row["pixel_accuracy"]),
+            score_text(row["val_mean_iou_at_input_size"]),
+            MISSING if row["epochs"] is None else f"{row['epochs']:,}",
+            _seconds_text(row["training_seconds"]),
+            _seconds_text(row["total_seconds"]),
+        )
+        for row in rows
+    ]
+    marked = 0 if rows[0]["mean_iou"] is not None else -1
+    return Table(head, tuple(cells), 2 + len(fields), title="Runs, best first", marked=marked)
+
+
+def _link(row: Mapping[str, Any], text: str) -> str:
+    """A text that leads to the run's report or else to its scores, where there are any."""
+    run = row["run"]
+    pages = (run.report_dir / "index.html", run.notebooks_dir / "04_metric_evaluation.html")
+    page = next((page for page in pages if page.exists()), None)
+    if row["state"] != "done" or page is None:
+        return text
+    address = quote(f"../../{run.name}/{page.relative_to(run.path).as_posix()}")
+    title = to_markdown(row["run_name"]).replace('"', "&quot;")
+    return Markup(f'[{to_markdown(text)}]({address} "{title}")')
+
+
+def _picture(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Picture | None:
+    """Mean IoU of every run with its interval."""
+    scored = [row for row in rows if row["mean_iou"] is not None]
+    if len(scored) < 2:
+        return None
+    labels = (", ".join(value_text(row[field]) for field in fields) for row in scored)
+    table = pd.DataFrame(
+        {
+            "stratum": [
+                f"{row['rank']}. {label}" for row, label in zip(scored, labels, strict=True)
+            ],
+            "score": [row["mean_iou"] for row in scored],
+            "low": [row["mean_iou_low"] for row in scored],
+            "high": [row["mean_iou_high"] for row in scored],
+            "n": [count_text(row["n_images"], "photo") for row in scored],
+        }
+    ).astype({"low": float, "high": float})  # None becomes NaN
+    figure = plot_strata(
+        "Mean IoU of the runs", table, source=f"{scored[0]['source']}, 95 % intervals"
+    )
+    width, height = (round(DPI * side) for side in figure.get_size_inches())
+    text = (
+        f"Mean IoU of each run ({', '.join(fields)}) with its 95 % bootstrap interval over photos."
+    )
+    return Picture("leaderboard.png", render_png(figure), (width, height), alt=text, caption=text)
+
+
+def _seed_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Mean and spread over seeds of each combination of the other settings, best first."""
+    others = [field for field in fields if field != "seed"]
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for row in rows:
+        if row["mean_iou"] is not None:
+            groups.setdefault(tuple(value_text(row[f]) for f in others), []).append(row["mean_iou"])
+    ranked = sorted(groups.items(), key=lambda item: -statistics.fmean(item[1]))
+    cells = [
+        (
+            *(key or ("as given",)),
+            str(len(scores)),
+            score_text(statistics.fmean(scores)),
+            score_text(statistics.stdev(scores) if len(scores) > 1 else None),
+            f"{min(scores):.3f} to {max(scores):.3f}",
+        )
+        for key, scores in ranked
+    ]
+    named = others or ["other settings"]
+    head = (*named, "runs", "mean of mean IoU", "standard deviation", "lowest to highest")
+    title = "Mean and spread over seeds of each combination of the other settings"
+    return Table(head, tuple(cells), text_columns=len(named), title=title)
+
+
+def _settings_table(record: Mapping[str, Any], fields: Sequence[str]) -> Table:
+    parameters = next(iter(record["runs"].values()))["parameters"]
+    sections = field_sections()
+    shared = tuple(
+        (f"{sections[field]}.{field}", value_text(value))
+        for field, value in parameters.items()
+        if field in sections and field not in fields and field != "run_name"
+    )
+    return Table(("setting", "value"), shared, 2, title="Settings that all runs share", folded=True)
+
+
+def _command_lines(command: Sequence[str]) -> tuple[str, ...]:
+    """A command to copy, one option per line."""
+    lines: list[list[str]] = [[]]
+    for word in command:
+        if word.startswith("--"):
+            lines.append([])
+        lines[-1].append(word)
+    joined = [shlex.join(line) for line in lines]
+    indented = [joined[0], *(f"    {line}" for line in joined[1:])]
+    return (*(f"{line} \\" for line in indented[:-1]), indented[-1])
+
+
+def range_text(row: Mapping[str, Any], columns: Sequence[str], *, sign: str = "") -> str:
+    """A score with the ends of its interval, where it has one."""
+    score, low, high = (score_text(row[column], sign) for column in columns)
+    return score if MISSING in (score, low) else f"{score} ({low} to {high})"
+
+
+def _seconds_text(seconds: float | None) -> str:
+    if seconds is None:
+        return MISSING
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
