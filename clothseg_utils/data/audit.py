@@ -69,7 +69,6 @@ def audit(
     coco: CocoFile,
     *,
     image_dir: str | Path | None = None,
-    progress: bool = False,
 ) -> Audit:
     """Find what would be paired wrongly or could not be read, and name it.
 
@@ -79,7 +78,6 @@ def audit(
     Args:
         coco: the annotation file.
         image_dir: folder of the photos; None leaves photos unchecked.
-        progress: show a bar, or lines where nobody watches.
 
     Raises:
         FileNotFoundError: `image_dir` is not a folder, or holds none of the photos.
@@ -91,7 +89,7 @@ def audit(
     excluded = dict(collisions)
     if image_dir is not None:
         folder = _check_folder(image_dir)
-        for image, problem in _check_photos(coco.images, folder, progress):
+        for image, problem in _check_photos(coco.images, folder):
             problems.append(problem)
             excluded.setdefault(image.file_name, problem.detail)
         n_lost = sum(problem.kind == "photo_missing" for problem in problems)
@@ -125,7 +123,6 @@ def photo_problems(
     image_dir: str | Path,
     *,
     cache_path: str | Path,
-    progress: bool = False,
 ) -> dict[str, str]:
     """Find the photos that cannot be used: missing, empty, undecodable, or of another size.
 
@@ -135,7 +132,6 @@ def photo_problems(
         images: records to check.
         image_dir: folder of the photos.
         cache_path: JSON file of what was found before, for these annotations; made if missing.
-        progress: show a bar, or lines where nobody watches.
 
     Returns:
         file_name -> reason, for the photos to leave out.
@@ -154,8 +150,7 @@ def photo_problems(
     ]
     if unknown:
         found = {
-            image.file_name: problem.detail
-            for image, problem in _check_photos(unknown, folder, progress)
+            image.file_name: problem.detail for image, problem in _check_photos(unknown, folder)
         }
         for image in unknown:
             known[image.file_name] = (stamps[image.file_name], found.get(image.file_name, ""))
@@ -237,7 +232,7 @@ def _check_folder(folder: str | Path) -> Path:
 
 
 def _check_photos(
-    images: Sequence[ImageRecord], folder: Path, progress: bool
+    images: Sequence[ImageRecord], folder: Path
 ) -> Iterator[tuple[ImageRecord, Problem]]:
     """Check every image's photo; yield those with a problem, in the JSON's order."""
 
@@ -251,7 +246,6 @@ def _check_photos(
             total=len(images),
             desc="checking photos",
             unit="photo",
-            disable=not progress,
         )
         for image, problem in zip(images, found, strict=True):
             if problem is not None:

@@ -41,7 +41,6 @@ def synthesize(
     val: int = 60,
     seed: int = 0,
     workers: int = 0,
-    progress: bool = True,
 ) -> Path:
     """Draw a dataset in Fashionpedia's layout; the same arguments give the same bytes.
 
@@ -55,7 +54,6 @@ def synthesize(
         seed: what to draw, 0 or more.
         workers: processes; 0 means one per core, 1 draws in this process. Does not change a byte.
             A script that uses several needs `if __name__ == "__main__"`.
-        progress: show a progress bar.
 
     Returns:
         `out_dir`, holding `train/`, `test/` and the two annotation files.
@@ -81,7 +79,7 @@ def synthesize(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
         unfinished = Path(scratch) / target.name
         unfinished.mkdir()
-        _draw_splits(unfinished, recipe, workers, progress)
+        _draw_splits(unfinished, recipe, workers)
         try:
             if target.exists():
                 target.rmdir()
@@ -137,14 +135,14 @@ def _holds(out_dir: Path, recipe: dict[str, int], split: tuple[str, str, str, in
         return False
 
 
-def _draw_splits(root: Path, recipe: dict[str, int], workers: int, progress: bool) -> None:
+def _draw_splits(root: Path, recipe: dict[str, int], workers: int) -> None:
     jobs = []
     for split_index, (name, folder, _, _, _) in enumerate(_SPLITS):
         (root / folder).mkdir()
         jobs += [(split_index, image_index) for image_index in range(recipe[name])]
     work = partial(_draw_to_file, str(root), recipe["seed"])
     workers = min(workers or _usable_cores(), len(jobs))
-    bar = partial(progress_bar, total=len(jobs), desc="drawing", unit="photo", disable=not progress)
+    bar = partial(progress_bar, total=len(jobs), desc="drawing", unit="photo")
     if workers <= 1:
         records = list(bar(map(work, jobs)))
     else:
