@@ -306,28 +306,6 @@ def test_bad_address_is_refused(tmp_path, base_url) -> None:
         download(tmp_path, base_url=base_url)
 
 
-def test_expected_sha256_is_insisted_on(store, fetch, tmp_path) -> None:
-    with pytest.raises(ValueError, match=rf"{VAL_JSON} has SHA-256 .*expected {'0' * 64}"):
-        fetch(expected_sha256={VAL_JSON: "0" * 64})
-    assert not list(tmp_path.glob(f"{VAL_JSON}*"))
-    digests = {name: hashlib.sha256(body).hexdigest() for name, body in store.files.items()}
-    upper = {name: digest.upper() for name, digest in digests.items()}
-    assert {result.name: result.sha256 for result in fetch(expected_sha256=upper)} == digests
-
-
-def test_expected_sha256_is_checked_on_what_is_there(fetch, tmp_path) -> None:
-    fetch()
-    with pytest.raises(ValueError, match=rf"{TRAIN_ZIP} has SHA-256"):
-        fetch(expected_sha256={TRAIN_ZIP: "0" * 64})
-    assert (tmp_path / "train" / "a.jpg").exists()
-
-
-def test_expected_sha256_of_an_unknown_file_is_refused(store, fetch) -> None:
-    with pytest.raises(ValueError, match=r"names \['train.zip'\]; expected names among"):
-        fetch(expected_sha256={"train.zip": "0" * 64})
-    assert not store.requests
-
-
 @pytest.mark.parametrize(
     ("member", "reason"),
     [

@@ -6,7 +6,6 @@ import stat
 import time
 import zipfile
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -56,7 +55,6 @@ def download(
     data_root: str | Path,
     *,
     base_url: str = OFFICIAL,
-    expected_sha256: Mapping[str, str] | None = None,
 ) -> list[Fetched]:
     """Fetch both annotation files and both photo archives, and unpack the archives.
 
@@ -67,7 +65,6 @@ def download(
     Args:
         data_root: folder to fill; made if missing.
         base_url: address above `images/` and `annotations/`.
-        expected_sha256: file name -> hex digest to insist on; a file left out is only recorded.
 
     Returns:
         One entry a file, in the order of fetching.
@@ -76,14 +73,10 @@ def download(
         FileNotFoundError: the server does not have a file.
         ConnectionError: the server cannot be reached, or keeps breaking off.
         OSError: the disk is too full.
-        ValueError: a wrong checksum, a bad or unsafe archive, a photo folder of other origin, or
-            a bad argument.
+        ValueError: a bad or unsafe archive, a photo folder of other origin, or a bad address.
     """
     root = Path(data_root)
-    expected = {name: digest.lower() for name, digest in (expected_sha256 or {}).items()}
     names = [PurePosixPath(address).name for address in _FILES]
-    if unknown := sorted(set(expected) - set(names)):
-        raise ValueError(f"expected_sha256 names {unknown}; expected names among {names}.")
     record = _Record(root)
     for name, folder in zip(names, _FILES.values(), strict=True):
         if folder:
@@ -97,8 +90,7 @@ def download(
             url = f"{base_url.rstrip('/')}/{address}"
             was_there = record.is_complete(name, folder)
             if not was_there:
-                _fetch(session, url, root / name, record, expected.get(name, ""))
-            _check_sha256(name, record[name]["sha256"], expected.get(name, ""))
+                _fetch(session, url, root / name, record)
             if folder and not record.is_unpacked(name, folder):
                 _unpack(root / name, root / folder, record)
             if folder:
@@ -149,7 +141,7 @@ class _Record:
             )
 
 
-def _fetch(session: requests.Session, url: str, path: Path, record: _Record, sha256: str) -> None:
+def _fetch(session: requests.Session, url: str, path: Path, record: _Record) -> None:
     """Bring one file to `path`, trying again where the connection fails."""
     part_path = path.with_name(f"{path.name}.part")
     for wait_s in (*_RETRY_WAITS_S, None):
@@ -170,11 +162,6 @@ def _fetch(session: requests.Session, url: str, path: Path, record: _Record, sha
                 "Check the base URL."
             ) from None
     digest = sha256_file(part_path)
-    try:
-        _check_sha256(path.name, digest, sha256)
-    except ValueError:
-        part_path.unlink()  # or every later run would take it for a whole file
-        raise
     record.update(path.name, url=url, size=part_path.stat().st_size, sha256=digest)
     part_path.replace(path)
 
@@ -271,14 +258,6 @@ def _checked_members(zip_path: Path, archive: zipfile.ZipFile) -> list[zipfile.Z
     if not members:
         raise ValueError(f"{zip_path} holds no files; expected photos. Delete it and try again.")
     return list(members.values())
-
-
-def _check_sha256(name: str, digest: str, expected: str) -> None:
-    if expected and digest != expected:
-        raise ValueError(
-            f"{name} has SHA-256 {digest}; expected {expected}. Check the expected sum, or "
-            "download into an empty data root."
-        )
 
 
 def _check_space(folder: Path, name: str, n_bytes: int) -> None:
