@@ -196,7 +196,7 @@ def _drawn_data_root() -> Path:
 
     root = ROOT / "data" / "synthetic"
     if not root.exists():
-        synthesize(root, progress=False)
+        synthesize(root)
     return root
 
 

@@ -137,9 +137,7 @@ def _check_linear(annotations: Path, folder: Path) -> Row:
 
     def run(path: Path) -> float:
         with tempfile.TemporaryDirectory(dir=out_parent) as out:
-            return seconds_of(
-                lambda: rasterize_split(path, out, "supercategory", workers=1, progress=False)
-            )[0]
+            return seconds_of(lambda: rasterize_split(path, out, "supercategory", workers=1))[0]
 
     timing = alternate(lambda: run(small), lambda: run(large), 4)
     return Row(

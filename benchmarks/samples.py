@@ -88,7 +88,7 @@ def rows() -> list[Row]:
 def load_train_split(root: Path, derived_root: str) -> SplitData:
     """The train split with its masks below `derived_root`."""
     config = DataConfig(data_root=str(root), derived_root=derived_root, image_size=IMAGE_SIZE)
-    return load_split(config, "train", progress=False)
+    return load_split(config, "train")
 
 
 def our_samples(split: SplitData, n_samples: int) -> Callable[[], None]:

@@ -283,7 +283,7 @@ def audit(
     from clothseg_utils.data.audit import write_audit
     from clothseg_utils.data.coco import read_annotations
 
-    findings = find_problems(read_annotations(annotations), image_dir=images_dir, progress=True)
+    findings = find_problems(read_annotations(annotations), image_dir=images_dir)
     _say(findings.summary())
     if json is not None:
         write_audit(json, findings)

@@ -48,7 +48,7 @@ def code_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small drawn dataset: 16 train and 8 val photos, seed 0. Read only."""
     root = tmp_path_factory.mktemp("data") / "synthetic"
-    return synthesize(root, train=16, val=8, seed=0, workers=1, progress=False)
+    return synthesize(root, train=16, val=8, seed=0, workers=1)
 
 
 @pytest.fixture(scope="session")
@@ -92,8 +92,8 @@ def tiny_training(tiny_config: Config) -> TinyTraining:
     from clothseg_utils.training.train import train
 
     torch.set_num_threads(1)
-    train_split = load_split(tiny_config.data, "train", progress=False)
-    val_split = load_split(tiny_config.data, "val", progress=False)
+    train_split = load_split(tiny_config.data, "train")
+    val_split = load_split(tiny_config.data, "val")
     run = RunFolder(tiny_config.run.outputs_root, tiny_config.run.run_name)
     result = train(tiny_config, train_split, val_split, run)
     return TinyTraining(tiny_config, train_split, val_split, run, result)

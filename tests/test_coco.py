@@ -342,39 +342,34 @@ def test_box_of_rle(counts, box):
 
 @pytest.fixture
 def photo_root(tmp_path):
-    """Images a..g: a is sound, each other has its own fault; h is on disk only."""
+    """Images a..e: a is sound, each other has its own fault; h is on disk only."""
     images = [
         {"id": i, "file_name": f"{name}.png", "width": 6, "height": 5}
-        for i, name in enumerate("abcdefg")
+        for i, name in enumerate("abcde")
     ]
     coco = read(tmp_path, images=images)
-    photos, masks = tmp_path / "photos", tmp_path / "masks"
+    photos = tmp_path / "photos"
     photos.mkdir()
-    masks.mkdir()
-    for name in "abcdefgh":
+    for name in "abcdeh":
         Image.new("RGB", (6, 5)).save(photos / f"{name}.png")
-        Image.new("L", (6, 5)).save(masks / f"{name}.png")
     (photos / "b.png").unlink()
     (photos / "c.png").write_bytes(b"")
     (photos / "d.png").write_bytes((photos / "a.png").read_bytes()[:-30])
     Image.new("RGB", (5, 6)).save(photos / "e.png")
-    (masks / "f.png").unlink()
-    Image.new("L", (5, 6)).save(masks / "g.png")
-    (masks / "index.json").write_text("{}")
-    return coco, photos, masks
+    return coco, photos
 
 
 def test_folder_of_other_photos_is_refused(photo_root, tmp_path):
-    coco, photos, _ = photo_root
+    coco, photos = photo_root
     (tmp_path / "other").mkdir()
     (photos / "h.png").rename(tmp_path / "other" / "h.png")
-    with pytest.raises(FileNotFoundError, match=r"other holds none of the photos that .* \(7\);"):
+    with pytest.raises(FileNotFoundError, match=r"other holds none of the photos that .* \(5\);"):
         audit(coco, image_dir=tmp_path / "other")
 
 
 def test_every_faulty_photo_is_listed_by_name(photo_root):
-    coco, photos, _ = photo_root
-    report = audit(coco, image_dir=photos, workers=2)
+    coco, photos = photo_root
+    report = audit(coco, image_dir=photos)
     assert [(p.kind, p.subject) for p in report.problems] == [
         ("photo_missing", "b.png"),
         ("photo_empty", "c.png"),
@@ -384,29 +379,12 @@ def test_every_faulty_photo_is_listed_by_name(photo_root):
     assert list(report.excluded) == ["b.png", "c.png", "d.png", "e.png"]
     assert "5 x 6 px (width x height); the JSON says 6 x 5" in report.excluded["e.png"]
     assert str(photos) not in json.dumps(report.excluded)
-    assert (report.photos_checked, report.masks_checked) == (True, False)
+    assert report.photos_checked
 
 
-def test_every_faulty_mask_is_listed_by_name(photo_root):
-    coco, photos, masks = photo_root
-    (masks / "d.png").write_bytes(b"")
-    report = audit(coco, image_dir=photos, mask_dir=masks, workers=2)
-    found = [(p.kind, p.subject) for p in report.problems if p.kind.startswith("mask")]
-    assert found == [
-        ("mask_unreadable", "d.png"),
-        ("mask_missing", "f.png"),
-        ("mask_size", "g.png"),
-        ("mask_without_photo", "b.png"),
-        ("mask_without_photo", "h.png"),
-    ]
-    assert list(report.excluded) == ["b.png", "c.png", "d.png", "e.png", "f.png", "g.png"]
-    assert "a.png" not in report.excluded
-
-
-@pytest.mark.parametrize("folder", ["image_dir", "mask_dir"])
-def test_missing_folder_is_named(tmp_path, folder):
+def test_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"folder .*nowhere not found"):
-        audit(read(tmp_path), **{folder: tmp_path / "nowhere"})
+        audit(read(tmp_path), image_dir=tmp_path / "nowhere")
 
 
 def test_image_without_annotations_is_no_fault(tmp_path):

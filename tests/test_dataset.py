@@ -58,12 +58,12 @@ def config(synthetic_root, derived_root):
 
 @pytest.fixture(scope="module")
 def train_split(config):
-    return load_split(config, "train", progress=False)
+    return load_split(config, "train")
 
 
 @pytest.fixture(scope="module")
 def val_split(config):
-    return load_split(config, "val", progress=False)
+    return load_split(config, "val")
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def val_root(synthetic_root, tmp_path):
 
 
 def load_val(root):
-    return load_split(data_config(root, root.parent / "derived"), "val", progress=False)
+    return load_split(data_config(root, root.parent / "derived"), "val")
 
 
 def split_of(image, mask, n_images=1):
@@ -109,8 +109,8 @@ def test_split_pairs_each_photo_with_its_own_mask(train_split):
 
 
 def test_image_limit_takes_the_first(config):
-    limited = load_split(config.model_copy(update={"image_limit": 3}), "val", progress=False)
-    whole = load_split(config, "val", progress=False)
+    limited = load_split(config.model_copy(update={"image_limit": 3}), "val")
+    whole = load_split(config, "val")
     assert limited.images == whole.images[:3]
 
 
@@ -166,7 +166,7 @@ def test_photo_without_annotations_is_background(val_root):
 def test_data_root_with_the_val_split_only(val_root, val_split):
     assert load_val(val_root).images == val_split.images
     with pytest.raises(FileNotFoundError, match=r"instances_attributes_train2020\.json"):
-        load_split(data_config(val_root, val_root.parent), "train", progress=False)
+        load_split(data_config(val_root, val_root.parent), "train")
 
 
 def test_split_without_its_folder_of_photos(val_root):

@@ -25,14 +25,14 @@ VAL_JSON = "instances_attributes_val2020.json"
 def small_root(tmp_path_factory) -> Path:
     """10 train and 3 val photos, so two train photos of several people."""
     root = tmp_path_factory.mktemp("small") / "synthetic"
-    return synthesize(root, train=10, val=3, seed=3, workers=1, progress=False)
+    return synthesize(root, train=10, val=3, seed=3, workers=1)
 
 
 @pytest.fixture(scope="module")
 def full_root(tmp_path_factory) -> Path:
     """The default dataset's size: 240 train and 60 val photos."""
     root = tmp_path_factory.mktemp("full") / "synthetic"
-    return synthesize(root, seed=0, workers=2, progress=False)
+    return synthesize(root, seed=0, workers=2)
 
 
 def read(root: Path, name: str = TRAIN_JSON) -> dict:
@@ -66,21 +66,18 @@ def test_stems_are_unique_over_both_splits(small_root):
 
 @pytest.mark.slow
 def test_same_seed_same_bytes_with_any_number_of_workers(tmp_path):
-    one, two = (
-        synthesize(tmp_path / str(n), train=3, val=1, seed=3, workers=n, progress=False)
-        for n in (1, 2)
-    )
+    one, two = (synthesize(tmp_path / str(n), train=3, val=1, seed=3, workers=n) for n in (1, 2))
     assert len(file_hashes(one)) == 6
     assert file_hashes(one) == file_hashes(two)
 
 
 def test_other_seed_draws_other_photos(small_root, tmp_path):
-    other = synthesize(tmp_path / "other", train=2, val=1, seed=4, workers=1, progress=False)
+    other = synthesize(tmp_path / "other", train=2, val=1, seed=4, workers=1)
     assert not set(file_hashes(other).values()) & set(file_hashes(small_root).values())
 
 
 def test_photo_does_not_depend_on_how_many_are_drawn(small_root, tmp_path):
-    fewer = synthesize(tmp_path / "fewer", train=2, val=1, seed=3, workers=1, progress=False)
+    fewer = synthesize(tmp_path / "fewer", train=2, val=1, seed=3, workers=1)
     photos = {k: v for k, v in file_hashes(fewer).items() if k.endswith(".jpg")}
     assert len(photos) == 3
     assert photos.items() <= file_hashes(small_root).items()
@@ -213,40 +210,40 @@ def test_files_open_in_the_official_api(small_root, capsys):
 def test_complete_dataset_is_left_as_it_is(small_root, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in small_root.rglob("*")}
     monkeypatch.setattr(dataset, "draw", None)  # drawing again would fail
-    assert synthesize(small_root, train=10, val=3, seed=3, workers=1, progress=False) == small_root
+    assert synthesize(small_root, train=10, val=3, seed=3, workers=1) == small_root
     assert {path: path.stat().st_mtime_ns for path in small_root.rglob("*")} == before
 
 
 def test_dataset_of_another_seed_is_not_overwritten(small_root):
     with pytest.raises(ValueError, match=r"synthetic is not empty.* seed 5.*another folder"):
-        synthesize(small_root, train=10, val=3, seed=5, progress=False)
+        synthesize(small_root, train=10, val=3, seed=5)
 
 
 def test_dataset_that_lost_a_photo_is_refused(tmp_path):
-    root = synthesize(tmp_path / "a", train=1, val=1, workers=1, progress=False)
+    root = synthesize(tmp_path / "a", train=1, val=1, workers=1)
     next((root / "train").iterdir()).unlink()
     with pytest.raises(ValueError, match="is not this synthetic dataset"):
-        synthesize(root, train=1, val=1, workers=1, progress=False)
+        synthesize(root, train=1, val=1, workers=1)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"info": {}}', '{"info": {"synthetic": {}}}'])
 def test_foreign_folder_is_refused_and_kept(tmp_path, content):
     (tmp_path / TRAIN_JSON).write_text(content)
     with pytest.raises(ValueError, match="is not empty"):
-        synthesize(tmp_path, train=1, val=1, progress=False)
+        synthesize(tmp_path, train=1, val=1)
     assert [path.name for path in tmp_path.iterdir()] == [TRAIN_JSON]
 
 
 def test_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "a").write_text("mine")
     with pytest.raises(ValueError, match="is not empty"):
-        synthesize(tmp_path / "a", train=1, val=1, progress=False)
+        synthesize(tmp_path / "a", train=1, val=1)
     assert (tmp_path / "a").read_text() == "mine"
 
 
 def test_empty_folder_is_filled(tmp_path):
     (tmp_path / "a").mkdir()
-    root = synthesize(tmp_path / "a", train=1, val=1, workers=1, progress=False)
+    root = synthesize(tmp_path / "a", train=1, val=1, workers=1)
     assert (root / VAL_JSON).is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
@@ -260,7 +257,7 @@ def test_interrupted_drawing_leaves_nothing(tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(dataset, "draw", fail)
     with pytest.raises(error):
-        synthesize(tmp_path / "a", train=2, val=1, workers=1, progress=False)
+        synthesize(tmp_path / "a", train=2, val=1, workers=1)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -272,7 +269,7 @@ def test_dataset_that_another_process_finished_first_is_kept(tmp_path, monkeypat
         shutil.copytree(unfinished, tmp_path / "a")
 
     monkeypatch.setattr(dataset, "_draw_splits", draw_while_another_finishes)
-    root = synthesize(tmp_path / "a", train=1, val=1, workers=1, progress=False)
+    root = synthesize(tmp_path / "a", train=1, val=1, workers=1)
     assert (root / VAL_JSON).is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 

@@ -88,7 +88,7 @@ def hand_split(tmp_path) -> SplitData:
         annotation |= {"image_id": 7, "bbox": bbox, "iscrowd": 0}
     (root / VAL_JSON).write_text(json.dumps(record))
     config = DataConfig(data_root=str(root), derived_root=str(tmp_path / "derived"), mask_workers=1)
-    return load_split(config, "val", progress=False)
+    return load_split(config, "val")
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def hand_evaluation(monkeypatch, hand_split, tiny_network) -> Evaluation:
     native = np.zeros((8, 8), np.uint8)
     native[:4] = 2
     stub_predictions(monkeypatch, lambda image: (native, np.zeros((32, 32), np.uint8)))
-    return evaluate(tiny_network, hand_split, bootstrap_samples=100, progress=False)
+    return evaluate(tiny_network, hand_split, bootstrap_samples=100)
 
 
 # Of 32 pixels of background 16 are right; of 28 of upperbody 12; of 4 of closures none.
@@ -200,7 +200,7 @@ def test_comparable_with_reported(
     monkeypatch.setattr(evaluate_module, "_REPORTED_IMAGE_SIZE", size)
     monkeypatch.setattr(evaluate_module, "_FASHIONPEDIA_VAL_IMAGES", images)
     monkeypatch.setattr(evaluate_module, "FASHIONPEDIA_CATEGORIES", categories)
-    evaluation = evaluate(tiny_network, hand_split, bootstrap_samples=100, progress=False)
+    evaluation = evaluate(tiny_network, hand_split, bootstrap_samples=100)
     assert evaluation.metrics["comparable_with_reported"] is expected
 
 
@@ -208,7 +208,7 @@ def test_broken_mask_stops_evaluation(hand_split, tiny_network):
     mask_path = hand_split.masks.mask_path(7)
     Image.new("L", (8, 8), 99).save(mask_path)
     with pytest.raises(ValueError, match=r"class ids \[99\]"):
-        evaluate(tiny_network, hand_split, bootstrap_samples=100, progress=False)
+        evaluate(tiny_network, hand_split, bootstrap_samples=100)
 
 
 # --- on drawn photos -----------------------------------------------------------------------------
@@ -223,7 +223,6 @@ def scored(tiny_training, tiny_network, tmp_path_factory) -> tuple[Evaluation, P
         tiny_training.val_split,
         bootstrap_samples=200,
         masks_dir=out / "masks",
-        progress=False,
     )
     write_evaluation(out, evaluation)
     return evaluation, out
@@ -236,7 +235,7 @@ def test_perfect_predictions_score_one(monkeypatch, tiny_training, tiny_network)
         image, target = split.read_pair(record)
         truth[image.tobytes()] = (target, fit_mask(target, tiny_network.image_size, "squash"))
     stub_predictions(monkeypatch, lambda image: truth[image.tobytes()])
-    evaluation = evaluate(tiny_network, split, bootstrap_samples=100, progress=False)
+    evaluation = evaluate(tiny_network, split, bootstrap_samples=100)
     metrics = evaluation.metrics
     for scores in (metrics, metrics["reported_protocol"]):
         for name in ("mean_iou", "mean_iou_no_background", "macro_f1", "pixel_accuracy"):
@@ -419,7 +418,7 @@ def test_what_is_kept_does_not_grow_with_the_photos_size(monkeypatch, hand_split
             kept.append([weakref.ref(image), weakref.ref(target)])
 
     monkeypatch.setattr(evaluate_module, "_Counter", Spy)
-    evaluate(tiny_network, hand_split, bootstrap_samples=10, progress=False)
+    evaluate(tiny_network, hand_split, bootstrap_samples=10)
     gc.collect()
     assert [reference() for photo in kept for reference in photo] == [None, None]
 
@@ -454,7 +453,7 @@ def test_reading_a_folder_without_scores(tmp_path):
 def test_same_checkpoint_same_intervals(scored, tiny_training, tiny_network):
     evaluation, _ = scored
     split = tiny_training.val_split
-    again = evaluate(tiny_network, split, bootstrap_samples=200, progress=False)
+    again = evaluate(tiny_network, split, bootstrap_samples=200)
     assert again.metrics["intervals"] == evaluation.metrics["intervals"]
     low, high = evaluation.metrics["intervals"]["mean_iou"]
     assert low < evaluation.metrics["mean_iou"] < high
@@ -462,9 +461,9 @@ def test_same_checkpoint_same_intervals(scored, tiny_training, tiny_network):
 
 def test_classes_of_another_scheme_are_refused(tiny_config, tiny_network):
     config = replace_fields(tiny_config, {"scheme": "category", "image_limit": 1})
-    split = load_split(config.data, "val", progress=False)
+    split = load_split(config.data, "val")
     with pytest.raises(ValueError, match=r"knows 13 classes .* the data have 47; .*data\.scheme"):
-        evaluate(tiny_network, split, progress=False)
+        evaluate(tiny_network, split)
 
 
 # --- composites ----------------------------------------------------------------------------------
@@ -480,7 +479,7 @@ def without_person_counts(tiny_training) -> SplitData:
 
 @pytest.mark.slow
 def test_composites_stand_in_where_nobody_counted_people(without_person_counts, tiny_network):
-    evaluation = evaluate(tiny_network, without_person_counts, bootstrap_samples=50, progress=False)
+    evaluation = evaluate(tiny_network, without_person_counts, bootstrap_samples=50)
     strata = evaluation.metrics["strata"]
     assert strata["people"] == []
     assert [row["stratum"] for row in strata["composites"]] == [
@@ -513,7 +512,7 @@ def test_no_composites_where_people_are_counted(scored):
 def test_classes_that_do_not_occur_on_real_photos(monkeypatch, real_data, tiny_network, tmp_path):
     """Ten of the 13 classes occur; of the others one is predicted, in one pixel of one photo."""
     config = DataConfig(data_root=str(real_data / "ccp"), derived_root=str(tmp_path / "derived"))
-    split = load_split(config, "val", progress=False)
+    split = load_split(config, "val")
     split = dataclasses.replace(split, images=split.images[:40])
     monkeypatch.setattr(evaluate_module, "_composites", lambda split: [])
     truth = {}
@@ -525,7 +524,7 @@ def test_classes_that_do_not_occur_on_real_photos(monkeypatch, real_data, tiny_n
     wrong[0, 0] = 1
     truth[key] = (wrong, squashed)
     stub_predictions(monkeypatch, lambda image: truth[image.tobytes()])
-    metrics = evaluate(tiny_network, split, bootstrap_samples=20, progress=False).metrics
+    metrics = evaluate(tiny_network, split, bootstrap_samples=20).metrics
     absent = [n for n, scores in metrics["per_class"].items() if scores["status"] == "absent"]
     assert absent == ["garment parts", "decorations"]
     closures = metrics["per_class"]["closures"]

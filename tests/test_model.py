@@ -250,7 +250,7 @@ def test_bf16_learns_as_fp32_does_within_the_noise_of_the_order(real_data, tmp_p
         image_limit=40,
         mask_workers=1,
     )
-    split = load_split(config.data, "train", progress=False)
+    split = load_split(config.data, "train")
     dataset = SegmentationDataset(split, config.data)
     samples = [dataset[index] for index in range(len(dataset))]
 

@@ -324,8 +324,8 @@ def test_error_tile_shows_the_class_alone():
     target, pred_mask = np.zeros((80, 100), np.uint8), np.zeros((80, 100), np.uint8)
     target[30:50, 40:60] = 2  # missed
     target[:, :4] = pred_mask[:, :4] = 1  # another class, found: no matter here
-    tile = panels.class_error_tile(image, target, pred_mask, class_id=2, side=128)
-    assert tile.shape == (128, 128, 3)
+    tile = panels.class_error_tile(image, target, pred_mask, class_id=2)
+    assert tile.shape == (240, 240, 3)
     grey = (tile == tile[..., :1]).all(axis=2)
     coloured = tile[~grey]
     assert len(np.unique(coloured, axis=0)) == 1
@@ -356,8 +356,8 @@ def test_confusion_panel_holds_three_pictures():
     pred_mask[30:50, 40:60] = 1
     colors = class_colors(3)
     picture = panels.confusion_panel(
-        image, target, pred_mask, (2, 1), ["background", "a", "b"], colors, height=64
+        image, target, pred_mask, (2, 1), ["background", "a", "b"], colors
     )
-    assert picture.shape[1] > 3 * 64
+    assert picture.shape[1] > 3 * 200
     with pytest.raises(ValueError, match="marks no pixel"):
         panels.confusion_panel(image, target, pred_mask, (1, 2), ["background", "a", "b"], colors)

@@ -228,7 +228,7 @@ def test_killed_training_goes_on_where_it_stopped(small_config, splits):
 
         ClothingSegmenter.training_step = dying_step
         with run.lock():
-            splits = [load_split(config.data, split, progress=False) for split in ("train", "val")]
+            splits = [load_split(config.data, split) for split in ("train", "val")]
             train(config, *splits, run)
     """
     script = "\n".join(line.removeprefix(" " * 8) for line in script.splitlines())

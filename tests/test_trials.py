@@ -23,14 +23,12 @@ def test_options_are_tried_on_the_same_photos(tiny_network, tiny_training):
         "flip": InferenceConfig(tta_flip=True),
         "again": PLAIN_INFERENCE,
     }
-    trials = try_options(
-        tiny_network, split, options, photos=99, bootstrap_samples=100, progress=False
-    )
+    trials = try_options(tiny_network, split, options, photos=99, bootstrap_samples=100)
     plain, flip, again = trials
     assert [trial.option for trial in trials] == list(options)
     assert {trial.n for trial in trials} == {len(split.images)}
     # Without options it is what `evaluate` counts.
-    metrics = evaluate(tiny_network, split, bootstrap_samples=100, progress=False).metrics
+    metrics = evaluate(tiny_network, split, bootstrap_samples=100).metrics
     assert (plain.mean_iou, plain.macro_f1) == (metrics["mean_iou"], metrics["macro_f1"])
     assert (plain.gain, plain.low, plain.high, plain.cost) == (0, 0, 0, 1)
     assert again.gain == 0
@@ -47,7 +45,6 @@ def test_fewer_photos_are_spread_over_the_split(tiny_network, tiny_training):
         {PLAIN: PLAIN_INFERENCE},
         photos=1,
         bootstrap_samples=100,
-        progress=False,
     )
     assert plain.n == 1
     assert math.isnan(plain.low)

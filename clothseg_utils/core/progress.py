@@ -51,11 +51,11 @@ def progress_bar(*args: Any, **kwargs: Any) -> terminal_tqdm:
 
     Args:
         args: as for tqdm, usually an iterable.
-        kwargs: as for tqdm; `disable=True` silences it anywhere.
+        kwargs: as for tqdm.
     """
     if not is_attended():
         return _Lines(*args, **kwargs)
-    if in_notebook() and not kwargs.get("disable"):
+    if in_notebook():
         from tqdm.notebook import tqdm as notebook_tqdm
 
         return notebook_tqdm(*args, **kwargs)

@@ -3,8 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePath
-from typing import Literal
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -30,7 +29,7 @@ class Audit(Struct, frozen=True):
         n_annotations: annotations used; `n_polygon` + `n_rle`.
         n_annotations_left_out: annotations that cannot be rasterized.
         n_images_without_annotations: all background; not a fault.
-        photos_checked, masks_checked: whether the files were looked at.
+        photos_checked: whether the files were looked at.
         problems: every finding, in the JSON's order within each kind of check.
         counts: findings of each kind that occurs.
         excluded: file_name -> reason, for every image left out.
@@ -46,7 +45,6 @@ class Audit(Struct, frozen=True):
     n_annotations_left_out: int
     n_images_without_annotations: int
     photos_checked: bool
-    masks_checked: bool
     problems: list[Problem]
     counts: dict[ProblemKind, int]
     excluded: dict[str, str]
@@ -71,51 +69,35 @@ def audit(
     coco: CocoFile,
     *,
     image_dir: str | Path | None = None,
-    mask_dir: str | Path | None = None,
-    workers: int = 0,
-    progress: bool = False,
 ) -> Audit:
     """Find what would be paired wrongly or could not be read, and name it.
 
-    Photos and masks are decoded in full, since a truncated file shows only then. An image
-    without annotations is not a fault, nor is a photo that the JSON does not list.
+    Photos are decoded in full, since a truncated file shows only then. An image without annotations
+    is not a fault, nor is a photo that the JSON does not list.
 
     Args:
         coco: the annotation file.
         image_dir: folder of the photos; None leaves photos unchecked.
-        mask_dir: folder of the masks, `<stem>.png`; None leaves masks unchecked.
-        workers: threads that decode; 0 means one per core.
-        progress: show a bar, or lines where nobody watches.
 
     Raises:
-        FileNotFoundError: `image_dir` or `mask_dir` is not a folder, or `image_dir` holds none of
-            the photos.
+        FileNotFoundError: `image_dir` is not a folder, or holds none of the photos.
     """
     collisions = colliding_images(coco)
     problems = list(coco.problems)
     problems += _annotation_problems(coco)
     problems += [Problem("same_stem", name, reason) for name, reason in collisions.items()]
     excluded = dict(collisions)
-    lost_photos: set[str] = set()
     if image_dir is not None:
-        folder = _check_folder(image_dir, "photo")
-        for image, problem in _check_files(coco.images, folder, "photo", workers, progress):
+        folder = _check_folder(image_dir)
+        for image, problem in _check_photos(coco.images, folder):
             problems.append(problem)
             excluded.setdefault(image.file_name, problem.detail)
-            if problem.kind == "photo_missing":
-                lost_photos.add(f"{PurePath(image.file_name).stem}.png")
         n_lost = sum(problem.kind == "photo_missing" for problem in problems)
         if coco.images and n_lost == len(coco.images):
             raise FileNotFoundError(
                 f"{folder} holds none of the photos that {coco.path.name} names ({n_lost}); "
                 "expected the folder of these photos. Check its path."
             )
-    if mask_dir is not None:
-        folder = _check_folder(mask_dir, "mask")
-        for image, problem in _check_files(coco.images, folder, "mask", workers, progress):
-            problems.append(problem)
-            excluded.setdefault(image.file_name, problem.detail)
-        problems += _masks_without_photo(coco, folder, lost_photos)
     annotated = {annotation.image_id for annotation in coco.packed}
     names = [coco.license_names.get(str(image.license)) for image in coco.images]
     n_rle = sum(annotation.n_parts == 0 for annotation in coco.packed)
@@ -129,7 +111,6 @@ def audit(
         n_annotations_left_out=len(coco.problems),
         n_images_without_annotations=sum(image.id not in annotated for image in coco.images),
         photos_checked=image_dir is not None,
-        masks_checked=mask_dir is not None,
         problems=problems,
         counts=dict(Counter(problem.kind for problem in problems)),
         excluded=excluded,
@@ -142,7 +123,6 @@ def photo_problems(
     image_dir: str | Path,
     *,
     cache_path: str | Path,
-    progress: bool = False,
 ) -> dict[str, str]:
     """Find the photos that cannot be used: missing, empty, undecodable, or of another size.
 
@@ -152,7 +132,6 @@ def photo_problems(
         images: records to check.
         image_dir: folder of the photos.
         cache_path: JSON file of what was found before, for these annotations; made if missing.
-        progress: show a bar, or lines where nobody watches.
 
     Returns:
         file_name -> reason, for the photos to leave out.
@@ -160,7 +139,7 @@ def photo_problems(
     Raises:
         FileNotFoundError: `image_dir` is not a folder.
     """
-    folder = _check_folder(image_dir, "photo")
+    folder = _check_folder(image_dir)
     cache_path = Path(cache_path)
     stamps = {image.file_name: _file_stamp(folder / image.file_name) for image in images}
     known = _read_photo_cache(cache_path)
@@ -171,8 +150,7 @@ def photo_problems(
     ]
     if unknown:
         found = {
-            image.file_name: problem.detail
-            for image, problem in _check_files(unknown, folder, "photo", 0, progress)
+            image.file_name: problem.detail for image, problem in _check_photos(unknown, folder)
         }
         for image in unknown:
             known[image.file_name] = (stamps[image.file_name], found.get(image.file_name, ""))
@@ -246,65 +224,48 @@ def _segmentation_to_box(
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _check_folder(folder: str | Path, what: str) -> Path:
+def _check_folder(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{what} folder {folder} not found; expected a folder of {what}s.")
+        raise FileNotFoundError(f"photo folder {folder} not found; expected a folder of photos.")
     return folder
 
 
-def _check_files(
-    images: Sequence[ImageRecord],
-    folder: Path,
-    what: Literal["photo", "mask"],
-    workers: int,
-    progress: bool,
+def _check_photos(
+    images: Sequence[ImageRecord], folder: Path
 ) -> Iterator[tuple[ImageRecord, Problem]]:
-    """Check every image's photo or mask; yield those with a problem, in the JSON's order."""
+    """Check every image's photo; yield those with a problem, in the JSON's order."""
 
     def check(image: ImageRecord) -> Problem | None:
-        name = image.file_name if what == "photo" else f"{PurePath(image.file_name).stem}.png"
-        return _file_problem(folder / name, image, what)
+        return _photo_problem(folder / image.file_name, image)
 
     # Threads: the decoders release the interpreter lock.
-    with ThreadPoolExecutor(workers or usable_cores()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         found = progress_bar(
             pool.map(check, images),
             total=len(images),
-            desc=f"checking {what}s",
-            unit=what,
-            disable=not progress,
+            desc="checking photos",
+            unit="photo",
         )
         for image, problem in zip(images, found, strict=True):
             if problem is not None:
                 yield image, problem
 
 
-def _file_problem(path: Path, image: ImageRecord, what: Literal["photo", "mask"]) -> Problem | None:
-    missing, unreadable, other_size = f"{what}_missing", f"{what}_unreadable", f"{what}_size"
+def _photo_problem(path: Path, image: ImageRecord) -> Problem | None:
     if not path.is_file():
-        return Problem(missing, path.name, f"no such file for image {image.id}")
+        return Problem("photo_missing", path.name, f"no such file for image {image.id}")
     if path.stat().st_size == 0:
-        empty = "photo_empty" if what == "photo" else unreadable
-        return Problem(empty, path.name, "the file has 0 bytes")
+        return Problem("photo_empty", path.name, "the file has 0 bytes")
     try:
         height, width = check_photo(path)
     except (OSError, ValueError) as error:
-        return Problem(unreadable, path.name, str(error).replace(str(path), path.name))
+        return Problem("photo_unreadable", path.name, str(error).replace(str(path), path.name))
     if (height, width) != (image.height, image.width):
         return Problem(
-            other_size,
+            "photo_size",
             path.name,
             f"the file is {width} x {height} px (width x height); the JSON says {image.width} x "
             f"{image.height}",
         )
     return None
-
-
-def _masks_without_photo(coco: CocoFile, folder: Path, lost_photos: set[str]) -> Iterator[Problem]:
-    expected = {f"{PurePath(image.file_name).stem}.png" for image in coco.images}
-    for name in sorted(path.name for path in folder.glob("*.png")):
-        if name not in expected:
-            yield Problem("mask_without_photo", name, "no image of the JSON has this stem")
-        elif name in lost_photos:
-            yield Problem("mask_without_photo", name, "the photo that it belongs to is missing")

@@ -25,10 +25,6 @@ ProblemKind = Literal[
     "photo_empty",
     "photo_unreadable",
     "photo_size",
-    "mask_missing",
-    "mask_unreadable",
-    "mask_size",
-    "mask_without_photo",
 ]
 
 _MAX_SIDE_PX = 65_535

@@ -249,7 +249,6 @@ def make_masks(
     *,
     workers: int = 0,
     image_limit: int = 0,
-    progress: bool = True,
 ) -> MaskIndex:
     """Make a split's masks below `derived_root`, only what is missing, truncated or stale.
 
@@ -264,7 +263,6 @@ def make_masks(
         derived_root: folder of everything derived, such as data/derived.
         workers: processes; 0 means one per core, 1 works in this process.
         image_limit: first images of the JSON to make; 0 means all.
-        progress: show a bar, or lines where nobody watches.
 
     Raises:
         FileNotFoundError: no annotation JSON.
@@ -276,7 +274,7 @@ def make_masks(
     mask_dir = Path(derived_root) / dataset / scheme / "masks"
     ready = _read_ready_index(mask_dir, sha256, scheme, image_limit)
     return ready or rasterize_split(
-        path, mask_dir, scheme, workers=workers, image_limit=image_limit, progress=progress
+        path, mask_dir, scheme, workers=workers, image_limit=image_limit
     )
 
 
@@ -287,7 +285,6 @@ def rasterize_split(
     *,
     workers: int = 0,
     image_limit: int = 0,
-    progress: bool = True,
 ) -> MaskIndex:
     """Rasterize a whole annotation file into `out_dir`; photos are not needed.
 
@@ -302,7 +299,6 @@ def rasterize_split(
         workers: processes; 0 means one per core, 1 works in this process. A script needs
             the usual `if __name__ == "__main__"` for more than one.
         image_limit: first images of the JSON to make; 0 means all.
-        progress: show a bar, or lines where nobody watches.
 
     Returns:
         the index of the images asked for.
@@ -324,7 +320,7 @@ def rasterize_split(
         _remove_temporaries(out_dir)
         planned = _plan_index(coco, classes, out_dir, len(images))
         missing = [entry for entry in planned.entries[: len(images)] if not entry.n_bytes]
-        finished = _make_missing(coco, classes, out_dir, planned, missing, workers, progress)
+        finished = _make_missing(coco, classes, out_dir, planned, missing, workers)
     return _to_mask_index(finished, out_dir, len(images))
 
 
@@ -470,7 +466,6 @@ def _make_missing(
     planned: _IndexFile,
     missing: Sequence[MaskEntry],
     workers: int,
-    progress: bool,
 ) -> _IndexFile:
     """Make the missing masks; write the index before, now and then, and after, come what may."""
     made: dict[str, MaskEntry] = {}
@@ -489,9 +484,7 @@ def _make_missing(
     last_write = time.monotonic()
     try:
         with (
-            progress_bar(
-                total=len(missing), desc="rasterizing", unit="image", disable=not progress
-            ) as bar,
+            progress_bar(total=len(missing), desc="rasterizing", unit="image") as bar,
             # Closed at once when interrupted: the pool must drop what it has not begun.
             contextlib.closing(
                 _rasterize_chunks(coco, classes, out_dir, missing, workers)

@@ -73,13 +73,12 @@ class SplitData:
         return image, mask
 
 
-def load_split(config: DataConfig, split: Split, *, progress: bool = True) -> SplitData:
+def load_split(config: DataConfig, split: Split) -> SplitData:
     """Read a split's annotations, check its photos, and make the masks that are missing or stale.
 
     Args:
         config: data section of the config; needs the files of this split only.
         split: "train" or "val".
-        progress: show bars, or lines where nobody watches.
 
     Raises:
         FileNotFoundError: no data root, no annotation file or no folder of photos.
@@ -96,14 +95,12 @@ def load_split(config: DataConfig, split: Split, *, progress: bool = True) -> Sp
         derived_root,
         workers=config.mask_workers,
         image_limit=config.image_limit,
-        progress=progress,
     )
     records = select_images(coco, config.image_limit)
     excluded = photo_problems(
         records,
         image_dir,
         cache_path=masks.mask_dir.parent.parent / "photos.json",
-        progress=progress,
     )
     images = tuple(record for record in records if record.file_name not in excluded)
     if not images:

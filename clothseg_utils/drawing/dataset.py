@@ -38,7 +38,6 @@ def synthesize(
     val: int = 60,
     seed: int = 0,
     workers: int = 0,
-    progress: bool = True,
 ) -> Path:
     """Draw a dataset in Fashionpedia's layout; the same arguments give the same bytes.
 
@@ -52,7 +51,6 @@ def synthesize(
         seed: what to draw, 0 or more.
         workers: processes; 0 means one per core, 1 draws in this process. Does not change a byte.
             A script that uses several needs `if __name__ == "__main__"`.
-        progress: show a progress bar.
 
     Returns:
         `out_dir`, holding `train/`, `test/` and the two annotation files.
@@ -75,7 +73,7 @@ def synthesize(
         return out_dir
     try:
         with whole_folder(out_dir) as unfinished:
-            _draw_splits(unfinished, recipe, workers, progress)
+            _draw_splits(unfinished, recipe, workers)
     except OSError:  # somebody filled the folder meanwhile; that is fine if it is this dataset
         if not _check_target(out_dir, recipe):
             raise
@@ -127,14 +125,14 @@ def _holds(out_dir: Path, recipe: dict[str, int], split: tuple[str, str, str, in
         return False
 
 
-def _draw_splits(root: Path, recipe: dict[str, int], workers: int, progress: bool) -> None:
+def _draw_splits(root: Path, recipe: dict[str, int], workers: int) -> None:
     jobs = []
     for split_index, (name, folder, _, _, _) in enumerate(_SPLITS):
         (root / folder).mkdir()
         jobs += [(split_index, image_index) for image_index in range(recipe[name])]
     work = partial(_draw_to_file, str(root), recipe["seed"])
     workers = min(workers or usable_cores(), len(jobs))
-    bar = partial(progress_bar, total=len(jobs), desc="drawing", unit="photo", disable=not progress)
+    bar = partial(progress_bar, total=len(jobs), desc="drawing", unit="photo")
     if workers <= 1:
         records = list(bar(map(work, jobs)))
     else:

@@ -159,7 +159,6 @@ def evaluate(
     *,
     bootstrap_samples: int = 2000,
     masks_dir: Path | None = None,
-    progress: bool = True,
 ) -> Evaluation:
     """Predict every photo of a split and count, photo by photo.
 
@@ -171,7 +170,6 @@ def evaluate(
         split_data: from `splits.load_split`, with the scheme that the network was trained on.
         bootstrap_samples: resamples of the photos behind each 95 % interval.
         masks_dir: write each predicted mask there, as `predict` does; None writes none.
-        progress: show a bar, or lines where nobody watches.
 
     Raises:
         ValueError: the network's classes are not the split's, or a photo or mask is broken.
@@ -186,15 +184,13 @@ def evaluate(
     counter = _Counter(segmenter, split_data, masks_dir)
     pairs = read_ahead(split_data.read_pair, split_data.images)
     for record, pair in progress_bar(
-        pairs, total=len(split_data.images), desc="evaluate", unit="photo", disable=not progress
+        pairs, total=len(split_data.images), desc="evaluate", unit="photo"
     ):
         if isinstance(pair, Exception):
             raise pair
         counter.add(record, *pair)
     record_of = {record.id: record for record in split_data.images}
-    for composite in progress_bar(
-        counter.composites, desc="composites", unit="composite", disable=not progress
-    ):
+    for composite in progress_bar(counter.composites, desc="composites", unit="composite"):
         members = [split_data.read_pair(record_of[image_id]) for image_id in composite.members]
         counter.add_composite(composite, members)
 

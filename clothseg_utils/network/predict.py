@@ -153,7 +153,6 @@ def predict_photos(
     as_json: bool = False,
     probabilities: bool = False,
     opacity: float = 0.55,
-    progress: bool = True,
 ) -> PredictSummary:
     """Predict photos and write their results; an unreadable photo is reported, not fatal.
 
@@ -163,13 +162,10 @@ def predict_photos(
         as_json: write `<stem>.json` with COCO compressed RLE too.
         probabilities: write `<stem>.npz` with `probabilities` (C, H, W) float16, 0..1, too.
         opacity: of the class colour over the photo, 0..1.
-        progress: show a bar, or lines where nobody watches.
     """
     summary = PredictSummary([], {})
     reads = read_ahead(lambda task: read_photo(task.photo), tasks)
-    for task, image in progress_bar(
-        reads, total=len(tasks), desc="predict", unit="photo", disable=not progress
-    ):
+    for task, image in progress_bar(reads, total=len(tasks), desc="predict", unit="photo"):
         if isinstance(image, Exception):
             summary.failed[task.photo] = str(image)
             continue

@@ -76,7 +76,6 @@ def try_options(
     *,
     photos: int,
     bootstrap_samples: int = 2000,
-    progress: bool = True,
 ) -> list[Trial]:
     """Predict photos of a split with each set of options.
 
@@ -89,7 +88,6 @@ def try_options(
         options: name -> options; those named `PLAIN` are what the others are measured against.
         photos: how many are used, spread evenly over the split; all where there are fewer.
         bootstrap_samples: resamples of the photos behind each interval.
-        progress: show a bar, or lines where nobody watches.
 
     Returns:
         One trial per set of options, in their order.
@@ -115,7 +113,6 @@ def try_options(
             total=len(records),
             desc="test-time options",
             unit="photo",
-            disable=not progress,
         )
     ):
         if isinstance(pair, Exception):

@@ -252,7 +252,7 @@ def plot_gallery(
 
 @styled
 def plot_layers(
-    stages: Sequence[tuple[str, np.ndarray]], table: ClassTable, *, source: str, columns: int = 4
+    stages: Sequence[tuple[str, np.ndarray]], table: ClassTable, *, source: str
 ) -> Figure:
     """Show one mask as it is painted, layer by layer, with a legend of its classes.
 
@@ -260,11 +260,10 @@ def plot_layers(
         stages: title and mask (H, W) uint8 of each stage, the last one complete.
         table: names and colours of the classes.
         source: what the data are.
-        columns: stages in a row.
     """
     painted = [colorize(mask, table.colors) for _, mask in stages]
     legend = mask_legend([mask for _, mask in stages], table)
-    return image_grid(painted, [title for title, _ in stages], columns, source, legend)
+    return image_grid(painted, [title for title, _ in stages], 4, source, legend)
 
 
 @styled

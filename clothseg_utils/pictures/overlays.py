@@ -217,13 +217,12 @@ def class_error_codes(target: np.ndarray, pred_mask: np.ndarray, class_id: int) 
     return codes.astype(np.uint8)
 
 
-def draw_errors(image: np.ndarray, codes: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+def draw_errors(image: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Lay kinds of error over a photo turned grey and light, so that only they have colour.
 
     Args:
         image: (H, W, 3) uint8 RGB, 0..255.
         codes: (H, W) uint8, from `error_codes` or `class_error_codes`.
-        opacity: weight of the colour, 0..1.
 
     Returns:
         (H, W, 3) uint8 RGB; a new array.
@@ -235,7 +234,7 @@ def draw_errors(image: np.ndarray, codes: np.ndarray, opacity: float = 0.6) -> n
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     drawn = cv2.addWeighted(grey, 0.7, np.full_like(grey, 255), 0.3, 0)
     painted = colorize(codes, ERROR_COLORS)
-    blended = cv2.addWeighted(painted, opacity, drawn, 1 - opacity, 0)
+    blended = cv2.addWeighted(painted, 0.6, drawn, 0.4, 0)
     cv2.copyTo(blended, (codes != 0).astype(np.uint8), drawn)
     return drawn
 

@@ -41,6 +41,9 @@ from clothseg_utils.pictures.overlays import (
 )
 from clothseg_utils.scores.rankings import crop_around, largest_area
 
+_TILE_SIDE_PX = 240
+_CUT_HEIGHT_PX = 200
+
 
 def overlay_with_legend(
     image: np.ndarray,
@@ -48,7 +51,6 @@ def overlay_with_legend(
     class_names: Sequence[str],
     colors: np.ndarray,
     opacity: float = 0.55,
-    outline: bool = True,
 ) -> np.ndarray:
     """Overlay a photo and add a sidebar that lists the classes that occur, with pixel shares.
 
@@ -61,7 +63,6 @@ def overlay_with_legend(
         class_names: index = class id.
         colors: (C, 3) uint8 RGB.
         opacity: weight of the colour inside an area, 0..1.
-        outline: draw the edge of every area in its full colour.
 
     Returns:
         (H or more, W + sidebar, 3) uint8 RGB.
@@ -69,7 +70,7 @@ def overlay_with_legend(
     Raises:
         ValueError: photo and mask do not fit each other, or an id has no name or colour.
     """
-    drawn = overlay(image, mask, colors, opacity, outline)
+    drawn = overlay(image, mask, colors, opacity)
     entries = legend_entries(mask, class_names)
     rows = [
         _Row(_swatch_color(entry.class_id, colors), entry.name, (_percent(entry.share),))
@@ -231,7 +232,7 @@ def draw_annotations(image: np.ndarray, coco: CocoFile, record: ImageRecord) -> 
 
 
 def class_error_tile(
-    image: np.ndarray, target: np.ndarray, pred_mask: np.ndarray, class_id: int, side: int = 240
+    image: np.ndarray, target: np.ndarray, pred_mask: np.ndarray, class_id: int
 ) -> np.ndarray:
     """Cut a class out of a photo, with some of what surrounds it, and colour its errors.
 
@@ -240,16 +241,17 @@ def class_error_tile(
         target: (H, W) uint8 class ids, or 255; holds the class.
         pred_mask: (H, W) uint8 class ids.
         class_id: the class.
-        side: of the tile, pixels; a cut that is not square is padded with white.
 
     Returns:
-        (side, side, 3) uint8 RGB; kinds of error in `ERROR_COLORS`.
+        (240, 240, 3) uint8 RGB; kinds of error in `ERROR_COLORS`. A cut that is not square is
+        padded with white.
 
     Raises:
         ValueError: the target does not hold the class, or photo and masks do not fit each other.
     """
     codes = class_error_codes(target, pred_mask, class_id)
     drawn = draw_errors(image, codes)[crop_around(target == class_id)]
+    side = _TILE_SIDE_PX
     scale = side / max(drawn.shape[:2])
     width, height = (max(1, round(length * scale)) for length in drawn.shape[1::-1])
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
@@ -268,7 +270,6 @@ def confusion_panel(
     pair: tuple[int, int],
     class_names: Sequence[str],
     colors: np.ndarray,
-    height: int = 200,
 ) -> np.ndarray:
     """Cut out the largest area of one class taken for another, outlined: photo, truth, prediction.
 
@@ -279,7 +280,6 @@ def confusion_panel(
         pair: class id in the truth, class id in the prediction; such a pixel must occur.
         class_names: index = class id.
         colors: (C, 3) uint8 RGB.
-        height: of the cuts, pixels.
 
     Returns:
         (H', W', 3) uint8 RGB; below truth and prediction stands the class that each of them says.
@@ -292,9 +292,9 @@ def confusion_panel(
     truly, said = pair
     confused = (target == truly) & (pred_mask == said)
     cut = crop_around(largest_area(confused))
-    photo = resize_image(np.ascontiguousarray(image[cut]), height)
+    photo = resize_image(np.ascontiguousarray(image[cut]), _CUT_HEIGHT_PX)
     masks = [
-        resize_image(np.ascontiguousarray(mask[cut]), height, nearest=True)
+        resize_image(np.ascontiguousarray(mask[cut]), _CUT_HEIGHT_PX, nearest=True)
         for mask in (target, pred_mask)
     ]
     drawn = [photo, *(overlay(photo, mask, colors) for mask in masks)]

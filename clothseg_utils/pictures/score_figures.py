@@ -431,29 +431,28 @@ def plot_error_kinds(kinds: np.ndarray, class_names: Sequence[str], *, source: s
 
 @styled
 def plot_class_extremes(
-    tiles: Mapping[str, Sequence[tuple[str, np.ndarray]]], *, source: str, classes_per_row: int = 2
+    tiles: Mapping[str, Sequence[tuple[str, np.ndarray]]], *, source: str
 ) -> Figure:
     """Show each class's best, median and worst photo, the errors of that class in colour.
 
     Args:
         tiles: class name -> up to three pairs of title and image (H, W, 3) uint8 RGB.
         source: what the data are.
-        classes_per_row: classes beside each other.
 
     Raises:
         ValueError: no class has a photo.
     """
     if not tiles:
         raise ValueError("no class has a photo; expected annotations in the split")
-    n_rows = -(-len(tiles) // classes_per_row)
-    figure = new_figure(0.9 + 1.55 * n_rows, source, width_in=1 + 3.9 * classes_per_row)
-    grid = figure.subplots(n_rows, 3 * classes_per_row, squeeze=False)
+    n_rows = -(-len(tiles) // 2)  # two classes beside each other
+    figure = new_figure(0.9 + 1.55 * n_rows, source, width_in=8.8)
+    grid = figure.subplots(n_rows, 6, squeeze=False)
     for axes in grid.flat:
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
     for number, (class_name, pairs) in enumerate(tiles.items()):
-        row, place = divmod(number, classes_per_row)
+        row, place = divmod(number, 2)
         for column, (title, image) in enumerate(pairs):
             axes = grid[row, 3 * place + column]
             axes.imshow(image, interpolation="antialiased")
@@ -495,15 +494,12 @@ def plot_comparison(
 
 
 @styled
-def plot_image_score_histogram(
-    scores: Sequence[float] | np.ndarray, *, source: str, score_name: str = "mean IoU of one photo"
-) -> Figure:
+def plot_image_score_histogram(scores: Sequence[float] | np.ndarray, *, source: str) -> Figure:
     """Plot the distribution of a score over photos, with mean and median.
 
     Args:
         scores: one per photo, 0..1; nan for photos that cannot be scored.
         source: what the data are.
-        score_name: label of the axis.
 
     Raises:
         ValueError: no photo has a score.
@@ -522,7 +518,7 @@ def plot_image_score_histogram(
     axes.set_xlim(0, 1)
     axes.yaxis.set_major_locator(whole_numbers())
     legend_above(axes)
-    axes.set(xlabel=score_name, ylabel="photos")
+    axes.set(xlabel="mean IoU of one photo", ylabel="photos")
     left_out = len(scores) - len(scored)
     axes.set_title(
         f"Scores of single photos, n = {len(scored):,}"

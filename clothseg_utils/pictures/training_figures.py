@@ -104,9 +104,7 @@ def plot_live_curves(history: pd.DataFrame, *, source: str) -> Figure:
 
 
 @styled
-def plot_batch(
-    images: np.ndarray, masks: np.ndarray, table: ClassTable, *, source: str, columns: int = 2
-) -> Figure:
+def plot_batch(images: np.ndarray, masks: np.ndarray, table: ClassTable, *, source: str) -> Figure:
     """Show a batch as the network gets it: each photo beside the same photo with its mask.
 
     Args:
@@ -114,13 +112,12 @@ def plot_batch(
         masks: (N, H, W) uint8 class ids, or 255.
         table: names and colours of the classes.
         source: what the data are.
-        columns: pairs in a row.
     """
     pairs = [
         np.concatenate([image, overlay(image, mask, table.colors)], axis=1)
         for image, mask in zip(images, masks, strict=True)
     ]
-    figure = image_grid(pairs, [""] * len(pairs), columns, source, mask_legend(masks, table))
+    figure = image_grid(pairs, [""] * len(pairs), 2, source, mask_legend(masks, table))
     figure.suptitle(
         f"After augmentation: {len(pairs)} photos, {images.shape[2]} × {images.shape[1]} px",
         x=0.01,

@@ -697,14 +697,14 @@ def _contour_to_path(contour: np.ndarray) -> str:
     return "M" + "L".join(f"{x}.5 {y}.5" for x, y in points.tolist()) + "Z"
 
 
-def _mask_layer(mask: np.ndarray, colors: np.ndarray, opacity: float = 0.6) -> str:
+def _mask_layer(mask: np.ndarray, colors: np.ndarray) -> str:
     """A mask as an SVG image that lets the background through."""
     rgba = np.dstack([colorize(mask, colors), np.where(mask > 0, 255, 0).astype(np.uint8)])
     options = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
     data = _encode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), options)
     height, width = mask.shape
     return (
-        f'<image width="{width}" height="{height}" opacity="{opacity}" '
+        f'<image width="{width}" height="{height}" opacity="0.6" '
         f'style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
     )
 

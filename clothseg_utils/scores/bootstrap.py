@@ -6,6 +6,9 @@ import numpy as np
 
 from clothseg_utils.scores.metrics import check_confusions, scores_of_counts
 
+LEVEL = 0.95
+"""Share of the resamples inside every interval."""
+
 # Resample weights held at once, in numbers: 32 MiB of float64.
 _WEIGHTS_AT_ONCE = 2**22
 
@@ -14,7 +17,6 @@ def bootstrap_intervals(
     confusions: np.ndarray,
     *,
     samples: int = 2000,
-    level: float = 0.95,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     """Give percentile bootstrap intervals of the scores, resampling whole images.
@@ -28,7 +30,6 @@ def bootstrap_intervals(
     Args:
         confusions: (n, C, C) integer counts, one matrix per image.
         samples: resamples to draw, at least 1.
-        level: share of the resamples inside the interval, between 0 and 1.
         rng: source of the resamples; the same state gives the same intervals.
 
     Returns:
@@ -37,7 +38,7 @@ def bootstrap_intervals(
         fewer than two images: one says nothing about spread.
 
     Raises:
-        ValueError: ``samples`` or ``level`` out of range, or not matrices of counts.
+        ValueError: ``samples`` out of range, or not matrices of counts.
 
     Example:
         >>> same = np.stack([np.array([[3, 1], [0, 4]])] * 5)  # no image differs from another
@@ -52,7 +53,6 @@ def bootstrap_intervals(
         confusions.sum(2),
         confusions.sum(1),
         samples=samples,
-        level=level,
         rng=rng,
     )
 
@@ -63,7 +63,6 @@ def bootstrap_counts(
     predicted: np.ndarray,
     *,
     samples: int = 2000,
-    level: float = 0.95,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     """Give the intervals of ``bootstrap_intervals`` from the three counts that scores need.
@@ -72,15 +71,15 @@ def bootstrap_counts(
         hits: (n, C) pixels of each image that are a class in target and prediction.
         target: (n, C) pixels that are it in the target.
         predicted: (n, C) pixels that are it in the prediction.
-        samples, level, rng: as for ``bootstrap_intervals``.
+        samples, rng: as for ``bootstrap_intervals``.
 
     Returns:
         Score -> lower and upper end, as ``bootstrap_intervals``.
 
     Raises:
-        ValueError: ``samples`` or ``level`` out of range.
+        ValueError: ``samples`` out of range.
     """
-    _check_bootstrap(samples, level)
+    _check_samples(samples)
     n, num_classes = hits.shape
     counts = np.concatenate([hits, target, predicted], axis=1).astype(np.float64)  # (n, 3 C)
     if n < 2:
@@ -93,7 +92,7 @@ def bootstrap_counts(
         for weights in resample_weights(n, samples, rng)
     ]
     ends = {
-        name: percentile_ends(np.concatenate([piece[name] for piece in pieces]), level)
+        name: percentile_ends(np.concatenate([piece[name] for piece in pieces]))
         for name in pieces[0]
     }
     _forget_rare_classes(ends, target + predicted)
@@ -105,7 +104,6 @@ def bootstrap_differences(
     others: np.ndarray,
     *,
     samples: int = 2000,
-    level: float = 0.95,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
     """Give percentile bootstrap intervals of the differences between two predictions (paired).
@@ -116,7 +114,7 @@ def bootstrap_differences(
     Args:
         confusions: (n, C, C) integer counts, one matrix per image.
         others: (n, C, C) of the other prediction, the same images in the same order.
-        samples, level, rng: as for ``bootstrap_intervals``.
+        samples, rng: as for ``bootstrap_intervals``.
 
     Returns:
         Score -> lower and upper end of "confusions minus others": (2, C) for ``iou``, ``f1`` and
@@ -124,7 +122,7 @@ def bootstrap_differences(
         and for fewer than two images.
 
     Raises:
-        ValueError: other shapes, ``samples`` or ``level`` out of range, or not matrices of counts.
+        ValueError: other shapes, ``samples`` out of range, or not matrices of counts.
 
     Example:
         >>> better = np.stack([np.array([[3, 1], [0, 4]])] * 5)
@@ -133,7 +131,7 @@ def bootstrap_differences(
         >>> ends["iou"][0].round(3)
         array([0.25 , 0.133])
     """
-    _check_bootstrap(samples, level)
+    _check_samples(samples)
     confusions, others = check_confusions(confusions, ndim=3), check_confusions(others, ndim=3)
     if confusions.shape != others.shape:
         raise ValueError(
@@ -146,7 +144,7 @@ def bootstrap_differences(
         second = scores_of_counts(*np.split(weights @ theirs, 3, axis=1))
         pieces.append({name: first[name] - second[name] for name in first})
     ends = {
-        name: percentile_ends(np.concatenate([piece[name] for piece in pieces]), level)
+        name: percentile_ends(np.concatenate([piece[name] for piece in pieces]))
         for name in pieces[0]
     }
     if len(ours) < 2:  # one image says nothing about spread
@@ -161,7 +159,6 @@ def bootstrap_ratios(
     denominators: np.ndarray,
     *,
     samples: int = 2000,
-    level: float = 0.95,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Give percentile bootstrap intervals of k ratios: sum(numerators) / sum(denominators).
@@ -169,20 +166,20 @@ def bootstrap_ratios(
     Args:
         numerators: (n, k) one number per image and ratio.
         denominators: (n, k) one number per image and ratio, at least 0.
-        samples, level, rng: as for ``bootstrap_intervals``.
+        samples, rng: as for ``bootstrap_intervals``.
 
     Returns:
         Lower and upper ends, each (k,); NaN where fewer than two images count.
 
     Raises:
-        ValueError: ``samples`` or ``level`` out of range.
+        ValueError: ``samples`` out of range.
 
     Example:
         >>> counts = np.array([[2, 0], [2, 0], [2, 4]])
         >>> bootstrap_ratios(counts / 2, counts, rng=np.random.default_rng(0))
         (array([0.5, nan]), array([0.5, nan]))
     """
-    _check_bootstrap(samples, level)
+    _check_samples(samples)
     n, k = denominators.shape
     ends = np.full((2, k), np.nan)
     known = np.count_nonzero(denominators, axis=0) >= 2
@@ -194,7 +191,7 @@ def bootstrap_ratios(
             # A resample without any image that counts has no ratio.
             ratios = (weights @ above) / np.where(totals > 0, totals, 1)
             pieces.append(np.where(totals > 0, ratios, np.nan))
-        ends[:, known] = percentile_ends(np.concatenate(pieces), level)
+        ends[:, known] = percentile_ends(np.concatenate(pieces))
     return ends[0], ends[1]
 
 
@@ -210,12 +207,11 @@ def resample_weights(n: int, samples: int, rng: np.random.Generator) -> Iterator
         yield rng.multinomial(n, np.full(n, 1 / n), size=rows).astype(np.float64)
 
 
-def percentile_ends(resampled: np.ndarray, level: float) -> np.ndarray:
-    """Give both ends of percentile intervals.
+def percentile_ends(resampled: np.ndarray) -> np.ndarray:
+    """Give both ends of percentile intervals that hold `LEVEL` of the resamples.
 
     Args:
         resampled: (samples, ...) scores of the resamples; NaN where one has none.
-        level: share of the resamples inside, 0..1.
 
     Returns:
         (2, ...); NaN where no resample has a score.
@@ -223,16 +219,14 @@ def percentile_ends(resampled: np.ndarray, level: float) -> np.ndarray:
     flat = resampled.reshape(len(resampled), -1)
     ends = np.full((2, flat.shape[1]), np.nan)
     defined = ~np.isnan(flat).all(0)  # nanquantile warns about columns of NaN only
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     ends[:, defined] = np.nanquantile(flat[:, defined], [tail, 1 - tail], axis=0)
     return ends.reshape(2, *resampled.shape[1:])
 
 
-def _check_bootstrap(samples: int, level: float) -> None:
+def _check_samples(samples: int) -> None:
     if samples < 1:
         raise ValueError(f"samples is {samples}; expected at least 1.")
-    if not 0 < level < 1:
-        raise ValueError(f"level is {level}; expected a share between 0 and 1, such as 0.95.")
 
 
 def _forget_rare_classes(ends: dict[str, np.ndarray], pixels: np.ndarray) -> None:

@@ -77,7 +77,7 @@ def expected_calibration_error(counts: np.ndarray) -> np.ndarray:
 
 
 def bootstrap_calibration_error(
-    counts: np.ndarray, *, samples: int = 2000, level: float = 0.95, rng: np.random.Generator
+    counts: np.ndarray, *, samples: int = 2000, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Give a percentile bootstrap interval of the calibration error, resampling whole images.
 
@@ -87,7 +87,6 @@ def bootstrap_calibration_error(
     Args:
         counts: (n, N_BINS, 3), one image each, over all classes.
         samples: resamples.
-        level: share of the resamples inside.
         rng: source of the resamples.
 
     Returns:
@@ -101,5 +100,5 @@ def bootstrap_calibration_error(
         expected_calibration_error((weights @ flat).reshape(-1, *counts.shape[1:]))
         for weights in resample_weights(n, samples, rng)
     ]
-    low, high = percentile_ends(np.concatenate(errors), level)
+    low, high = percentile_ends(np.concatenate(errors))
     return float(low), float(high)

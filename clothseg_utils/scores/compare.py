@@ -11,7 +11,7 @@ import numpy as np
 
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.text import count_text
-from clothseg_utils.scores.bootstrap import bootstrap_differences
+from clothseg_utils.scores.bootstrap import LEVEL, bootstrap_differences
 from clothseg_utils.scores.metrics import scores_from_confusion
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ COMPARED_MEANS = {
 }
 """Means that are compared, in words."""
 
-LEVEL = 0.95
-"""Share of the resamples inside an interval."""
-
+_SAMPLES = 2000  # resamples behind each interval
 _SHOWN_PHOTOS = 3  # of those that differ; an error is one line
 
 
@@ -68,7 +66,7 @@ class Comparison(NamedTuple):
 
 
 def compare_evaluations(
-    ours: "Evaluation", theirs: "Evaluation", names: tuple[str, str], *, samples: int = 2000
+    ours: "Evaluation", theirs: "Evaluation", names: tuple[str, str]
 ) -> Comparison:
     """Compare two evaluations of the same photos; their order may differ.
 
@@ -76,7 +74,6 @@ def compare_evaluations(
         ours: from `evaluation.read_evaluation`.
         theirs: the same of the other run.
         names: of the two runs.
-        samples: resamples behind each interval.
 
     Raises:
         ValueError: the two were not scored on the same photos, masks and classes.
@@ -84,12 +81,12 @@ def compare_evaluations(
     order = match_photos(ours, theirs, names)
     pair = ours.confusions, theirs.confusions[order]
     # A fixed generator of its own: the same two runs give the same intervals every time.
-    ends = bootstrap_differences(*pair, samples=samples, level=LEVEL, rng=np.random.default_rng(0))
+    ends = bootstrap_differences(*pair, samples=_SAMPLES, rng=np.random.default_rng(0))
     first, second = (scores_from_confusion(confusions.sum(axis=0)) for confusions in pair)
     return Comparison(
         names=names,
         n_images=len(order),
-        samples=samples,
+        samples=_SAMPLES,
         means={
             name: _difference(getattr(first, name), getattr(second, name), ends[name])
             for name in COMPARED_MEANS

@@ -77,18 +77,17 @@ class Canvas:
     pieces: tuple[Piece, ...]
 
 
-def plan_composites(image_ids: Sequence[int], per_group: int, seed: int = 0) -> list[Composite]:
-    """Draw the photos of every composite; the same ids and seed give the same composites.
+def plan_composites(image_ids: Sequence[int], per_group: int) -> list[Composite]:
+    """Draw the photos of every composite; the same ids give the same composites.
 
     Args:
         image_ids: photos to choose from; each should show one person, annotated.
         per_group: composites of each number of photos and layout.
-        seed: of the draw.
 
     Returns:
         Group by group; groups that need more photos than there are stay out.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     composites = []
     for layout in get_args(Layout):
         for n_people in PEOPLE:

@@ -299,8 +299,6 @@ def read_evaluation(out_dir: str | Path) -> Evaluation:
             )
     with np.load(arrays_path) as stored:
         arrays = dict(stored)
-    names = [field.name for field in dataclasses.fields(Evaluation)]
-    arrays = {name: value for name, value in arrays.items() if name in names}
     for name, to_plain in (("file_names", list), ("class_names", tuple)):
         arrays[name] = to_plain(arrays[name].tolist())
     return Evaluation(metrics=read_json(metrics_path), **arrays)
@@ -331,7 +329,7 @@ def scores_table(evaluation: Evaluation) -> "pd.DataFrame":
     table = confusion_to_table(scores, evaluation.class_names)
     per_class = evaluation.metrics["intervals"]["per_class"]
     for score in CLASS_SCORES:
-        pairs = [per_class[name].get(score, (None, None)) for name in evaluation.class_names]
+        pairs = [per_class[name][score] for name in evaluation.class_names]
         for end, values in zip(("low", "high"), zip(*pairs, strict=True), strict=True):
             table[f"{score}_{end}"] = np.array(values, np.float64)  # None becomes NaN
     return table

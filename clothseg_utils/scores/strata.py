@@ -307,7 +307,7 @@ def _composite_stratum(
                 for counts in (alone_confusions, confusions)
             ]
             drops.append(_mean_iou(summed[0]) - _mean_iou(summed[1]))
-        ends = percentile_ends(np.concatenate(drops), 0.95).tolist()
+        ends = percentile_ends(np.concatenate(drops)).tolist()
     return {
         **together,
         **{f"alone{end}": alone[key] for end, key in _ENDS.items()},
