@@ -1,6 +1,5 @@
 """One training sample: photo and mask on disk to an augmented pair of tensors, one core."""
 
-import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +18,6 @@ from clothseg_utils.network.unet import normalize_images
 from clothseg_utils.training.loaders import SegmentationDataset
 
 IMAGE_SIZE = 512
-RESIZED_SIDE = 640
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _FILL = {tv_tensors.Image: 0, tv_tensors.Mask: IGNORE_INDEX, Image.Image: 0}
 
@@ -51,12 +49,11 @@ def baseline_sample(
 
 
 def rows() -> list[Row]:
-    """Compare the reading of native photos and of resized copies with torchvision's chain."""
+    """Compare the reading of native photos with torchvision's chain."""
     root, what = photo_data_root()
     transform = baseline_transform()
-    result = []
     with tempfile.TemporaryDirectory() as folder, one_thread():
-        split = load_train_split(root, folder, resized_side=0)
+        split = load_train_split(root, folder)
         records = split.images[:16]
         paths = [(split.photo_path(r), split.masks.mask_path(r.id)) for r in records]
 
@@ -65,47 +62,39 @@ def rows() -> list[Row]:
                 baseline_sample(transform, photo_path, mask_path, as_pillow=as_pillow)
 
         pillow_seconds = seconds_of(lambda: baseline(as_pillow=True))[0] / len(paths)
-        for resized_side, target in ((0, 6.0), (RESIZED_SIDE, 10.0)):
-            timing = alternate(baseline, our_samples(split, resized_side, len(paths)), 5)
-            least = seconds_of(reading_alone(split, resized_side, len(paths)))[0]
-            source = f"copies of longest side {resized_side}" if resized_side else "native photos"
-            result.append(
-                Row(
-                    name=f"one training sample at {IMAGE_SIZE}, {source}",
-                    baseline=timing.baseline / len(paths),
-                    ours=timing.ours / len(paths),
-                    unit="s",
-                    target=target,
-                    n=timing.n,
-                    note=(
-                        f"one core, mean of {len(paths)} {what}; torchvision v2 on tensors "
-                        f"({pillow_seconds:.3f} s on Pillow images), normalised float32 on both "
-                        "sides"
-                    ),
-                    floor=timing.baseline / least,
-                    floor_note=(
-                        f"{1000 * least / len(paths):.1f} ms to decode photo and mask and to "
-                        "normalise one input; no change of the photo counted"
-                    ),
-                )
-            )
-    return result
+        timing = alternate(baseline, our_samples(split, len(paths)), 5)
+        least = seconds_of(reading_alone(split, len(paths)))[0]
+    return [
+        Row(
+            name=f"one training sample at {IMAGE_SIZE}, native photos",
+            baseline=timing.baseline / len(paths),
+            ours=timing.ours / len(paths),
+            unit="s",
+            target=6.0,
+            n=timing.n,
+            note=(
+                f"one core, mean of {len(paths)} {what}; torchvision v2 on tensors "
+                f"({pillow_seconds:.3f} s on Pillow images), normalised float32 on both sides"
+            ),
+            floor=timing.baseline / least,
+            floor_note=(
+                f"{1000 * least / len(paths):.1f} ms to decode photo and mask and to "
+                "normalise one input; no change of the photo counted"
+            ),
+        )
+    ]
 
 
-def load_train_split(root: Path, derived_root: str, resized_side: int) -> SplitData:
+def load_train_split(root: Path, derived_root: str) -> SplitData:
     """The train split with its masks below `derived_root`."""
-    config = DataConfig(
-        data_root=str(root),
-        derived_root=derived_root,
-        image_size=IMAGE_SIZE,
-        resized_side=resized_side,
-    )
+    config = DataConfig(data_root=str(root), derived_root=derived_root, image_size=IMAGE_SIZE)
     return load_split(config, "train", progress=False)
 
 
-def our_samples(split: SplitData, resized_side: int, n_samples: int) -> Callable[[], None]:
+def our_samples(split: SplitData, n_samples: int) -> Callable[[], None]:
     """Draw the first samples as training does, in profile fashionpedia's strength."""
-    dataset = _dataset(split, resized_side)
+    config = DataConfig(image_size=IMAGE_SIZE, resize="squash")
+    dataset = SegmentationDataset(split, config, profile_config("fashionpedia").augment)
 
     def draw() -> None:
         for index in range(n_samples):
@@ -114,23 +103,13 @@ def our_samples(split: SplitData, resized_side: int, n_samples: int) -> Callable
     return draw
 
 
-def reading_alone(split: SplitData, resized_side: int, n_samples: int) -> Callable[[], None]:
+def reading_alone(split: SplitData, n_samples: int) -> Callable[[], None]:
     """What no chain can do without: decode what lies on disk, normalise one input."""
-    copies = _dataset(split, resized_side).copies
     image = torch.zeros((1, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8)
 
     def read() -> None:
         for record in split.images[:n_samples]:
-            if copies is None:
-                split.read_pair(record)
-            else:
-                paths = split.photo_path(record), split.masks.mask_path(record.id)
-                copies.read_pair(*paths, functools.partial(split.read_pair, record))
+            split.read_pair(record)
             normalize_images(image)
 
     return read
-
-
-def _dataset(split: SplitData, resized_side: int) -> SegmentationDataset:
-    config = DataConfig(image_size=IMAGE_SIZE, resize="squash", resized_side=resized_side)
-    return SegmentationDataset(split, config, profile_config("fashionpedia").augment)

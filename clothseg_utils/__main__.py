@@ -476,7 +476,7 @@ def report(
     """
     from clothseg_utils.core.config import RunConfig
     from clothseg_utils.core.runs import RunFolder
-    from clothseg_utils.report import write_report
+    from clothseg_utils.report.report import write_report
     from clothseg_utils.scores.compare import compare_runs, verdict
 
     run, *others = (

@@ -132,7 +132,7 @@ def check_outputs(lab: Lab, notebook: str) -> None:
 
 
 def ends_in_figure(source: str) -> bool:
-    return source.splitlines()[-1:] == ["figure"]
+    return source.splitlines()[-1].startswith("step.figure(")
 
 
 def check_bars(page: Page) -> None:

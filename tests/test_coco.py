@@ -21,6 +21,7 @@ from clothseg_utils.data.coco import (
 )
 from clothseg_utils.data.exploration import (
     annotation_table,
+    audit_table,
     image_table,
     supercategory_cooccurrence,
 )
@@ -453,6 +454,16 @@ def test_audit_is_written_as_json(tmp_path):
     written = json.loads((tmp_path / "audit.json").read_text())
     assert written == msgspec.to_builtins(report)
     assert written["counts"] == {"area_zero": 1}
+    write_audit(tmp_path / "audit.json", {"train": report, "val": report})
+    assert json.loads((tmp_path / "audit.json").read_text()) == {"train": written, "val": written}
+
+
+def test_audit_table_has_one_row_a_split(tmp_path):
+    report = audit(read(tmp_path, annotation_json(area=0)))
+    table = audit_table({"train": report, "val": report})
+    assert table.index.name == "split"
+    assert list(table.index) == ["train", "val"]
+    assert table.loc["val"].tolist() == [2, 0, 1, 1, 1, 0]
 
 
 def test_annotation_table_has_one_row_an_annotation(tmp_path):

@@ -15,9 +15,16 @@ import torch
 from test_augment import NO_AUGMENTATION
 
 from clothseg_utils.core.classes import IGNORE_INDEX, class_table
-from clothseg_utils.core.config import AugmentConfig, Config, DataConfig, replace_fields
+from clothseg_utils.core.config import (
+    PLAIN_INFERENCE,
+    AugmentConfig,
+    Config,
+    DataConfig,
+    InferenceConfig,
+    replace_fields,
+)
 from clothseg_utils.data.coco import annotation_path
-from clothseg_utils.data.splits import SplitData, check_disjoint, load_split
+from clothseg_utils.data.splits import check_disjoint, load_split
 from clothseg_utils.network.geometry import PAD_COLOR, fit_image, fit_mask
 from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, seed_worker
 
@@ -86,6 +93,10 @@ def test_split_holds_every_photo_in_the_jsons_order(train_split, synthetic_root)
     assert train_split.excluded == {}
     assert train_split.classes.num_classes == 13
     assert train_split.source == "synthetic, train, n = 16 photos"
+    native = f"{train_split.source}, native resolution"
+    assert train_split.scored_source(PLAIN_INFERENCE) == native
+    mirrored = InferenceConfig(tta_flip=True)
+    assert train_split.scored_source(mirrored) == f"{native}, mirrored too"
 
 
 def test_split_pairs_each_photo_with_its_own_mask(train_split):
@@ -230,44 +241,6 @@ def test_augmentation_is_reproducible_by_seed(train_split, config):
     assert torch.equal(first, draw(1))
     assert not torch.equal(first, draw(2))
     assert not torch.equal(first[0], first[2])
-
-
-# Resized copies
-
-
-def test_training_reads_copies_and_validation_the_photos(synthetic_root, tmp_path, monkeypatch):
-    config = data_config(synthetic_root, tmp_path, resized_side=100, image_limit=2)
-    split = load_split(config, "train", progress=False)
-    training = SegmentationDataset(split, config, only())
-    folder = split.masks.mask_dir.parent / "resized-100"
-    SegmentationDataset(split, config)[0]
-    assert not folder.exists()
-
-    first = training[0]
-    stem = split.masks.mask_path(split.images[0].id).stem
-    assert [path.name for path in folder.iterdir()] == [f"{stem}.copy"]
-    monkeypatch.setattr(SplitData, "read_pair", None)  # the photo's pixels are needed no more
-    again = SegmentationDataset(split, config, only())[0]
-    assert torch.equal(first["image"], again["image"])
-    assert torch.equal(first["mask"], again["mask"])
-
-
-def test_a_sample_from_a_copy_looks_like_one_from_the_photo(synthetic_root, tmp_path):
-    config = data_config(synthetic_root, tmp_path, resized_side=200, image_limit=1)
-    split = load_split(config, "train", progress=False)
-    from_copy = SegmentationDataset(split, config, only())[0]
-    native = config.model_copy(update={"resized_side": 0})
-    from_photo = SegmentationDataset(split, native, only())[0]
-    difference = from_copy["image"].int() - from_photo["image"].int()
-    assert difference.abs().float().mean() < 6
-    assert (from_copy["mask"] == from_photo["mask"]).float().mean() > 0.93
-
-
-def test_photos_no_larger_than_the_copies_are_read_themselves(synthetic_root, tmp_path):
-    config = data_config(synthetic_root, tmp_path, resized_side=5000, image_limit=1)
-    split = load_split(config, "train", progress=False)
-    SegmentationDataset(split, config, only())[0]
-    assert not (split.masks.mask_dir.parent / "resized-5000").exists()
 
 
 # Loaders

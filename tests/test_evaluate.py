@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from clothseg_utils.core.classes import FASHIONPEDIA_CATEGORIES, SUPERCATEGORY_NAMES
-from clothseg_utils.core.config import DataConfig, replace_fields
+from clothseg_utils.core.config import PLAIN_INFERENCE, DataConfig, InferenceConfig, replace_fields
 from clothseg_utils.core.files import sha256_file
 from clothseg_utils.data.rasterize import annotation_to_instance_mask
 from clothseg_utils.data.splits import SplitData, load_split
@@ -26,6 +26,7 @@ from clothseg_utils.network.geometry import fit_mask
 from clothseg_utils.network.segmenter import Segmenter
 from clothseg_utils.scores.evaluation import (
     Evaluation,
+    check_evaluated,
     image_scores,
     read_evaluation,
     scores_table,
@@ -533,6 +534,18 @@ def test_classes_that_do_not_occur_on_real_photos(monkeypatch, real_data, tiny_n
     assert len(of_target) == 10
     assert metrics["mean_iou_target_classes"] == pytest.approx(sum(of_target) / 10, abs=1e-12)
     assert metrics["mean_iou"] == pytest.approx(sum(of_target) / 11, abs=1e-12)
+
+
+def test_scores_belong_to_one_checkpoint_and_its_options(scored, tiny_training, tmp_path):
+    evaluation, _ = scored
+    checkpoint = tiny_training.run.best_checkpoint
+    check_evaluated(evaluation, checkpoint, PLAIN_INFERENCE)
+    with pytest.raises(ValueError, match="other test-time options; rerun notebook 04"):
+        check_evaluated(evaluation, checkpoint, InferenceConfig(tta_flip=True))
+    other = tmp_path / "other.ckpt"
+    other.write_bytes(b"trained again")
+    with pytest.raises(ValueError, match=r"other\.ckpt is not evaluated yet; rerun notebook 04"):
+        check_evaluated(evaluation, other, PLAIN_INFERENCE)
 
 
 # --- on the command line -------------------------------------------------------------------------

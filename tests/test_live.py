@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import IPython.display
-import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -144,21 +143,39 @@ class OneProbability(torch.nn.Module):
         return torch.stack([1 - probability, probability, rest], dim=1).log()
 
 
-def test_curve_counts_pixels_that_are_not_ignored():
+def test_curve_takes_pixels_that_are_not_ignored():
     image = torch.tensor([[[95, 55, 15, 95]]] * 3, dtype=torch.uint8)
     mask = torch.tensor([[1, 0, 1, 255]], dtype=torch.uint8)
     written = {}
     writer = SimpleNamespace(
-        add_pr_curve_raw=lambda tag, *counts, **options: written.update({tag: counts})
+        add_pr_curve=lambda tag, labels, predictions, *rest: written.update(
+            {tag: (labels.tolist(), predictions.tolist(), rest)}
+        )
     )
     log_precision_recall(writer, OneProbability(), [{"image": image, "mask": mask}], step=7)
     assert list(written) == ["val_pr/background", "val_pr/top__blouse"]
-    true_positives, false_positives, *_, precision, recall = written["val_pr/top__blouse"]
-    at = [10, 50, 90, 99]  # thresholds in percent
-    assert true_positives[at].tolist() == [2, 1, 1, 0]
-    assert false_positives[at].tolist() == [1, 1, 0, 0]
-    np.testing.assert_allclose(precision[at], [2 / 3, 1 / 2, 1, 1])
-    np.testing.assert_allclose(recall[at], [1, 1 / 2, 1 / 2, 0])
+    labels, probabilities, (step, _) = written["val_pr/top__blouse"]
+    assert sorted(zip(probabilities, labels, strict=True)) == [
+        (pytest.approx(0.15), True),
+        (pytest.approx(0.55), False),
+        (pytest.approx(0.95), True),
+    ]
+    assert step == 7
+
+
+def test_curve_takes_the_same_few_pixels_of_each_photo_every_time(monkeypatch):
+    monkeypatch.setattr(live, "PR_PIXELS", 5)
+    image = torch.arange(99, dtype=torch.uint8).reshape(1, 9, 11).expand(3, -1, -1)
+    photos = [{"image": image, "mask": (image[0] % 2)}] * 2
+    drawn = []
+    writer = SimpleNamespace(
+        add_pr_curve=lambda tag, labels, predictions, *rest: drawn.append(predictions.tolist())
+    )
+    for _ in range(2):
+        log_precision_recall(writer, OneProbability(), photos, step=7)
+    assert drawn[:2] == drawn[2:]
+    assert [len(probabilities) for probabilities in drawn] == [10] * 4
+    assert len(set(drawn[0])) > 5  # not the same pixels of both photos
 
 
 def test_curves_and_charts_are_in_the_log(tiny_training):

@@ -24,7 +24,9 @@ from clothseg_utils.network.checkpoints import read_checkpoint
 from clothseg_utils.training.train import read_history
 from clothseg_utils.workflow.pipeline import NOTEBOOKS, notebook_path
 
-MAX_CODE_LINES = 20
+MAX_CODE_LINES = 760  # of all five
+MAX_CELL_LINES = 20
+MAX_IMPORT_LINES = 15
 
 
 @pytest.fixture(params=NOTEBOOKS)
@@ -126,13 +128,26 @@ def test_imports_stand_in_one_cell_before_the_parameters(notebook):
     assert "sys.path" not in cells[0].source
 
 
+def code_lines(cell: NotebookNode) -> list[str]:
+    return [line for line in cell.source.splitlines() if line.strip()]
+
+
 def test_code_cells_are_short(notebook):
-    long = []
-    for cell in code_cells(notebook)[2:]:  # after imports and parameters
-        lines = [line for line in cell.source.splitlines() if line.strip()]
-        if len(lines) > MAX_CODE_LINES and not cell.source.startswith("run.record_step("):
-            long.append(f"{len(lines)} lines: {lines[0]}")
-    assert long == []
+    imports, _, *cells = code_cells(notebook)
+    assert len(code_lines(imports)) <= MAX_IMPORT_LINES
+    assert [cell.source for cell in cells if len(code_lines(cell)) > MAX_CELL_LINES] == []
+
+
+def test_notebooks_together_are_short():
+    lines = [line for name in NOTEBOOKS for cell in code_cells(name) for line in code_lines(cell)]
+    assert len(lines) <= MAX_CODE_LINES
+
+
+def test_pictures_are_named_with_their_room(notebook):
+    """`data_figures.plot_layers` says where to look; five lines of imported names do not."""
+    nodes = ast.walk(ast.parse(code_cells(notebook)[0].source))
+    rooms = [node.module for node in nodes if isinstance(node, ast.ImportFrom)]
+    assert [room for room in rooms if room.startswith("clothseg_utils.pictures.")] == []
 
 
 def test_text_is_as_frequent_as_code(notebook):
@@ -153,9 +168,17 @@ def test_kernel_is_python3(notebook):
 
 
 def test_step_is_recorded_under_its_own_name(notebook):
-    recording = [cell for cell in code_cells(notebook) if "run.record_step(" in cell.source]
-    assert len(recording) == 1
-    assert f'"{notebook}"' in recording[0].source
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    assert code.count(f'step = Step("{notebook}", globals())') == code.count("Step(") == 1
+    assert code.count("step.record(") == 1
+
+
+def test_figures_and_tables_carry_the_notebooks_number(notebook):
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    saved = re.findall(r"step\.(figure|table)\(\s*(.+?),", code)
+    assert {kind for kind, _ in saved} == {"figure", "table"}
+    assert len(saved) == len(set(saved))
+    assert [name for _, name in saved if not re.fullmatch(rf'"{notebook[:2]}_\w+"', name)] == []
 
 
 def test_links_lead_to_files(notebook):
@@ -189,11 +212,12 @@ def test_first_and_last_cell_lead_to_the_neighbours(notebook):
         assert set(re.findall(r"\]\((\d\d_\w+)\.ipynb\)", cell.source)) == neighbours
 
 
-def test_every_figure_is_explained_before_and_after(notebook):
+def test_every_figure_is_shown_and_explained_before_and_after(notebook):
     cells = read(notebook).cells
-    shown = [i for i, cell in enumerate(cells) if cell.source.splitlines()[-1:] == ["figure"]]
-    assert shown
-    for index in shown:
+    plotting = [i for i, cell in enumerate(cells) if re.search(r"\.plot_\w+\(", cell.source)]
+    assert plotting
+    for index in plotting:
+        assert isinstance(ast.parse(cells[index].source).body[-1], ast.Expr), "figure is not shown"
         assert cells[index - 1].cell_type == "markdown", cells[index].source
         assert cells[index + 1].cell_type == "markdown", cells[index].source
         # A heading would already be about the next thing.

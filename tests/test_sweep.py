@@ -353,10 +353,10 @@ def test_page_links_to_the_reports_and_says_what_is_real(go, stand, monkeypatch,
     assert "4 runs: 4 done." in html
     assert "drawn photos (synthetic)" in html
     assert ">worse</td>" in html
-    assert ">the best</td>" in html
+    assert "<strong>the best</strong></td>" in html
     assert "data:image/png;base64," in html
-    command = "program sweep \\\n    --set &#39;a=1 2&#39; \\\n    --only 03"
-    assert f"<pre>{command}</pre>" in html  # to run it again
+    command = "program sweep \\\n    --set 'a=1 2' \\\n    --only 03"
+    assert f"<pre><code>{command}\n</code></pre>" in html  # to run it again
     assert str(tmp_path) not in html.replace(str(tmp_path / "out"), "")
     for section in ("Leaderboard", "Over seeds", "Settings"):
         assert f">{section}</h2>" in html
@@ -381,7 +381,7 @@ def test_run_without_a_report_leads_to_its_scores(go, stand, tmp_path):
 def test_seeds_are_averaged_by_hand(go, stand):
     html = go(seed=[0, 1], learning_rate=[0.001, 0.1]).html_path.read_text()
     table = html[html.index(">Over seeds</h2>") :]
-    rows = re.findall(r"<tr>(<td.*?)</tr>", table, re.S)[:2]
+    rows = re.findall(r"<tr>(\s*<td.*?)</tr>", table, re.S)[:2]
     first = re.findall(r">([^<>]*)</td>", rows[0])
     scores = [row["mean_iou"] for row in read_rows_of(html, go, "0.001")]
     mean = sum(scores) / 2

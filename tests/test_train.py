@@ -21,6 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from clothseg_utils.core.config import Config, TrainConfig, replace_fields
 from clothseg_utils.core.files import repo_root, write_json
 from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
+from clothseg_utils.network.segmenter import load_network
 from clothseg_utils.scores.metrics import scores_from_confusion
 from clothseg_utils.training import module as model_module
 from clothseg_utils.training import train as train_module
@@ -308,6 +310,19 @@ def test_finished_training_returns_at_once(monkeypatch, capsys, tiny_training, f
     for field in ("best_score", "best_epoch", "epochs", "steps", "seconds", "reason"):
         assert getattr(result, field) == getattr(tiny_training.result, field), field
     assert capsys.readouterr().out == "already trained with these settings\n"
+
+
+def test_a_setting_that_is_no_more_does_not_hurt(monkeypatch, finished, splits):
+    """Checkpoints of earlier versions name settings that are gone, such as `resized_side`."""
+    forbid_training(monkeypatch)
+    run = folder_of(finished)
+    for path in (run.last_checkpoint, run.best_checkpoint):
+        checkpoint = read_checkpoint(path)
+        checkpoint[CHECKPOINT_KEY]["config"]["data"]["resized_side"] = 0
+        path.unlink()
+        torch.save(checkpoint, path)
+    assert train(finished, *splits, run).notes == ("already trained with these settings",)
+    assert load_network(run.best_checkpoint, "cpu").image_size == finished.data.image_size
 
 
 @pytest.mark.parametrize(

@@ -53,17 +53,8 @@ class DataConfig(_Section):
     scheme: Scheme = "supercategory"
     image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 96  # network input side, pixels
     resize: Resize = "squash"  # letterbox keeps the aspect ratio, squash does not
-    resized_side: _CountOrZero = 0  # longest side of copies to train on, pixels; 0: the photos
     image_limit: _CountOrZero = 0  # photos of each split to use; 0 means all
     mask_workers: _CountOrZero = 0  # processes that make masks; 0 means one per CPU core
-
-    @model_validator(mode="after")
-    def _check_resized_side(self) -> Self:
-        if 0 < self.resized_side < self.image_size:
-            raise ValueError(
-                f"resized_side {self.resized_side} is below image_size {self.image_size}"
-            )
-        return self
 
 
 class ConvertConfig(_Section):

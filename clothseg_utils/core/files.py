@@ -7,10 +7,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import pandas as pd
+from typing import Any
 
 
 def repo_root() -> Path:
@@ -89,12 +86,6 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write a JSON file atomically; a NaN or infinity is refused (ValueError)."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_table(path: str | Path, table: "pd.DataFrame") -> Path:
-    """Write a table as CSV with its index, atomically; return the path."""
-    write_text(path, table.to_csv(lineterminator="\n"))
-    return Path(path)
 
 
 def read_json(path: str | Path) -> Any:

@@ -41,7 +41,7 @@ class RunFolder:
     Attributes:
         path: the folder; made when first written to.
         figures_dir, tables_dir, logs_dir, checkpoints_dir, evaluation_dir, notebooks_dir,
-        report_dir, overlays_dir: its parts (DESIGN: "A run").
+        report_dir, overlays_dir: its parts (docs/run-folder.md).
 
     Raises:
         ValueError: a run name that is not one plain folder name.

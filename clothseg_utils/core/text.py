@@ -2,6 +2,10 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+MISSING = "–"
+"""Stands where there is no number."""
 
 
 def count_text(number: int, one: str, several: str | None = None) -> str:
@@ -43,3 +47,63 @@ def suggestion(name: str, choices: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.6)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def score_text(value: float | None, sign: str = "") -> str:
+    """Give a score, or with sign "+" a difference of scores; None and NaN are missing.
+
+    Example:
+        >>> score_text(0.51666), score_text(0.02, "+"), score_text(None)
+        ('0.517', '+0.020', '–')
+    """
+    return MISSING if value is None or value != value else f"{value:{sign}.3f}"
+
+
+def interval_text(ends: Sequence[float | None] | None) -> str:
+    """Give both ends of an interval.
+
+    Example:
+        >>> interval_text([0.41, 0.634]), interval_text([0.41, None]), interval_text(None)
+        ('0.410 to 0.634', '–', '–')
+    """
+    texts = [score_text(end) for end in ends or (None, None)]
+    return MISSING if MISSING in texts else " to ".join(texts)
+
+
+def percent_text(share: float) -> str:
+    """Give a share of 0..1 in percent; what would be rounded to nothing is said to be little.
+
+    Example:
+        >>> percent_text(0.2), percent_text(0.0002), percent_text(0)
+        ('20.0 %', '< 0.1 %', '0.0 %')
+    """
+    return f"{100 * share:.1f} %" if share >= 0.001 or share == 0 else "< 0.1 %"
+
+
+def duration_text(seconds: float) -> str:
+    """Give seconds in words.
+
+    Example:
+        >>> duration_text(9.26), duration_text(272), duration_text(8000)
+        ('9.3 s', '4 min 32 s', '2 h 13 min')
+    """
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 90:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def setting_text(value: Any) -> str:
+    """Give a setting (str, bool, int or float) in words.
+
+    Example:
+        >>> setting_text(""), setting_text(True), setting_text(0.5), setting_text("flip")
+        ('(empty)', 'yes', '0.5', 'flip')
+    """
+    if value == "":
+        return "(empty)"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

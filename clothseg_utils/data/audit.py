@@ -1,7 +1,7 @@
 """What would be paired wrongly or could not be read, found and named."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import Literal
@@ -197,8 +197,8 @@ def _read_photo_cache(path: Path) -> dict[str, tuple[tuple[int, int], str]]:
         return {}  # missing or damaged: the photos are decoded again
 
 
-def write_audit(path: str | Path, audit: Audit) -> None:
-    """Write an audit as indented JSON, atomically."""
+def write_audit(path: str | Path, audit: Audit | Mapping[str, Audit]) -> None:
+    """Write an audit, or one of each split, as indented JSON, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(audit)) + b"\n")
 

@@ -221,6 +221,11 @@ class CocoFile:
         return f"{name}, {split}, n = {n_images:,} photos"
 
     @property
+    def short_names(self) -> dict[int, str]:
+        """Category ids to their names up to the first comma: "shirt" for "shirt, blouse"."""
+        return {category.id: category.name.split(",")[0] for category in self.categories}
+
+    @property
     def annotations(self) -> Sequence[Annotation]:
         """All annotations, decoded one by one as they are asked for."""
         return _Annotations(self.packed)

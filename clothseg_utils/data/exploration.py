@@ -1,13 +1,38 @@
 """Tables of a dataset, for exploration."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clothseg_utils.data.audit import Audit
 from clothseg_utils.data.coco import CocoFile
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def audit_table(audits: Mapping[str, Audit]) -> "pd.DataFrame":
+    """Totals of each split's audit as a table, one row a split.
+
+    Returns:
+        columns photos, photos left out, photos without annotations, annotations, polygons, RLE;
+        the index "split".
+    """
+    import pandas as pd
+
+    rows = {
+        split: {
+            "photos": audit.n_images,
+            "photos left out": len(audit.excluded),
+            "photos without annotations": audit.n_images_without_annotations,
+            "annotations": audit.n_annotations,
+            "polygons": audit.n_polygon,
+            "RLE": audit.n_rle,
+        }
+        for split, audit in audits.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")
 
 
 def annotation_table(coco: CocoFile) -> "pd.DataFrame":

@@ -44,7 +44,7 @@ def rasterize(
         ValueError: unknown category_id, a segmentation that cannot be rasterized, or an RLE of
             another size.
 
-    Source: pixel fill, COCO mask API; painting order, DESIGN section 3.
+    Source: pixel fill, COCO mask API; painting order, docs/data.md.
 
     Example:
         >>> rasterize([], {}, height=1, width=3)

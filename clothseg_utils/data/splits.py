@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from clothseg_utils.core.classes import ClassTable, class_table
-from clothseg_utils.core.config import DataConfig
+from clothseg_utils.core.config import DataConfig, InferenceConfig
 from clothseg_utils.core.files import resolve_path
 from clothseg_utils.data.audit import photo_problems
 from clothseg_utils.data.coco import (
@@ -47,6 +47,11 @@ class SplitData:
     def source(self) -> str:
         """What a figure of this split was made from: data, split, number of photos."""
         return self.coco.source(self.split, len(self.images))
+
+    def scored_source(self, inference: InferenceConfig) -> str:
+        """What a figure of scores was made from: as `source`, and how the photos were predicted."""
+        options = "" if inference.is_plain else f", {inference.describe()}"
+        return f"{self.source}, native resolution{options}"
 
     def photo_path(self, record: ImageRecord) -> Path:
         """Path of a record's photo."""

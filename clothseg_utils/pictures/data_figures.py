@@ -10,14 +10,10 @@ from matplotlib.ticker import EngFormatter
 
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES, ClassTable, class_colors
 from clothseg_utils.pictures.overlays import colorize
-from clothseg_utils.pictures.score_figures import check_per_class
 from clothseg_utils.pictures.style import (
     BLUE,
     GREY,
     ORANGE,
-    check_columns,
-    check_not_empty,
-    check_same_length,
     draw_heatmap,
     image_grid,
     legend_above,
@@ -40,9 +36,10 @@ def plot_category_counts(annotations: pd.DataFrame, *, source: str) -> Figure:
         source: what the data are.
 
     Raises:
-        ValueError: columns are missing, or there are no annotations.
+        ValueError: there are no annotations.
     """
-    check_columns(annotations, "annotations", ["category", "supercategory", "image_id"])
+    if annotations.empty:
+        raise ValueError("no annotations; expected at least one")
     counts = annotations["category"].value_counts()
     counts = counts[counts > 0].iloc[::-1]
     supercategories = annotations.groupby("category", observed=True)["supercategory"].first()
@@ -72,11 +69,7 @@ def plot_supercategory_counts(annotations: pd.DataFrame, *, source: str) -> Figu
     Args:
         annotations: `exploration.annotation_table`: column supercategory.
         source: what the data are.
-
-    Raises:
-        ValueError: columns are missing, or there are no annotations.
     """
-    check_columns(annotations, "annotations", ["supercategory"])
     counts = annotations["supercategory"].value_counts().iloc[::-1]
     figure = new_figure(rows_height_in(len(counts)), source)
     axes = figure.subplots()
@@ -101,7 +94,7 @@ def plot_area_histogram(annotations: pd.DataFrame, *, source: str) -> Figure:
         source: what the data are.
 
     Raises:
-        ValueError: columns are missing, or no annotation has an area.
+        ValueError: no annotation has an area.
     """
     areas, title = _positive_areas(annotations)
     figure = new_figure(3.6, source)
@@ -130,9 +123,8 @@ def plot_area_by_supercategory(annotations: pd.DataFrame, *, source: str) -> Fig
         source: what the data are.
 
     Raises:
-        ValueError: columns are missing, or no annotation has an area.
+        ValueError: no annotation has an area.
     """
-    check_columns(annotations, "annotations", ["supercategory"])
     areas, title = _positive_areas(annotations)
     groups = areas.groupby(annotations["supercategory"], observed=True)
     order = groups.median().sort_values(ascending=False).index.tolist()
@@ -169,11 +161,7 @@ def plot_annotations_per_image(images: pd.DataFrame, *, source: str) -> Figure:
     Args:
         images: `exploration.image_table`: column n_annotations.
         source: what the data are.
-
-    Raises:
-        ValueError: columns are missing, or there are no images.
     """
-    check_columns(images, "images", ["n_annotations"])
     counts = images["n_annotations"].to_numpy()
     figure = new_figure(3.4, source)
     axes = figure.subplots()
@@ -202,11 +190,7 @@ def plot_image_sizes(images: pd.DataFrame, *, source: str) -> Figure:
     Args:
         images: `exploration.image_table`: columns width_px, height_px.
         source: what the data are.
-
-    Raises:
-        ValueError: columns are missing, or there are no images.
     """
-    check_columns(images, "images", ["width_px", "height_px"])
     sizes, counts = np.unique(
         images[["width_px", "height_px"]].to_numpy(), axis=0, return_counts=True
     )
@@ -236,16 +220,10 @@ def plot_cooccurrence(cooccurrence: pd.DataFrame, *, source: str) -> Figure:
         cooccurrence: `exploration.supercategory_cooccurrence`: square and symmetric, photos with
             both; the diagonal counts photos with one. What occurs nowhere is left out.
         source: what the data are.
-
-    Raises:
-        ValueError: the table is not square, or nothing occurs.
     """
     counts = cooccurrence.to_numpy(dtype=np.float64)
-    if list(cooccurrence.index) != list(cooccurrence.columns):
-        raise ValueError(f"cooccurrence is {counts.shape}; expected the same rows and columns")
     order = np.argsort(-counts.diagonal(), kind="stable")
     order = order[counts.diagonal()[order] > 0]
-    check_not_empty(order, "cooccurrence above 0")
     n_photos = counts.diagonal()[order]
     percent = 100 * counts[np.ix_(order, order)] / n_photos[:, None]
     names = [shorten(str(cooccurrence.index[i]), 26) for i in order]
@@ -268,11 +246,7 @@ def plot_gallery(
         titles: one per image.
         source: what the data are.
         columns: images in a row.
-
-    Raises:
-        ValueError: no images, or as many titles as images are not given.
     """
-    check_same_length(images=images, titles=titles)
     return image_grid(images, titles, columns, source)
 
 
@@ -287,11 +261,7 @@ def plot_layers(
         table: names and colours of the classes.
         source: what the data are.
         columns: stages in a row.
-
-    Raises:
-        ValueError: no stages, or a mask has an unknown class id.
     """
-    check_not_empty(stages, "stages")
     painted = [colorize(mask, table.colors) for _, mask in stages]
     legend = mask_legend([mask for _, mask in stages], table)
     return image_grid(painted, [title for title, _ in stages], columns, source, legend)
@@ -305,14 +275,8 @@ def plot_class_shares(pixels: np.ndarray, table: ClassTable, *, source: str) -> 
         pixels: (C,) pixels per class.
         table: names and colours of the classes.
         source: what the data are.
-
-    Raises:
-        ValueError: not one number per class, or no pixels at all.
     """
     pixels = np.asarray(pixels, dtype=np.float64)
-    check_per_class(pixels, "pixels", table)
-    if pixels.sum() <= 0:
-        raise ValueError("pixels are all 0; expected the counts of at least one mask")
     percent = 100 * pixels / pixels.sum()
     order = np.argsort(percent, kind="stable")
     figure = new_figure(rows_height_in(len(order)), source)
@@ -333,12 +297,8 @@ def plot_hidden_pixels(shares: np.ndarray, table: ClassTable, *, source: str) ->
         shares: (C,) hidden part of the class's annotated pixels, 0..1; nan where a class has none.
         table: names and colours of the classes.
         source: what the data are.
-
-    Raises:
-        ValueError: not one number per class.
     """
     shares = np.asarray(shares, dtype=np.float64)
-    check_per_class(shares, "shares", table)
     # Background is never annotated, so it cannot be hidden.
     order = 1 + np.argsort(np.nan_to_num(shares[1:], nan=-1), kind="stable")
     figure = new_figure(rows_height_in(len(order)), source)
@@ -387,10 +347,10 @@ def _supercategory_colors(names: Sequence[str]) -> np.ndarray:
 
 def _positive_areas(annotations: pd.DataFrame) -> tuple[pd.Series, str]:
     """Areas above 0, and the words that say how many there are and how many were left out."""
-    check_columns(annotations, "annotations", ["area_px"])
     areas = annotations["area_px"]
     positive = areas[areas > 0]
-    check_not_empty(positive, "annotations with an area")
+    if positive.empty:
+        raise ValueError("no annotations with an area; expected at least one")
     n_zero = len(areas) - len(positive)
     return positive, f"n = {len(positive):,}" + (
         f" ({n_zero:,} of area 0 left out)" if n_zero else ""

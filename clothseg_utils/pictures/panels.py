@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from clothseg_utils.core.classes import IGNORE_INDEX
+from clothseg_utils.core.classes import IGNORE_INDEX, class_colors
+from clothseg_utils.data.coco import CocoFile, ImageRecord
+from clothseg_utils.data.rasterize import annotation_to_instance_mask
 from clothseg_utils.pictures.lettering import (
     MAX_NAME_EM,
     MIN_FONT_PX,
@@ -27,6 +29,7 @@ from clothseg_utils.pictures.overlays import (
     check_pair,
     class_error_codes,
     draw_errors,
+    draw_instances,
     draw_outline,
     error_codes,
     error_map,
@@ -195,6 +198,36 @@ def prediction_panel(
     drawn = panel(images, titles)
     headers = tuple(masks) if target is not None else ()
     return _beside(drawn, _legend(rows, drawn.shape[0], panel_font_px(images), headers))
+
+
+def category_colors(coco: CocoFile) -> dict[int, np.ndarray]:
+    """Map category ids to colours, (3,) uint8 RGB, one for each: those of scheme "category"."""
+    ids = sorted(category.id for category in coco.categories)
+    return dict(zip(ids, class_colors(len(ids) + 1)[1:], strict=True))
+
+
+def draw_annotations(image: np.ndarray, coco: CocoFile, record: ImageRecord) -> np.ndarray:
+    """Outline and name the annotations of a photo, each category in a colour of its own.
+
+    Args:
+        image: the photo, (H, W, 3) uint8 RGB, 0..255.
+        coco: the annotation file.
+        record: the photo's record in it.
+
+    Returns:
+        (H, W, 3) uint8 RGB; a new array.
+
+    Raises:
+        ValueError: the photo is not of the size that its record says.
+    """
+    items = coco.annotations_of(record.id)
+    names, colors = coco.short_names, category_colors(coco)
+    return draw_instances(
+        image,
+        [annotation_to_instance_mask(a, record.height, record.width) for a in items],
+        [names[a.category_id] for a in items],
+        np.array([colors[a.category_id] for a in items], np.uint8).reshape(-1, 3),
+    )
 
 
 def class_error_tile(

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
@@ -18,8 +19,6 @@ from clothseg_utils.pictures.style import (
     FEW_ROWS,
     GREY,
     ORANGE,
-    check_columns,
-    check_not_empty,
     draw_heatmap,
     legend_above,
     legend_patches,
@@ -41,14 +40,8 @@ def plot_confusion_matrix(
         confusion: (C, C) counts; rows = target, columns = prediction.
         class_names: index = class id.
         source: what the data are.
-
-    Raises:
-        ValueError: the matrix is not square or has another number of classes.
     """
     confusion = np.asarray(confusion)
-    n = len(class_names)
-    if confusion.shape != (n, n):
-        raise ValueError(f"confusion is {confusion.shape}; expected ({n}, {n}), as many as names")
     totals = confusion.sum(axis=1)
     with np.errstate(invalid="ignore"):
         percent = 100 * confusion / totals[:, None]  # nan rows: absent from the target
@@ -56,7 +49,7 @@ def plot_confusion_matrix(
     figure, axes = draw_heatmap(percent, names, names, "pixels of the true class, %", source)
     absent = np.flatnonzero(totals == 0)
     for row in absent:
-        axes.add_patch(Rectangle((0, row), n, 1, fc="0.96", ec="0.75", hatch="////", lw=0))
+        axes.add_patch(Rectangle((0, row), len(names), 1, fc="0.96", ec="0.75", hatch="////", lw=0))
     axes.set_ylabel("true class")
     axes.set_xlabel(
         "predicted class" + ("; hatched: no pixels in the truth" if len(absent) else "")
@@ -74,38 +67,22 @@ def plot_class_scores(scores: pd.DataFrame, table: ClassTable, *, source: str) -
             iou_low, iou_high, f1, f1_low, f1_high; 0..1 or nan.
         table: names and colours of the classes.
         source: what the data are, and the level of the intervals.
-
-    Raises:
-        ValueError: columns are missing, or a class is not in the table.
     """
     metrics = {"iou": "IoU", "f1": "F1"}
-    bounds = [f"{key}{end}" for key in metrics for end in ("", "_low", "_high")]
-    check_columns(scores, "scores", ["class_name", "status", *bounds])
-    _check_classes(scores["class_name"], "scores", table)
     scores = scores.sort_values("iou", na_position="first", kind="stable")
-    ids = [table.names.index(name) for name in scores["class_name"]]
     rows = np.arange(len(scores))
-    few = len(scores) <= FEW_ROWS
     figure = new_figure(rows_height_in(len(scores)), source)
     for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), metrics.items(), strict=True):
-        value, low, high = (scores[c].to_numpy(float) for c in (key, f"{key}_low", f"{key}_high"))
-        axes.hlines(rows, low, high, color="0.35", lw=1.6)
-        axes.scatter(
-            value, rows, s=48 if few else 30, c=table.colors[ids] / 255, ec="0.2", lw=0.8, zorder=3
-        )
-        mean = np.nanmean(value) if np.isfinite(value).any() else np.nan
+        _draw_class_dots(axes, scores, key, table)
+        mean = scores[key].mean()
         axes.axvline(mean, color=GREY, ls="--", lw=1.2)
-        ends = np.fmax(np.nan_to_num(value), np.nan_to_num(high))
+        ends = scores[[key, f"{key}_high"]].max(axis=1).fillna(0)
         for row, end, status in zip(rows, ends, scores["status"], strict=True):
             if status != "ok":
                 axes.text(end + 0.04, row, status, va="center", color="0.35", style="italic")
         axes.set_title(title)
         axes.set_title(f"mean {mean:.3f} (dashed)", loc="right", fontsize=8.5, weight="normal")
-        axes.set_xlim(-0.02, 1.02)
         axes.set_xlabel(title)
-        axes.grid(axis="x")
-        axes.set_yticks(rows, scores["class_name"])
-        axes.set_ylim(-0.7, len(scores) - 0.3)
     return figure
 
 
@@ -121,36 +98,26 @@ def plot_strata(
             (0..1; nan where a group is empty) and n (text or number, with its unit if text).
         source: what the data are, and the level of the intervals.
         score_name: label of the axis.
-
-    Raises:
-        ValueError: columns are missing, or there are no rows.
     """
-    check_columns(strata, "strata", ["stratum", "score", "low", "high", "n"])
     rows = np.arange(len(strata))[::-1]
     figure = new_figure(1.3 + 0.36 * len(strata), source)
     axes = figure.subplots()
-    axes.hlines(rows, strata["low"], strata["high"], color=BLUE, lw=2.2)
-    axes.scatter(strata["score"], rows, s=55, color=BLUE, zorder=3, clip_on=False)
+    _draw_dots(axes, rows, strata, "score", BLUE, 55, lw=2.2).set_clip_on(False)
     for row, score in zip(rows, strata["score"], strict=True):
-        text = "no data" if np.isnan(score) else f"{score:.3f}"
-        x = 0.02 if np.isnan(score) else score
-        offset = (0, 7) if np.isfinite(score) else (0, -3)
+        known = np.isfinite(score)
         axes.annotate(
-            text,
-            (x, row),
-            offset,
+            f"{score:.3f}" if known else "no data",
+            (score if known else 0.02, row),
+            (0, 7 if known else -3),
             textcoords="offset points",
-            ha="center" if np.isfinite(score) else "left",
+            ha="center" if known else "left",
             fontsize=8.5,
         )
     n_texts = [n if isinstance(n, str) else f"{n:,}" for n in strata["n"]]
     names = [f"{s}  (n = {n})" for s, n in zip(strata["stratum"], n_texts, strict=True)]
     axes.set_yticks(rows, names)
-    axes.set_ylim(-0.6, len(strata) - 0.3)
-    axes.set_xlim(0, 1)
+    axes.set(ylim=(-0.6, len(strata) - 0.3), xlim=(0, 1), xlabel=score_name, title=title)
     axes.grid(axis="x")
-    axes.set_xlabel(score_name)
-    axes.set_title(title)
     return figure
 
 
@@ -163,37 +130,15 @@ def plot_boundary_scores(scores: pd.DataFrame, table: ClassTable, *, source: str
             IoU); 0..1 or nan for absent classes.
         table: names and colours of the classes.
         source: what the data are, and the level of the intervals.
-
-    Raises:
-        ValueError: columns are missing, or a class is not in the table.
     """
-    check_columns(scores, "scores", ["class_name", "iou", "boundary_iou", "low", "high"])
-    _check_classes(scores["class_name"], "scores", table)
     scores = scores.sort_values("boundary_iou", na_position="first", kind="stable")
-    ids = [table.names.index(name) for name in scores["class_name"]]
     rows = np.arange(len(scores))
     figure = new_figure(rows_height_in(len(scores)), source)
     axes = figure.subplots()
-    axes.hlines(rows, scores["low"], scores["high"], color="0.35", lw=1.6)
-    axes.scatter(
-        scores["iou"], rows, s=46, marker="|", color=BLUE, lw=2.2, label="mask IoU", zorder=2
-    )
-    axes.scatter(
-        scores["boundary_iou"],
-        rows,
-        s=48 if len(scores) <= FEW_ROWS else 30,
-        c=table.colors[ids] / 255,
-        ec="0.2",
-        lw=0.8,
-        label="boundary IoU",
-        zorder=3,
-    )
+    _draw_class_dots(axes, scores, "boundary_iou", table)
+    axes.scatter(scores["iou"], rows, s=46, marker="|", color=BLUE, lw=2.2, zorder=2)
     for row in rows[scores["boundary_iou"].isna()]:
         axes.text(0.02, row, "absent", va="center", color="0.35", style="italic")
-    axes.set_yticks(rows, scores["class_name"])
-    axes.set_ylim(-0.7, len(scores) - 0.3)
-    axes.set_xlim(-0.02, 1.02)
-    axes.grid(axis="x")
     axes.set_xlabel("IoU")
     # Neutral swatches: the dots have the colours of their classes.
     handles = [
@@ -217,11 +162,7 @@ def plot_reliability(bins: pd.DataFrame, *, ece: float, source: str) -> Figure:
             and confidence (mean probability; nan where a bin is empty).
         ece: expected calibration error, 0..1; nan if there is none.
         source: what the data are.
-
-    Raises:
-        ValueError: columns are missing, or there are no rows.
     """
-    check_columns(bins, "bins", ["low", "high", "pixels", "accuracy", "confidence"])
     total = bins["pixels"].sum()
     figure = new_figure(5.6, source, width_in=5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -231,8 +172,7 @@ def plot_reliability(bins: pd.DataFrame, *, ece: float, source: str) -> Figure:
     upper.bar(middle, bins["accuracy"], width, color="#cfe2f0", ec="white", lw=0.8)
     upper.vlines(bins["confidence"], bins["accuracy"], bins["confidence"], color=ORANGE, lw=1.6)
     upper.plot(bins["confidence"], bins["accuracy"], "o", color=BLUE, ms=5.5, label="this network")
-    upper.set(xlim=(0, 1), ylim=(0, 1))
-    upper.set_ylabel("share of the pixels that is right")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share of the pixels that is right")
     upper.grid()
     upper.legend(loc="upper left")
     lower.bar(middle, 100 * bins["pixels"] / max(1, total), width, color=BLUE, ec="white", lw=0.8)
@@ -254,33 +194,20 @@ def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
         strata: one row per group: columns stratum, n, score, low, high, alone, alone_low,
             alone_high, drop, drop_low, drop_high, missed, missed_alone; 0..1, or nan.
         source: what the data are, and the level of the intervals.
-
-    Raises:
-        ValueError: columns are missing, or there are no rows.
     """
-    ends = [f"{name}{end}" for name in ("alone", "drop") for end in ("", "_low", "_high")]
-    check_columns(
-        strata, "strata", ["stratum", "n", "score", "low", "high", *ends, "missed", "missed_alone"]
-    )
     rows = np.arange(len(strata))[::-1]
     figure = new_figure(1.7 + 0.42 * len(strata), source, width_in=9.5)
     scores, drops, missed = figure.subplots(1, 3, sharey=True, width_ratios=[1.2, 1, 1])
-    for prefix, offset, color in (("alone", 0.13, "0.5"), ("", -0.13, BLUE)):
-        low, high = (f"{prefix}_low", f"{prefix}_high") if prefix else ("low", "high")
-        scores.hlines(rows + offset, strata[low], strata[high], color=color, lw=2)
-        scores.scatter(strata[prefix or "score"], rows + offset, s=38, color=color, zorder=3)
+    _draw_dots(scores, rows + 0.13, strata, "alone", "0.5", 38, lw=2)
+    _draw_dots(scores, rows - 0.13, strata, "score", BLUE, 38, lw=2)
     scores.set_xlim(left=0)
     scores.set_title("Mean IoU")
     drops.axvline(0, color=GREY, lw=1.2)
-    drops.hlines(rows, strata["drop_low"], strata["drop_high"], color=ORANGE, lw=2.2)
-    drops.scatter(strata["drop"], rows, s=46, color=ORANGE, zorder=3)
-    drops.set_title("Drop")
-    drops.set_xlabel("alone minus together")
+    _draw_dots(drops, rows, strata, "drop", ORANGE, 46, lw=2.2)
+    drops.set(title="Drop", xlabel="alone minus together")
     for column, offset, color in (("missed_alone", 0.13, "0.5"), ("missed", -0.13, BLUE)):
         missed.scatter(100 * strata[column], rows + offset, s=38, color=color, zorder=3)
-    missed.set_xlim(0, 100)
-    missed.set_title("Missed")
-    missed.set_xlabel("% taken for background")
+    missed.set(xlim=(0, 100), title="Missed", xlabel="% taken for background")
     for axes in (scores, drops, missed):
         axes.grid(axis="x")
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -309,46 +236,28 @@ def plot_area_curve(
             score, low, high; may be empty.
         table: names and colours of the classes.
         source: what the data are, and the level of the intervals.
-
-    Raises:
-        ValueError: columns are missing, there are no bands, or a class is not in the table.
     """
-    check_columns(
-        bands, "bands", ["stratum", "n", "score", "low", "high", "iou", "iou_low", "iou_high"]
-    )
-    if len(categories):
-        check_columns(
-            categories, "categories", ["stratum", "n", "class_name", "median_area", "score"]
-        )
-        _check_classes(categories["class_name"], "categories", table)
-    n_categories = len(categories)
-    height_in = max(4.4, 1.2 + 0.2 * n_categories)
-    figure = new_figure(height_in, source, width_in=9.5)
+    figure = new_figure(max(4.4, 1.2 + 0.2 * len(categories)), source, width_in=9.5)
     by_band, by_category = figure.subplots(1, 2, width_ratios=[1, 1.15])
     places = np.arange(len(bands))
-    for column, color, label in (("score", BLUE, "recall"), ("iou", ORANGE, "IoU")):
-        ends = ("low", "high") if column == "score" else ("iou_low", "iou_high")
-        low, high = (bands[end].to_numpy(float) for end in ends)
-        by_band.fill_between(places, low, high, color=color, alpha=0.18, lw=0)
-        # The two agree where nothing overlaps: the wider line shows behind the other.
-        wide = column == "score"
-        width, size = (3.4, 8) if wide else (1.4, 4)
-        by_band.plot(
-            places, bands[column], "o-", color=color, lw=width, ms=size, label=f"mean {label}"
-        )
+    # The two agree where nothing overlaps: the wider line shows behind the other.
+    for column, label, color, width, size in (
+        ("score", "mean recall", BLUE, 3.4, 8),
+        ("iou", "mean IoU", ORANGE, 1.4, 4),
+    ):
+        by_band.fill_between(places, *_ends(bands, column), color=color, alpha=0.18, lw=0)
+        by_band.plot(places, bands[column], "o-", color=color, lw=width, ms=size, label=label)
     names = [
         f"{s.removesuffix(' px')}\n{str(n).split()[0]}"
         for s, n in zip(bands["stratum"], bands["n"], strict=True)
     ]
     by_band.set_xticks(places, names)
-    by_band.set_xlim(-0.3, len(bands) - 0.7)
-    by_band.set_ylim(0, 1)
+    by_band.set(xlim=(-0.3, len(bands) - 0.7), ylim=(0, 1), title="By area")
     by_band.grid(axis="y")
     by_band.set_xlabel("area of the annotation, pixels; below: annotations")
     by_band.set_ylabel("score inside the annotation's mask")
     by_band.legend(loc="upper left")
-    by_band.set_title("By area")
-    if n_categories:
+    if len(categories):
         _draw_categories(by_category, categories, table)
     else:
         by_category.set_axis_off()
@@ -360,10 +269,8 @@ def plot_area_curve(
 def _draw_categories(axes: Axes, categories: pd.DataFrame, table: ClassTable) -> None:
     """Recall of each category, with interval, its size and the number of its annotations."""
     rows = np.arange(len(categories))
-    ids = [table.names.index(name) for name in categories["class_name"]]
-    axes.hlines(rows, categories["low"], categories["high"], color="0.5", lw=1.4)
-    colors = table.colors[ids] / 255
-    axes.scatter(categories["score"], rows, s=30, c=colors, ec="0.2", lw=0.8, zorder=3)
+    colors = _class_colors(categories["class_name"], table)
+    _draw_dots(axes, rows, categories, "score", colors, 30, line="0.5", lw=1.4)
     names = [
         f"{shorten(name, 24)}  {np.sqrt(area):,.0f}², n = {str(n).split()[0]}"
         for name, area, n in zip(
@@ -371,8 +278,7 @@ def _draw_categories(axes: Axes, categories: pd.DataFrame, table: ClassTable) ->
         )
     ]
     axes.set_yticks(rows, names, fontsize=8 if len(rows) <= FEW_ROWS else 6.8)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(-0.02, 1.02)
+    axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(-0.02, 1.02))
     axes.grid(axis="x")
     axes.set_xlabel("mean recall; beside the name: median area, annotations")
 
@@ -385,11 +291,7 @@ def plot_overlap_pairs(pairs: pd.DataFrame, *, source: str) -> Figure:
         pairs: one row per pair, the most confused first: columns stratum, n, score (part predicted
             as the class below), low, high and recall (as the class on top); 0..1.
         source: what the data are, and the level of the intervals.
-
-    Raises:
-        ValueError: columns are missing, or there are no rows.
     """
-    check_columns(pairs, "pairs", ["stratum", "n", "score", "low", "high", "recall"])
     rows = np.arange(len(pairs))[::-1]
     figure = new_figure(1.5 + 0.34 * len(pairs), source, width_in=9)
     axes = figure.subplots()
@@ -425,21 +327,12 @@ def plot_option_trials(trials: pd.DataFrame, *, source: str) -> Figure:
             (of mean IoU), low, high (its interval; nan where there is none), seconds (per photo)
             and cost (times the plain prediction).
         source: what the data are, and the level of the intervals.
-
-    Raises:
-        ValueError: columns are missing, or there are no rows.
     """
-    check_columns(
-        trials,
-        "trials",
-        ["option", "settings", "mean_iou", "gain", "low", "high", "seconds", "cost"],
-    )
     rows = np.arange(len(trials))[::-1]
     figure = new_figure(1.6 + 0.42 * len(trials), source, width_in=9)
     gains, costs = figure.subplots(1, 2, sharey=True, width_ratios=[1.3, 1])
-    _draw_differences(gains, rows, trials["gain"], trials["low"], trials["high"])
-    gains.set_title("Gain of mean IoU")
-    gains.set_xlabel("mean IoU minus that without options")
+    _draw_differences(gains, rows, trials, "gain")
+    gains.set(title="Gain of mean IoU", xlabel="mean IoU minus that without options")
     names = [f"{o}  ({m:.3f})" for o, m in zip(trials["option"], trials["mean_iou"], strict=True)]
     gains.set_yticks(rows, names)
     gains.set_ylim(-0.6, len(trials) - 0.4)
@@ -450,8 +343,7 @@ def plot_option_trials(trials: pd.DataFrame, *, source: str) -> Figure:
     ]
     costs.bar_label(bars, texts, padding=4, fontsize=8.5)
     costs.margins(x=0.5)
-    costs.set_title("Cost")
-    costs.set_xlabel("time of one photo, times that without options")
+    costs.set(title="Cost", xlabel="time of one photo, times that without options")
     figure.suptitle("Test-time options: gain and cost", x=0.01, ha="left")
     return figure
 
@@ -474,21 +366,13 @@ def plot_differences(
         class_names: index = class id.
         colors: (C, 3) uint8 RGB.
         source: what the data are, and the level of the intervals.
-
-    Raises:
-        ValueError: columns are missing, there are no rows, or a class has no name.
     """
-    check_columns(differences, "differences", ["class_name", "difference", "low", "high"])
-    unknown = sorted(set(differences["class_name"]) - set(class_names))
-    if unknown:
-        raise ValueError(f"differences have classes {unknown}; expected some of {class_names}")
     differences = differences.sort_values("difference", na_position="first", kind="stable")
     rows = np.arange(len(differences))
     ids = [class_names.index(name) for name in differences["class_name"]]
     figure = new_figure(rows_height_in(len(rows)) + 0.3, source)
     axes = figure.subplots()
-    columns = (differences[name].to_numpy(float) for name in ("difference", "low", "high"))
-    _draw_differences(axes, rows, *columns, colors=colors[ids] / 255)
+    _draw_differences(axes, rows, differences, "difference", colors[ids] / 255)
     for row in rows[differences["difference"].isna()]:
         axes.text(0, row, " absent", va="center", color="0.35", style="italic", fontsize=8.5)
     axes.set_yticks(rows, differences["class_name"])
@@ -510,15 +394,8 @@ def plot_error_kinds(kinds: np.ndarray, class_names: Sequence[str], *, source: s
             alarms (`rankings.error_kinds`); class 0, background, is left out.
         class_names: index = class id.
         source: what the data are.
-
-    Raises:
-        ValueError: not four numbers per class, or one class only.
     """
     kinds = np.asarray(kinds, np.float64)
-    if kinds.shape != (len(class_names), 4) or len(kinds) < 2:
-        raise ValueError(
-            f"kinds are {kinds.shape}; expected ({len(class_names)}, 4), and background not alone"
-        )
     totals = kinds[1:, :3].sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         percent = 100 * kinds[1:] / totals[:, None]  # nan rows: not in the truth
@@ -538,13 +415,11 @@ def plot_error_kinds(kinds: np.ndarray, class_names: Sequence[str], *, source: s
         left += values
     for row in rows[np.isnan(percent[order, 0])]:
         truth.text(1, row, "not in the truth", va="center", style="italic", color="0.35")
-    truth.set_xlim(0, 100)
-    truth.set_xlabel("of the class's true pixels, %")
     truth.set_yticks(rows, [class_names[1 + i] for i in order])
-    truth.set_ylim(-0.7, len(rows) - 0.3)
-    shown = np.where(np.isfinite(percent[order, 3]), percent[order, 3], 0)
-    bars = alarms.barh(rows, shown, 0.72, color=ERROR_COLORS[4] / 255)
-    texts = [f"{v:.0f}" if np.isfinite(v) else "" for v in percent[order, 3]]
+    truth.set(xlim=(0, 100), ylim=(-0.7, len(rows) - 0.3), xlabel="of the class's true pixels, %")
+    shown = percent[order, 3]
+    bars = alarms.barh(rows, np.nan_to_num(shown, posinf=0), 0.72, color=ERROR_COLORS[4] / 255)
+    texts = [f"{v:.0f}" if np.isfinite(v) else "" for v in shown]
     alarms.bar_label(bars, texts, padding=3, fontsize=8)
     alarms.margins(x=0.15)
     alarms.set_xlabel("background taken for the class,\n% of the class's true pixels")
@@ -566,9 +441,10 @@ def plot_class_extremes(
         classes_per_row: classes beside each other.
 
     Raises:
-        ValueError: no tiles.
+        ValueError: no class has a photo.
     """
-    check_not_empty(tiles, "tiles")
+    if not tiles:
+        raise ValueError("no class has a photo; expected annotations in the split")
     n_rows = -(-len(tiles) // classes_per_row)
     figure = new_figure(0.9 + 1.55 * n_rows, source, width_in=1 + 3.9 * classes_per_row)
     grid = figure.subplots(n_rows, 3 * classes_per_row, squeeze=False)
@@ -601,13 +477,7 @@ def plot_comparison(
         reported: the same names.
         source: what our scores were taken on.
         note: what the reader has to know before comparing.
-
-    Raises:
-        ValueError: no scores, or other names.
     """
-    check_not_empty(ours, "ours")
-    if list(ours) != list(reported):
-        raise ValueError(f"reported has scores {list(reported)}; expected {list(ours)}")
     rows = np.arange(len(ours))[::-1]
     figure = new_figure(1.7 + 0.65 * len(ours), source, width_in=7)
     axes = figure.subplots()
@@ -618,8 +488,7 @@ def plot_comparison(
         bars = axes.barh(rows + offset, list(values.values()), 0.36, color=color, label=name)
         axes.bar_label(bars, fmt="%.3f", padding=4)
     axes.set_yticks(rows, list(ours))
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("score" + (f"\n{note}" if note else ""))
+    axes.set(xlim=(0, 1), xlabel="score" + (f"\n{note}" if note else ""))
     axes.legend(loc="center right")
     axes.set_title("This run and the reported figures")
     return figure
@@ -641,7 +510,8 @@ def plot_image_score_histogram(
     """
     scores = np.asarray(scores, dtype=np.float64)
     scored = scores[np.isfinite(scores)]
-    check_not_empty(scored, "scores")
+    if not scored.size:
+        raise ValueError("no scores; expected at least one photo with pixels that count")
     figure = new_figure(3.4, source)
     axes = figure.subplots()
     axes.hist(scored, bins=np.linspace(0, 1, 41), color=BLUE, ec="white", lw=0.4)
@@ -652,8 +522,7 @@ def plot_image_score_histogram(
     axes.set_xlim(0, 1)
     axes.yaxis.set_major_locator(whole_numbers())
     legend_above(axes)
-    axes.set_xlabel(score_name)
-    axes.set_ylabel("photos")
+    axes.set(xlabel=score_name, ylabel="photos")
     left_out = len(scores) - len(scored)
     axes.set_title(
         f"Scores of single photos, n = {len(scored):,}"
@@ -662,20 +531,58 @@ def plot_image_score_histogram(
     return figure
 
 
+def _ends(table: pd.DataFrame, column: str) -> tuple[pd.Series, pd.Series]:
+    """Both ends of a column's intervals; the main one's are called `low` and `high` alone."""
+    prefix = f"{column}_" if f"{column}_low" in table else ""
+    return table[f"{prefix}low"].astype(float), table[f"{prefix}high"].astype(float)
+
+
+def _class_colors(class_names: Iterable[str], table: ClassTable) -> np.ndarray:
+    """(K, 3) float RGB, 0..1."""
+    return table.colors[[table.names.index(name) for name in class_names]] / 255
+
+
+def _draw_dots(
+    axes: Axes,
+    rows: np.ndarray,
+    table: pd.DataFrame,
+    column: str,
+    colors: np.ndarray | str,
+    size: float,
+    *,
+    line: str = "",
+    lw: float,
+) -> PathCollection:
+    """Dots with their intervals as lines; edged where the lines have a colour of their own."""
+    axes.hlines(rows, *_ends(table, column), color=line or colors, lw=lw)
+    edge = {"ec": "0.2", "lw": 0.8} if line else {}
+    return axes.scatter(table[column], rows, s=size, c=colors, zorder=3, **edge)
+
+
+def _draw_class_dots(axes: Axes, scores: pd.DataFrame, column: str, table: ClassTable) -> None:
+    """One row per class, its dot in its colour; the axis goes from 0 to 1."""
+    rows = np.arange(len(scores))
+    size = 48 if len(scores) <= FEW_ROWS else 30
+    colors = _class_colors(scores["class_name"], table)
+    _draw_dots(axes, rows, scores, column, colors, size, line="0.35", lw=1.6)
+    axes.set_yticks(rows, scores["class_name"])
+    axes.set(ylim=(-0.7, len(scores) - 0.3), xlim=(-0.02, 1.02))
+    axes.grid(axis="x")
+
+
 def _draw_differences(
     axes: Axes,
     rows: np.ndarray,
-    difference: Sequence[float],
-    low: Sequence[float],
-    high: Sequence[float],
+    table: pd.DataFrame,
+    column: str,
     colors: np.ndarray | str = BLUE,
 ) -> None:
     """Dots with intervals around a line at zero; a dot is hollow where the interval holds zero."""
-    difference, low, high = (np.asarray(v, np.float64) for v in (difference, low, high))
+    difference = table[column].to_numpy(float)
+    low, high = (end.to_numpy() for end in _ends(table, column))
     axes.axvline(0, color=GREY, lw=1.2, zorder=1)
-    axes.hlines(rows, low, high, color="0.35", lw=1.6)
+    _draw_dots(axes, rows, table, column, colors, 48, line="0.35", lw=1.6)
     real = (low > 0) | (high < 0)
-    axes.scatter(difference, rows, s=48, c=colors, ec="0.2", lw=0.8, zorder=3)
     axes.scatter(difference[~real], rows[~real], s=14, c="white", zorder=4)
     for row, value, end in zip(rows, difference, np.fmax(difference, high), strict=True):
         if np.isfinite(value):
@@ -689,14 +596,3 @@ def _draw_differences(
             )
     axes.margins(x=0.15)
     axes.grid(axis="x")
-
-
-def _check_classes(class_names: Iterable[str], name: str, table: ClassTable) -> None:
-    unknown = sorted(set(class_names) - set(table.names))
-    if unknown:
-        raise ValueError(f"{name} have classes {unknown}; expected names of the class table")
-
-
-def check_per_class(values: np.ndarray, name: str, table: ClassTable) -> None:
-    if values.shape != (table.num_classes,):
-        raise ValueError(f"{name} are {values.shape}; expected ({table.num_classes},), one a class")

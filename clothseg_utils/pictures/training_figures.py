@@ -10,8 +10,6 @@ from clothseg_utils.pictures.style import (
     BLUE,
     GREEN,
     ORANGE,
-    check_columns,
-    check_same_length,
     image_grid,
     legend_above,
     mask_legend,
@@ -29,9 +27,6 @@ def plot_training_curves(history: pd.DataFrame, *, source: str) -> Figure:
         history: one row per epoch (`logs/history.csv`): columns epoch (from 0), train/dice_loss,
             train/loss, val/loss, val/mean_iou, val/macro_f1; nan where nothing was logged.
         source: what the data are.
-
-    Raises:
-        ValueError: columns are missing, or there are no rows.
     """
     curves = {
         "train/dice_loss": ("Train Dice loss", BLUE),
@@ -40,7 +35,6 @@ def plot_training_curves(history: pd.DataFrame, *, source: str) -> Figure:
         "val/mean_iou": ("Validation mIoU", ORANGE),
         "val/macro_f1": ("Validation macro F1", ORANGE),
     }
-    check_columns(history, "history", ["epoch", *curves])
     done = history["epoch"] + 1
     scores = history["val/mean_iou"]
     best = scores.idxmax() if scores.notna().any() else None
@@ -77,9 +71,6 @@ def plot_live_curves(history: pd.DataFrame, *, source: str) -> Figure:
     Args:
         history: one row per epoch, as for `plot_training_curves`.
         source: what the data are.
-
-    Raises:
-        ValueError: columns are missing, or there are no rows.
     """
     charts = {
         "Loss": {"train/loss": ("train", BLUE), "val/loss": ("val", ORANGE)},
@@ -88,8 +79,6 @@ def plot_live_curves(history: pd.DataFrame, *, source: str) -> Figure:
             "val/macro_f1": ("macro F1", GREEN),
         },
     }
-    columns = [column for curves in charts.values() for column in curves]
-    check_columns(history, "history", ["epoch", *columns])
     done = history["epoch"] + 1
     figure = new_figure(2.7, source)
     for axes, (title, curves) in zip(figure.subplots(1, 2), charts.items(), strict=True):
@@ -126,11 +115,7 @@ def plot_batch(
         table: names and colours of the classes.
         source: what the data are.
         columns: pairs in a row.
-
-    Raises:
-        ValueError: an empty batch, or images and masks do not fit each other.
     """
-    check_same_length(images=images, masks=masks)
     pairs = [
         np.concatenate([image, overlay(image, mask, table.colors)], axis=1)
         for image, mask in zip(images, masks, strict=True)

@@ -12,16 +12,17 @@ import base64
 import functools
 import html
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import cv2
-import ipywidgets
+import ipywidgets as widgets
 import numpy as np
 
-from clothseg_utils.core.classes import ClassTable, class_colors
+from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.progress import is_attended
 from clothseg_utils.core.text import count_text
 from clothseg_utils.data.coco import Annotation, CocoFile, ImageRecord, Split, images_dir
@@ -31,12 +32,16 @@ from clothseg_utils.pictures.overlays import (
     ERROR_COLORS,
     ERROR_NAMES,
     colorize,
-    draw_instances,
     error_codes,
     legend_entries,
     overlay,
 )
-from clothseg_utils.pictures.panels import overlay_with_legend, prediction_panel
+from clothseg_utils.pictures.panels import (
+    category_colors,
+    draw_annotations,
+    overlay_with_legend,
+    prediction_panel,
+)
 
 View = Literal["prediction", "truth", "errors", "photo"]
 
@@ -60,8 +65,7 @@ _STYLE = """<style>
 .clothseg-view li span.number { margin-left: auto; font-variant-numeric: tabular-nums; }
 .clothseg-view li.later { opacity: 0.4; }
 .clothseg-view li.last { font-weight: bold; }
-.clothseg-view i.swatch { flex: none; width: 12px; height: 12px; margin-top: 2px; }
-.clothseg-view i.swatch { border: 1px solid #888; }
+.clothseg-view i { flex: none; width: 12px; height: 12px; margin-top: 2px; border: 1px solid #888; }
 </style>"""
 
 
@@ -73,11 +77,11 @@ class _Viewer(ABC):
         """The still picture, (H, W, 3) uint8 RGB."""
 
     @abstractmethod
-    def _build(self) -> ipywidgets.Widget:
+    def _build(self) -> widgets.Widget:
         """Make the widgets."""
 
     @functools.cached_property
-    def widget(self) -> ipywidgets.Widget:
+    def widget(self) -> widgets.Widget:
         """The widgets, made when first asked for."""
         return self._build()
 
@@ -125,19 +129,9 @@ class DatasetBrowser(_Viewer):
             split: None keeps the present one.
             category_id: only photos with this category; None means any.
             counts: smallest and largest number of annotations; None means any.
-
-        Raises:
-            ValueError: unknown split or category.
         """
-        split = split or self.split
-        if split not in self._coco:
-            raise ValueError(f'no split "{split}"; expected one of {", ".join(self._coco)}.')
-        coco = self._coco[split]
-        if category_id is not None and category_id not in {c.id for c in coco.categories}:
-            raise ValueError(
-                f"{coco.path.name} has no category {category_id}; expected an id in it."
-            )
-        self.split, self.category_id = split, category_id
+        self.split, self.category_id = split or self.split, category_id
+        coco = self._coco[self.split]
         self.counts = counts or (0, self._largest_count())
         low, high = self.counts
         self.records = [
@@ -156,16 +150,14 @@ class DatasetBrowser(_Viewer):
         """The photo shown, as HTML: outlines that tell their name, and a legend."""
         if not self.records:
             return _STYLE + "<p>No photo fits. Choose another category, or more annotations.</p>"
-        record = self.records[self.index]
-        image, problem = self._read(record)
-        items, colors = self._items(record), self._colors()
-        names = self._names()
+        record, image, problem, items = self._shown()
+        colors, names = category_colors(self._coco[self.split]), self._names()
         shapes = [
-            _instance_path(a, record.height, record.width, colors[a.category_id], names)
+            _instance_path(a, record, colors[a.category_id], names)
             for a in sorted(items, key=lambda a: -a.area)  # small ones on top, where the mouse is
         ]
-        present = sorted({a.category_id for a in items}, key=lambda i: (-self._count(items, i), i))
-        rows = [(colors[i], names[i], f"× {self._count(items, i)}", "") for i in present]
+        numbers = sorted(Counter(a.category_id for a in items).items(), key=lambda i: (-i[1], i[0]))
+        rows = [(colors[i], names[i], f"× {number}", "") for i, number in numbers]
         title = f"<b>{html.escape(record.file_name)}</b>, {record.width} × {record.height} px"
         notes = [title, problem or count_text(len(items), "annotation")]
         return _view(image, "".join(shapes), notes, rows)
@@ -174,90 +166,61 @@ class DatasetBrowser(_Viewer):
         """The photo shown, with its annotations outlined and named."""
         if not self.records:
             return _blank(64, 64)
-        record = self.records[self.index]
-        items, colors = self._items(record), self._colors()
-        names = self._names()
-        return draw_instances(
-            self._read(record)[0],
-            [annotation_to_instance_mask(a, record.height, record.width) for a in items],
-            [names[a.category_id] for a in items],
-            np.array([colors[a.category_id] for a in items], np.uint8).reshape(-1, 3),
-        )
+        record, image, *_ = self._shown()
+        return draw_annotations(image, self._coco[self.split], record)
 
     def __repr__(self) -> str:
         return f"DatasetBrowser: {len(self.records):,} photos of {self.split}"
 
-    def _read(self, record: ImageRecord) -> tuple[np.ndarray, str]:
+    def _shown(self) -> tuple[ImageRecord, np.ndarray, str, Sequence[Annotation]]:
+        """The record, its photo, what is wrong with the photo, and the annotations."""
+        record = self.records[self.index]
         path = images_dir(self._data_root, self.split) / record.file_name
-        return _read_or_blank(path, record)
-
-    def _items(self, record: ImageRecord) -> Sequence[Annotation]:
-        return self._coco[self.split].annotations_of(record.id)
+        items = self._coco[self.split].annotations_of(record.id)
+        return record, *_read_or_blank(path, record), items
 
     def _names(self) -> dict[int, str]:
-        return short_category_names(self._coco[self.split])
+        return self._coco[self.split].short_names
 
-    def _colors(self) -> dict[int, np.ndarray]:
-        """Colour of each category: that of its class in the scheme "category"."""
-        ids = sorted(category.id for category in self._coco[self.split].categories)
-        return dict(zip(ids, class_colors(len(ids) + 1)[1:], strict=True))
-
-    @staticmethod
-    def _count(items: Sequence[Annotation], category_id: int) -> int:
-        return sum(a.category_id == category_id for a in items)
-
-    def _build(self) -> ipywidgets.Widget:
-        splits = ipywidgets.ToggleButtons(options=list(self._coco), value=self.split)
+    def _build(self) -> widgets.Widget:
+        splits = widgets.ToggleButtons(options=list(self._coco), value=self.split)
         splits.style.button_width = "70px"
-        categories = ipywidgets.Dropdown(
+        categories = widgets.Dropdown(
             options=self._category_options(),
             value=_ANY_CATEGORY if self.category_id is None else self.category_id,
             description="with",
         )
         top = max(1, self._largest_count())
-        counts = ipywidgets.IntRangeSlider(
+        counts = widgets.IntRangeSlider(
             value=(0, top), min=0, max=top, description="annotations", continuous_update=False
         )
-        view = ipywidgets.HTML(self.markup())
-        steps = _Steps(len(self.records), self._go_to(view))
+        view = widgets.HTML(self.markup())
+
+        def go_to(index: int) -> None:
+            self.index = index
+            view.value = self.markup()
+
+        steps = _Steps(len(self.records), go_to)
 
         def choose(change: Any = None) -> None:
             if change is not None and change["owner"] is splits:
                 self.split = splits.value
-                _set_quietly(counts, choose, max=max(1, self._largest_count()))
-                _set_quietly(counts, choose, value=(0, counts.max))
-                chosen = categories.value
-                _set_quietly(categories, choose, options=self._category_options())
-                ids = [category_id for _, category_id in categories.options]
-                _set_quietly(categories, choose, value=chosen if chosen in ids else _ANY_CATEGORY)
+                top = max(1, self._largest_count())
+                _set_quietly(counts, choose, max=top, value=(0, top))
+                chosen, options = categories.value, self._category_options()
+                chosen = chosen if chosen in {value for _, value in options} else _ANY_CATEGORY
+                _set_quietly(categories, choose, options=options, value=chosen)
             category_id = None if categories.value == _ANY_CATEGORY else categories.value
             self.select(splits.value, category_id, counts.value)
             steps.restart(len(self.records))
 
         for control in (splits, categories, counts):
             control.observe(choose, "value")
-        row = ipywidgets.HBox([splits, categories, counts], layout={"flex_flow": "row wrap"})
-        return ipywidgets.VBox([row, steps.box, view])
-
-    def _go_to(self, view: ipywidgets.HTML) -> Callable[[int], None]:
-        def go_to(index: int) -> None:
-            self.index = index
-            view.value = self.markup()
-
-        return go_to
+        return widgets.VBox([_row(splits, categories, counts), steps.box, view])
 
     def _category_options(self) -> list[tuple[str, int | str]]:
-        names = self._names()
-        by_name = sorted(names.items(), key=lambda item: item[1])
-        return [
-            ("any category", _ANY_CATEGORY),
-            *((name, category_id) for category_id, name in by_name),
-        ]
-
-
-def short_category_names(coco: CocoFile) -> dict[int, str]:
-    """Map category ids to their names up to the first comma: "shirt" for "shirt, blouse"."""
-    return {category.id: category.name.split(",")[0] for category in coco.categories}
+        by_name = sorted(self._names().items(), key=lambda item: item[1])
+        return [("any category", _ANY_CATEGORY), *((name, id_) for id_, name in by_name)]
 
 
 # --- notebook 02: painting order -----------------------------------------------------------------
@@ -275,9 +238,6 @@ class PaintingViewer(_Viewer):
     Attributes:
         index: place in `records` of the photo shown.
         painted: annotations painted so far; 0 is the bare photo.
-
-    Raises:
-        ValueError: no records.
     """
 
     def __init__(
@@ -287,10 +247,9 @@ class PaintingViewer(_Viewer):
         classes: ClassTable,
         image_dir: str | Path,
     ) -> None:
-        if not records:
-            raise ValueError("no photos to paint; expected at least one record.")
         self._coco = coco
         self._classes = classes
+        self._class_ids = classes.class_of_category
         self._image_dir = Path(image_dir)
         self.records = tuple(records)
         self._choose(0)
@@ -299,50 +258,41 @@ class PaintingViewer(_Viewer):
         self.index = index
         record = self.records[index]
         self._image, self._problem = _read_or_blank(self._image_dir / record.file_name, record)
-        layers = build_layers(
-            self._coco.annotations_of(record.id),
-            self._classes.class_of_category,
-            record.height,
-            record.width,
-        )
+        self._size = record.height, record.width
+        layers = build_layers(self._coco.annotations_of(record.id), self._class_ids, *self._size)
         self._order = [annotation for annotation, _ in layers]
         self.painted = len(self._order)
 
     def mask(self, painted: int) -> np.ndarray:
         """The mask after some annotations, (H, W) uint8 class ids."""
-        record = self.records[self.index]
-        return rasterize(
-            self._order[:painted], self._classes.class_of_category, record.height, record.width
-        )
+        return rasterize(self._order[:painted], self._class_ids, *self._size)
 
     def markup(self) -> str:
         """The photo with the mask so far, the latest layer outlined, and the list of layers."""
         record = self.records[self.index]
-        names, colors = short_category_names(self._coco), self._classes.colors
-        mask = self.mask(self.painted)
-        shapes = _mask_layer(mask, colors)
+        names, colors = self._coco.short_names, self._classes.colors
+        shapes = _mask_layer(self.mask(self.painted), colors)
         notes = [f"<b>{html.escape(record.file_name)}</b>" + self._problem]
         if self.painted:
             latest = self._order[self.painted - 1]
-            shapes += _instance_path(latest, record.height, record.width, None, names)
+            shapes += _instance_path(latest, record, None, names)
             notes.append(html.escape(self._explain(latest)))
         rows = []
         for number, annotation in enumerate(self._order, start=1):
-            color = colors[self._classes.class_of_category[annotation.category_id]]
+            color = colors[self._class_ids[annotation.category_id]]
             state = "later" if number > self.painted else "last" if number == self.painted else ""
-            area = f"{annotation.area:,.0f} px"
-            rows.append((color, f"{number}. {names[annotation.category_id]}", area, state))
+            name = f"{number}. {names[annotation.category_id]}"
+            rows.append((color, name, f"{annotation.area:,.0f} px", state))
         return _view(self._image, shapes, notes, rows)
 
     def _explain(self, annotation: Annotation) -> str:
         """What the latest layer did to the mask."""
-        record = self.records[self.index]
-        inside = annotation_to_instance_mask(annotation, record.height, record.width)
+        inside = _instance_mask(annotation, self.records[self.index])
         before = self.mask(self.painted - 1)[inside]
-        class_id = self._classes.class_of_category[annotation.category_id]
+        class_id = self._class_ids[annotation.category_id]
         covered = np.bincount(before, minlength=self._classes.num_classes)
         covered[[0, class_id]] = 0
-        name = short_category_names(self._coco)[annotation.category_id]
+        name = self._coco.short_names[annotation.category_id]
         text = f"Layer {self.painted}: {name} becomes {self._classes.names[class_id]}"
         if covered.any():
             victim = int(covered.argmax())
@@ -358,13 +308,11 @@ class PaintingViewer(_Viewer):
     def __repr__(self) -> str:
         return f"PaintingViewer: {self.painted} of {len(self._order)} annotations painted"
 
-    def _build(self) -> ipywidgets.Widget:
-        view = ipywidgets.HTML(self.markup())
-        layer = ipywidgets.IntSlider(
-            self.painted, 0, max(1, len(self._order)), description="painted"
-        )
-        play = ipywidgets.Play(self.painted, min=0, max=layer.max, interval=700)
-        ipywidgets.jslink((play, "value"), (layer, "value"))
+    def _build(self) -> widgets.Widget:
+        view = widgets.HTML(self.markup())
+        layer = widgets.IntSlider(self.painted, 0, max(1, len(self._order)), description="painted")
+        play = widgets.Play(self.painted, min=0, max=layer.max, interval=700)
+        widgets.jslink((play, "value"), (layer, "value"))
 
         def paint(change: Any = None) -> None:
             self.painted = min(layer.value, len(self._order))
@@ -378,8 +326,7 @@ class PaintingViewer(_Viewer):
 
         layer.observe(paint, "value")
         steps = _Steps(len(self.records), go_to)
-        row = ipywidgets.HBox([play, layer], layout={"flex_flow": "row wrap"})
-        return ipywidgets.VBox([steps.box, row, view])
+        return widgets.VBox([steps.box, _row(play, layer), view])
 
 
 # --- notebook 05: predictions --------------------------------------------------------------------
@@ -388,11 +335,13 @@ class PaintingViewer(_Viewer):
 class ViewerPhoto(NamedTuple):
     """A photo for `PredictionViewer`: its title, and what reads it.
 
-    `read` returns the photo, (H, W, 3) uint8 RGB, and its truth, (H, W) uint8 or None.
+    `read` returns the photo, (H, W, 3) uint8 RGB, and its truth, (H, W) uint8 or None. A
+    `pred_mask`, (H, W) uint8, that is known already is not predicted again.
     """
 
     title: str
     read: Callable[[], tuple[np.ndarray, np.ndarray | None]]
+    pred_mask: np.ndarray | None = None
 
 
 class _Loaded(NamedTuple):
@@ -420,9 +369,6 @@ class PredictionViewer(_Viewer):
         view: what lies on the photo.
         opacity: of what lies on it, 0..1.
         hidden: class ids that are not drawn.
-
-    Raises:
-        ValueError: no photos.
     """
 
     def __init__(
@@ -434,8 +380,6 @@ class PredictionViewer(_Viewer):
         *,
         opacity: float = 0.55,
     ) -> None:
-        if not photos:
-            raise ValueError("no photos to look at; expected at least one.")
         self.photos = list(photos)
         self.index = 0
         self.view: View = "prediction"
@@ -459,8 +403,7 @@ class PredictionViewer(_Viewer):
 
     def markup(self) -> str:
         """The photo shown with what lies on it, and a legend with shares of the pixels."""
-        photo = self.photos[self.index]
-        notes = [f"<b>{html.escape(photo.title)}</b>"]
+        notes = [f"<b>{html.escape(self.photos[self.index].title)}</b>"]
         try:
             loaded = self._load(self.index).result()
         except (OSError, ValueError) as error:
@@ -472,7 +415,11 @@ class PredictionViewer(_Viewer):
         if view == "errors":
             codes = error_codes(loaded.target, loaded.pred_mask)
             drawn = overlay(loaded.image, codes, ERROR_COLORS, self.opacity, outline=False)
-            rows = _error_rows(codes)
+            rows = [
+                (ERROR_COLORS[code], ERROR_NAMES[code], f"{100 * share:.1f} %", "")
+                for code, share in sorted(_class_shares(codes, ERROR_NAMES).items())
+                if code
+            ]
         else:
             drawn = loaded.image
             if view != "photo":
@@ -506,8 +453,8 @@ class PredictionViewer(_Viewer):
             loaded = self._load(self.index).result()
         except (OSError, ValueError):
             return []
-        masks = [mask for mask in (loaded.target, loaded.pred_mask) if mask is not None]
-        found = {e.class_id for mask in masks for e in legend_entries(mask, self._class_names)}
+        masks = (loaded.target, loaded.pred_mask)
+        found = {i for mask in masks for i in _class_shares(mask, self._class_names)}
         return sorted(found & set(range(1, len(self._class_names))))
 
     def _load(self, index: int) -> Future[_Loaded]:
@@ -517,7 +464,8 @@ class PredictionViewer(_Viewer):
 
     def _read_and_predict(self, photo: ViewerPhoto) -> _Loaded:
         image, target = photo.read()
-        return _Loaded(image, target, self._predict(image))
+        known = photo.pred_mask
+        return _Loaded(image, target, self._predict(image) if known is None else known)
 
     def _load_neighbours(self) -> None:
         """Start on the photos beside the one shown; forget those far away."""
@@ -534,13 +482,8 @@ class PredictionViewer(_Viewer):
         return cv2.LUT(mask, table)
 
     def _class_rows(self, loaded: _Loaded) -> list[tuple[np.ndarray, str, str, str]]:
-        shares = [
-            {} if mask is None else {e.class_id: e.share for e in legend_entries(mask, names)}
-            for mask, names in (
-                (loaded.target, self._class_names),
-                (loaded.pred_mask, self._class_names),
-            )
-        ]
+        masks = (loaded.target, loaded.pred_mask)
+        shares = [_class_shares(mask, self._class_names) for mask in masks]
         rows = []
         for class_id in self.present_classes():
             truth, pred = (f"{100 * found.get(class_id, 0):.1f} %" for found in shares)
@@ -549,16 +492,20 @@ class PredictionViewer(_Viewer):
             rows.append((self._colors[class_id], self._class_names[class_id], text, state))
         return rows
 
-    def _build(self) -> ipywidgets.Widget:
-        view = ipywidgets.HTML(self.markup())
-        status = ipywidgets.HTML()
-        kinds = ipywidgets.ToggleButtons(options=list(get_args(View)), value=self.view)
+    def _build(self) -> widgets.Widget:
+        view = widgets.HTML(self.markup())
+        status = widgets.HTML()
+        kinds = widgets.ToggleButtons(options=list(get_args(View)), value=self.view)
         kinds.style.button_width = "90px"
-        opacity = ipywidgets.FloatSlider(
-            self.opacity, min=0, max=1, step=0.05, description="opacity"
-        )
-        upload = ipywidgets.FileUpload(accept="image/*", multiple=True, description="own photos")
-        boxes = self._class_boxes()
+        opacity = widgets.FloatSlider(self.opacity, min=0, max=1, step=0.05, description="opacity")
+        upload = widgets.FileUpload(accept="image/*", multiple=True, description="own photos")
+        # One per class, made once; those of absent classes are out of sight.
+        look = {"indent": False, "layout": {"width": "auto", "margin": "2px 14px 2px 2px"}}
+        boxes = {
+            class_id: widgets.Checkbox(True, description=name, **look)
+            for class_id, name in enumerate(self._class_names)
+            if class_id
+        }
 
         def draw(change: Any = None) -> None:
             self.view, self.opacity = kinds.value, opacity.value
@@ -591,37 +538,14 @@ class PredictionViewer(_Viewer):
             control.observe(draw, "value")
         upload.observe(receive, "value")
         go_to(self.index)
-        wrap = {"flex_flow": "row wrap"}
-        return ipywidgets.VBox(
-            [
-                ipywidgets.HBox([steps.box, upload], layout=wrap),
-                ipywidgets.HBox([kinds, opacity], layout=wrap),
-                ipywidgets.HBox(list(boxes.values()), layout=wrap),
-                status,
-                view,
-            ]
-        )
-
-    def _class_boxes(self) -> dict[int, ipywidgets.Checkbox]:
-        """One box per class, made once; those of absent classes are out of sight."""
-        return {
-            class_id: ipywidgets.Checkbox(
-                True,
-                description=self._class_names[class_id],
-                indent=False,
-                layout={"width": "auto", "margin": "2px 14px 2px 2px"},
-            )
-            for class_id in range(1, len(self._class_names))
-        }
+        rows = _row(steps.box, upload), _row(kinds, opacity), _row(*boxes.values())
+        return widgets.VBox([*rows, status, view])
 
 
-def _error_rows(codes: np.ndarray) -> list[tuple[np.ndarray, str, str, str]]:
-    shares = {entry.class_id: entry.share for entry in legend_entries(codes, ERROR_NAMES)}
-    return [
-        (ERROR_COLORS[code], ERROR_NAMES[code], f"{100 * shares[code]:.1f} %", "")
-        for code in (1, 2, 3, 4, 5)
-        if code in shares
-    ]
+def _class_shares(mask: np.ndarray | None, names: Sequence[str]) -> dict[int, float]:
+    """Map each class id in a mask, if there is one, to its share of the pixels."""
+    entries = () if mask is None else legend_entries(mask, names)
+    return {entry.class_id: entry.share for entry in entries}
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -637,14 +561,14 @@ class _Steps:
 
     def __init__(self, count: int, go_to: Callable[[int], None]) -> None:
         self._go_to = go_to
-        self._previous = ipywidgets.Button(description="◀ previous", layout={"width": "100px"})
-        self._next = ipywidgets.Button(description="next ▶", layout={"width": "100px"})
-        self._number = ipywidgets.BoundedIntText(layout={"width": "80px"})
-        self._total = ipywidgets.Label()
+        self._previous = widgets.Button(description="◀ previous", layout={"width": "100px"})
+        self._next = widgets.Button(description="next ▶", layout={"width": "100px"})
+        self._number = widgets.BoundedIntText(layout={"width": "80px"})
+        self._total = widgets.Label()
         self._previous.on_click(lambda _: self._jump(self._number.value - 1))
         self._next.on_click(lambda _: self._jump(self._number.value + 1))
         self._number.observe(self._follow, "value")
-        self.box = ipywidgets.HBox([self._previous, self._number, self._total, self._next])
+        self.box = widgets.HBox([self._previous, self._number, self._total, self._next])
         self._resize(count, 0)
 
     def restart(self, count: int, index: int = 0) -> None:
@@ -676,7 +600,12 @@ class _Steps:
         self._next.disabled = self._number.value >= self._number.max
 
 
-def _set_quietly(control: ipywidgets.Widget, observer: Callable[..., None], **values: Any) -> None:
+def _row(*controls: widgets.Widget) -> widgets.HBox:
+    """Controls beside each other; those that do not fit go below."""
+    return widgets.HBox(list(controls), layout={"flex_flow": "row wrap"})
+
+
+def _set_quietly(control: widgets.Widget, observer: Callable[..., None], **values: Any) -> None:
     """Change a control without calling its observer."""
     control.unobserve(observer, "value")
     for name, value in values.items():
@@ -691,8 +620,8 @@ def _read_or_blank(path: Path, record: ImageRecord) -> tuple[np.ndarray, str]:
     except (OSError, ValueError) as error:
         return _blank(record.height, record.width), html.escape(f" ({error})")
     if image.shape[:2] != (record.height, record.width):
-        found = f"{image.shape[1]} × {image.shape[0]}"
-        return _blank(record.height, record.width), f" (the photo is {found} px)"
+        reason = f" (the photo is {image.shape[1]} × {image.shape[0]} px)"
+        return _blank(record.height, record.width), reason
     return image, ""
 
 
@@ -717,31 +646,30 @@ def _view(
     height, width = image.shape[:2]
     scale = min(_SHOWN_WH[0] / width, _SHOWN_WH[1] / height)
     legend = "".join(
-        f'<li class="{state}"><i class="swatch" style="background:{_css(color)}"></i>'
+        f'<li class="{state}"><i style="background:{_css(color)}"></i>'
         f'<span>{html.escape(name)}</span><span class="number">{number}</span></li>'
         for color, name, number, state in rows
     )
     columns = "long" if len(rows) > _COLUMN_ROWS else ""
     texts = "".join(f"<p>{note}</p>" for note in notes if note)
-    side = f'{texts}<ul class="{columns}">{legend}</ul>'
     return (
         f'{_STYLE}<div class="clothseg-view"><svg viewBox="0 0 {width} {height}" '
         f'width="{scale * width:.0f}" height="{scale * height:.0f}" role="img">'
         f'<image width="{width}" height="{height}" '
         f'href="data:image/jpeg;base64,{_jpeg_base64(_limit_side(image))}"/>{shapes}</svg>'
-        f"<div>{side}</div></div>"
+        f'<div>{texts}<ul class="{columns}">{legend}</ul></div></div>'
     )
 
 
+def _instance_mask(annotation: Annotation, record: ImageRecord) -> np.ndarray:
+    return annotation_to_instance_mask(annotation, record.height, record.width)
+
+
 def _instance_path(
-    annotation: Annotation,
-    height: int,
-    width: int,
-    color: np.ndarray | None,
-    names: Mapping[int, str],
+    annotation: Annotation, record: ImageRecord, color: np.ndarray | None, names: Mapping[int, str]
 ) -> str:
     """One annotation as an SVG path that tells its name; without a colour, a bare outline."""
-    instance_mask = annotation_to_instance_mask(annotation, height, width).view(np.uint8)
+    instance_mask = _instance_mask(annotation, record).view(np.uint8)
     x, y, box_width, box_height = cv2.boundingRect(instance_mask)
     contours, _ = cv2.findContours(
         instance_mask[y : y + box_height, x : x + box_width],
@@ -751,7 +679,7 @@ def _instance_path(
     )
     path = "".join(_contour_to_path(contour) for contour in contours)
     title = f"{names[annotation.category_id]}, {annotation.area:,.0f} px"
-    stroke = max(1.0, max(height, width) / 450)
+    stroke = max(1.0, max(record.height, record.width) / 450)
     look = (
         'fill="none" stroke="white" pointer-events="none" style="mix-blend-mode:difference"'
         if color is None
@@ -773,8 +701,7 @@ def _mask_layer(mask: np.ndarray, colors: np.ndarray, opacity: float = 0.6) -> s
     """A mask as an SVG image that lets the background through."""
     rgba = np.dstack([colorize(mask, colors), np.where(mask > 0, 255, 0).astype(np.uint8)])
     options = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
-    png = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), options)[1]
-    data = base64.b64encode(png).decode("ascii")
+    data = _encode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA), options)
     height, width = mask.shape
     return (
         f'<image width="{width}" height="{height}" opacity="{opacity}" '
@@ -793,8 +720,11 @@ def _limit_side(image: np.ndarray) -> np.ndarray:
 
 def _jpeg_base64(image: np.ndarray) -> str:
     options = (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY)
-    data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1]
-    return base64.b64encode(data).decode("ascii")
+    return _encode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+
+
+def _encode(suffix: str, image: np.ndarray, options: Sequence[int]) -> str:
+    return base64.b64encode(cv2.imencode(suffix, image, options)[1]).decode("ascii")
 
 
 def _css(color: np.ndarray) -> str:

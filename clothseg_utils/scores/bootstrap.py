@@ -1,57 +1,13 @@
 """Percentile bootstrap over images: intervals of scores, of ratios and of differences."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from clothseg_utils.scores.metrics import check_confusions, iou_and_f1, mean_among, ratio
+from clothseg_utils.scores.metrics import check_confusions, scores_of_counts
 
 # Resample weights held at once, in numbers: 32 MiB of float64.
 _WEIGHTS_AT_ONCE = 2**22
-
-
-@dataclass(frozen=True, eq=False)
-class Intervals:
-    """Percentile bootstrap intervals over images; NaN where a score never was defined.
-
-    Every score has a lower end, ``<score>_low``, and an upper one, ``<score>_high``: arrays (C,)
-    for the scores of each class, numbers for the means.
-
-    Attributes:
-        level: share of the resamples inside, 0..1.
-        samples: resamples drawn.
-    """
-
-    level: float
-    samples: int
-    iou_low: np.ndarray
-    iou_high: np.ndarray
-    f1_low: np.ndarray
-    f1_high: np.ndarray
-    precision_low: np.ndarray
-    precision_high: np.ndarray
-    recall_low: np.ndarray
-    recall_high: np.ndarray
-    target_share_low: np.ndarray
-    target_share_high: np.ndarray
-    mean_iou_low: float
-    mean_iou_high: float
-    mean_iou_no_background_low: float
-    mean_iou_no_background_high: float
-    mean_iou_target_classes_low: float
-    mean_iou_target_classes_high: float
-    macro_f1_low: float
-    macro_f1_high: float
-    macro_f1_no_background_low: float
-    macro_f1_no_background_high: float
-    pixel_accuracy_low: float
-    pixel_accuracy_high: float
-
-    def of(self, score: str) -> tuple[Any, Any]:
-        """Lower and upper end of a score, such as "iou"."""
-        return getattr(self, f"{score}_low"), getattr(self, f"{score}_high")
 
 
 def bootstrap_intervals(
@@ -60,7 +16,7 @@ def bootstrap_intervals(
     samples: int = 2000,
     level: float = 0.95,
     rng: np.random.Generator,
-) -> Intervals:
+) -> dict[str, np.ndarray]:
     """Give percentile bootstrap intervals of the scores, resampling whole images.
 
     Pixels of one image are not independent, so images are drawn, with replacement, and each
@@ -76,7 +32,8 @@ def bootstrap_intervals(
         rng: source of the resamples; the same state gives the same intervals.
 
     Returns:
-        The intervals; NaN where fewer than two images hold or predict a class, and all NaN for
+        Score -> lower and upper end: (2, C) for `iou`, `f1` and the other scores of a class, (2,)
+        for the means. NaN where fewer than two images hold or predict a class, and all NaN for
         fewer than two images: one says nothing about spread.
 
     Raises:
@@ -85,8 +42,9 @@ def bootstrap_intervals(
     Example:
         >>> same = np.stack([np.array([[3, 1], [0, 4]])] * 5)  # no image differs from another
         >>> intervals = bootstrap_intervals(same, samples=50, rng=np.random.default_rng(0))
-        >>> intervals.iou_low, intervals.iou_high
-        (array([0.75, 0.8 ]), array([0.75, 0.8 ]))
+        >>> intervals["iou"]
+        array([[0.75, 0.8 ],
+               [0.75, 0.8 ]])
     """
     confusions = check_confusions(confusions, ndim=3)
     return bootstrap_counts(
@@ -107,7 +65,7 @@ def bootstrap_counts(
     samples: int = 2000,
     level: float = 0.95,
     rng: np.random.Generator,
-) -> Intervals:
+) -> dict[str, np.ndarray]:
     """Give the intervals of ``bootstrap_intervals`` from the three counts that scores need.
 
     Args:
@@ -117,7 +75,7 @@ def bootstrap_counts(
         samples, level, rng: as for ``bootstrap_intervals``.
 
     Returns:
-        The intervals; all NaN for fewer than two images.
+        Score -> lower and upper end, as ``bootstrap_intervals``.
 
     Raises:
         ValueError: ``samples`` or ``level`` out of range.
@@ -125,32 +83,21 @@ def bootstrap_counts(
     _check_bootstrap(samples, level)
     n, num_classes = hits.shape
     counts = np.concatenate([hits, target, predicted], axis=1).astype(np.float64)  # (n, 3 C)
-    if n >= 2:
-        # Three counts per class are all that the scores need, so a resample is one row of weights
-        # (how often each image was drawn) times a thin matrix. Whole numbers below 2**53 stay
-        # exact.
-        pieces = [
-            _scores_of_counts(*np.split(weights @ counts, 3, axis=1))
-            for weights in resample_weights(n, samples, rng)
-        ]
-        ends = {
-            name: percentile_ends(np.concatenate([piece[name] for piece in pieces]), level)
-            for name in pieces[0]
-        }
-        _forget_rare_classes(ends, target + predicted)
-    else:
-        one = _scores_of_counts(*np.zeros((3, 1, num_classes)))
-        ends = {name: np.full((2, *values.shape[1:]), np.nan) for name, values in one.items()}
-    # The means become plain numbers.
-    return Intervals(
-        level=level,
-        samples=samples,
-        **{
-            f"{name}_{end}": value if value.ndim else float(value)
-            for name, pair in ends.items()
-            for end, value in zip(("low", "high"), pair, strict=True)
-        },
-    )
+    if n < 2:
+        one = scores_of_counts(*np.zeros((3, 1, num_classes)))
+        return {name: np.full((2, *values.shape[1:]), np.nan) for name, values in one.items()}
+    # Three counts per class are all that the scores need, so a resample is one row of weights
+    # (how often each image was drawn) times a thin matrix. Whole numbers below 2**53 stay exact.
+    pieces = [
+        scores_of_counts(*np.split(weights @ counts, 3, axis=1))
+        for weights in resample_weights(n, samples, rng)
+    ]
+    ends = {
+        name: percentile_ends(np.concatenate([piece[name] for piece in pieces]), level)
+        for name in pieces[0]
+    }
+    _forget_rare_classes(ends, target + predicted)
+    return ends
 
 
 def bootstrap_differences(
@@ -195,8 +142,8 @@ def bootstrap_differences(
     ours, theirs = _three_counts(confusions), _three_counts(others)
     pieces = []
     for weights in resample_weights(len(ours), samples, rng):
-        first = _scores_of_counts(*np.split(weights @ ours, 3, axis=1))
-        second = _scores_of_counts(*np.split(weights @ theirs, 3, axis=1))
+        first = scores_of_counts(*np.split(weights @ ours, 3, axis=1))
+        second = scores_of_counts(*np.split(weights @ theirs, 3, axis=1))
         pieces.append({name: first[name] - second[name] for name in first})
     ends = {
         name: percentile_ends(np.concatenate([piece[name] for piece in pieces]), level)
@@ -305,25 +252,3 @@ def _three_counts(confusions: np.ndarray) -> np.ndarray:
     """(n, 3 C) float64: pixels in target and prediction, in the target, in the prediction."""
     diagonals = np.diagonal(confusions, axis1=1, axis2=2)
     return np.concatenate([diagonals, confusions.sum(2), confusions.sum(1)], axis=1).astype(float)
-
-
-def _scores_of_counts(
-    hits: np.ndarray, target: np.ndarray, predicted: np.ndarray
-) -> dict[str, np.ndarray]:
-    """Scores of resamples from counts, each (rows, C): (rows, C) per class, (rows,) for means."""
-    present = target + predicted > 0
-    iou, f1 = iou_and_f1(hits, target, predicted)
-    total = target.sum(-1)
-    return {
-        "iou": iou,
-        "f1": f1,
-        "precision": ratio(hits, predicted, present),
-        "recall": ratio(hits, target, present),
-        "target_share": ratio(target, total[:, None], present),
-        "mean_iou": mean_among(iou, present),
-        "mean_iou_no_background": mean_among(iou[:, 1:], present[:, 1:]),
-        "mean_iou_target_classes": mean_among(iou, target > 0),
-        "macro_f1": mean_among(f1, present),
-        "macro_f1_no_background": mean_among(f1[:, 1:], present[:, 1:]),
-        "pixel_accuracy": ratio(hits.sum(-1), total, total > 0),
-    }

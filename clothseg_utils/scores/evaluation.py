@@ -11,9 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clothseg_utils.core.files import atomic_path, read_json, write_json
+from clothseg_utils.core.config import InferenceConfig
+from clothseg_utils.core.files import (
+    atomic_path,
+    portable_path,
+    read_json,
+    sha256_file,
+    write_json,
+)
 from clothseg_utils.data.splits import SplitData
-from clothseg_utils.scores.bootstrap import Intervals, bootstrap_counts, bootstrap_intervals
+from clothseg_utils.scores.bootstrap import bootstrap_counts, bootstrap_intervals
 from clothseg_utils.scores.boundaries import BAND_SHARE
 from clothseg_utils.scores.calibration import (
     N_BINS,
@@ -24,9 +31,9 @@ from clothseg_utils.scores.metrics import (
     CLASS_SCORES,
     MEAN_SCORES,
     confusion_to_table,
-    iou_of_counts,
     nan_to_none,
     scores_from_confusion,
+    scores_of_counts,
 )
 from clothseg_utils.scores.strata import (
     area_strata,
@@ -122,23 +129,20 @@ class Evaluation:
     composite_alone: np.ndarray | None = None
 
 
-def bootstrap_scores(confusions: np.ndarray, samples: int) -> Intervals:
+def bootstrap_scores(confusions: np.ndarray, samples: int) -> dict[str, np.ndarray]:
     # A fixed generator of its own: the intervals of a checkpoint are the same every time.
     return bootstrap_intervals(confusions, samples=samples, rng=np.random.default_rng(0))
 
 
 def intervals_to_dict(
-    intervals: Intervals, class_names: tuple[str, ...], samples: int
+    intervals: Mapping[str, np.ndarray], class_names: tuple[str, ...], samples: int
 ) -> dict[str, Any]:
     """Intervals as plain values: [low, high], None where undefined."""
     return {
         "method": f"95 % percentile bootstrap over photos, {samples} resamples",
-        **{name: _pair(*intervals.of(name)) for name in MEAN_SCORES},
+        **{name: _pair(*intervals[name]) for name in MEAN_SCORES},
         "per_class": {
-            name: {
-                score: _pair(*(ends[class_id] for ends in intervals.of(score)))
-                for score in CLASS_SCORES
-            }
+            name: {score: _pair(*intervals[score][:, class_id]) for score in CLASS_SCORES}
             for class_id, name in enumerate(class_names)
         },
     }
@@ -147,7 +151,7 @@ def intervals_to_dict(
 def boundary_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]:
     """Boundary IoU per class and on average, with intervals."""
     both, target, predicted = evaluation.boundaries.sum(axis=0)
-    iou = iou_of_counts(both, target, predicted)
+    iou = scores_of_counts(both, target, predicted)["iou"]
     intervals = bootstrap_counts(
         *evaluation.boundaries.swapaxes(0, 1), samples=samples, rng=np.random.default_rng(0)
     )
@@ -156,12 +160,12 @@ def boundary_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]:
         "mean_iou": _nanmean_or_none(iou),
         "mean_iou_no_background": _nanmean_or_none(iou[1:]),
         "intervals": {
-            name: _pair(*intervals.of(name)) for name in ("mean_iou", "mean_iou_no_background")
+            name: _pair(*intervals[name]) for name in ("mean_iou", "mean_iou_no_background")
         },
         "per_class": {
             name: {
                 "iou": nan_to_none(iou[class_id]),
-                "interval": _pair(intervals.iou_low[class_id], intervals.iou_high[class_id]),
+                "interval": _pair(*intervals["iou"][:, class_id]),
                 "target_pixels": int(target[class_id]),
             }
             for class_id, name in enumerate(evaluation.class_names)
@@ -300,6 +304,20 @@ def read_evaluation(out_dir: str | Path) -> Evaluation:
     for name, to_plain in (("file_names", list), ("class_names", tuple)):
         arrays[name] = to_plain(arrays[name].tolist())
     return Evaluation(metrics=read_json(metrics_path), **arrays)
+
+
+def check_evaluated(
+    evaluation: Evaluation, checkpoint: str | Path, inference: InferenceConfig
+) -> None:
+    """Check that an evaluation is of this checkpoint with these test-time options.
+
+    Raises:
+        ValueError: it is of another checkpoint, or of other options.
+    """
+    if evaluation.metrics["checkpoint_sha256"] != sha256_file(checkpoint):
+        raise ValueError(f"{portable_path(checkpoint)} is not evaluated yet; rerun notebook 04.")
+    if evaluation.metrics["inference"] != inference.model_dump():
+        raise ValueError("the scores were taken with other test-time options; rerun notebook 04.")
 
 
 def scores_table(evaluation: Evaluation) -> "pd.DataFrame":

@@ -1,4 +1,4 @@
-"""Confusion matrices, and the scores, intervals and strata that follow from them.
+"""Confusion matrices, and the scores that follow from them.
 
 Pure functions on numpy arrays. One rule holds throughout: a class with neither target nor
 predicted pixels is absent (NaN, outside every mean). Any other class counts, and where such a class
@@ -6,7 +6,7 @@ has a ratio 0 / 0 (precision if never predicted, recall if without target) that 
 torchmetrics: a class that the network always misses must not raise the macro precision.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +153,7 @@ def scores_from_confusion(confusion: np.ndarray) -> Scores:
     Raises:
         ValueError: not a square matrix of counts.
 
-    Source: DESIGN section 8.
+    Source: docs/scores.md.
 
     Example:
         Class 0 is half right, class 1 is predicted but has no target, class 2 is absent.
@@ -166,122 +166,53 @@ def scores_from_confusion(confusion: np.ndarray) -> Scores:
     """
     confusion = check_confusions(confusion, ndim=2)
     hits, target, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
-    present = target + predicted > 0
-    foreground = present & (np.arange(len(confusion)) > 0)
-    iou, f1 = iou_and_f1(hits, target, predicted)
-    precision = ratio(hits, predicted, present)
-    recall = ratio(hits, target, present)
-    total = target.sum()
+    scores = scores_of_counts(hits, target, predicted)
+    del scores["target_share"]
     return Scores(
         confusion=confusion,
-        iou=iou,
-        f1=f1,
-        precision=precision,
-        recall=recall,
         target_pixels=target,
         predicted_pixels=predicted,
-        mean_iou=float(mean_among(iou, present)),
-        mean_iou_no_background=float(mean_among(iou, foreground)),
-        mean_iou_target_classes=float(mean_among(iou, target > 0)),
-        macro_f1=float(mean_among(f1, present)),
-        macro_f1_no_background=float(mean_among(f1, foreground)),
-        macro_precision=float(mean_among(precision, present)),
-        macro_recall=float(mean_among(recall, present)),
-        pixel_accuracy=float(ratio(hits.sum(), total, total > 0)),
+        **{name: value if value.ndim else float(value) for name, value in scores.items()},
     )
 
 
-def stratum_scores(confusions: np.ndarray, strata: Sequence[Hashable]) -> dict[Hashable, Scores]:
-    """Score each stratum over the summed confusion matrices of its images.
+def scores_of_counts(
+    hits: np.ndarray, target: np.ndarray, predicted: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Compute every score from pixel counts, for one split or for many resamples at once.
 
     Args:
-        confusions: (n, C, C) integer counts, one matrix per image.
-        strata: n keys, the stratum of each image.
+        hits: (..., C) pixels that are a class in target and prediction.
+        target: (..., C) pixels that are it in the target.
+        predicted: (..., C) pixels that are it in the prediction.
 
     Returns:
-        Scores per stratum, in the order in which the strata first occur.
-
-    Raises:
-        ValueError: not one key per image, or not matrices of counts.
-
-    Example:
-        >>> right, wrong = np.array([[4, 0], [0, 4]]), np.array([[0, 4], [4, 0]])
-        >>> scores = stratum_scores(np.stack([right, wrong, right]), ["one", "several", "one"])
-        >>> {stratum: s.mean_iou for stratum, s in scores.items()}
-        {'one': 1.0, 'several': 0.0}
+        (..., C) per class for `iou`, `f1`, `precision`, `recall` and `target_share`, (...) for the
+        means of `Scores`; NaN where undefined.
     """
-    confusions = check_confusions(confusions, ndim=3)
-    if len(strata) != len(confusions):
-        raise ValueError(
-            f"strata has {len(strata)} keys; expected one per image, {len(confusions)}."
-        )
-    members: dict[Hashable, list[int]] = {}
-    for index, stratum in enumerate(strata):
-        members.setdefault(stratum, []).append(index)
+    both = target + predicted
+    present = both > 0
+    garments = present & (np.arange(both.shape[-1]) > 0)
+    total = target.sum(-1)
+    iou = _ratio(hits, both - hits, present)
+    f1 = _ratio(2 * hits, both, present)
+    precision = _ratio(hits, predicted, present)
+    recall = _ratio(hits, target, present)
     return {
-        stratum: scores_from_confusion(confusions[indices].sum(0))
-        for stratum, indices in members.items()
+        "iou": iou,
+        "f1": f1,
+        "precision": precision,
+        "recall": recall,
+        "target_share": _ratio(target, total[..., None], present),
+        "mean_iou": _mean_among(iou, present),
+        "mean_iou_no_background": _mean_among(iou, garments),
+        "mean_iou_target_classes": _mean_among(iou, target > 0),
+        "macro_f1": _mean_among(f1, present),
+        "macro_f1_no_background": _mean_among(f1, garments),
+        "macro_precision": _mean_among(precision, present),
+        "macro_recall": _mean_among(recall, present),
+        "pixel_accuracy": _ratio(hits.sum(-1), total, total > 0),
     }
-
-
-def iou_of_counts(hits: np.ndarray, target: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """IoU from pixel counts, each (..., C): (..., C); NaN for absent classes."""
-    return iou_and_f1(hits, target, predicted)[0]
-
-
-@dataclass(frozen=True, eq=False)
-class PrCounts:
-    """A precision-recall curve of one class; arrays are per threshold, from 0 up.
-
-    Attributes:
-        true_positives, false_positives, true_negatives, false_negatives: (B,) int64 pixels.
-        precision: (B,) 0..1; 1 where nothing is predicted.
-        recall: (B,) 0..1.
-    """
-
-    true_positives: np.ndarray
-    false_positives: np.ndarray
-    true_negatives: np.ndarray
-    false_negatives: np.ndarray
-    precision: np.ndarray
-    recall: np.ndarray
-
-
-def precision_recall_counts(inside: np.ndarray, outside: np.ndarray) -> PrCounts:
-    """Turn histograms of a class's probability into its precision-recall curve.
-
-    Threshold b is b / B; a pixel is predicted if its probability reaches it.
-
-    Args:
-        inside: (B,) pixels of the class, by their probability in B equal bins over 0..1.
-        outside: (B,) the other pixels, in the same bins.
-
-    Raises:
-        ValueError: the two are no histograms of one length, or the class has no pixels.
-
-    Example:
-        >>> precision_recall_counts(np.array([0, 1]), np.array([3, 1])).precision.tolist()
-        [0.2, 0.5]
-    """
-    if inside.ndim != 1 or inside.shape != outside.shape:
-        raise ValueError(
-            f"histograms are {inside.shape} and {outside.shape}; expected (B,), as many bins each"
-        )
-    if not inside.sum():
-        raise ValueError("the class has no pixels; expected at least one for a recall")
-    true_positives = inside[::-1].cumsum()[::-1]
-    false_positives = outside[::-1].cumsum()[::-1]
-    predicted = true_positives + false_positives
-    precision = np.ones(len(inside))
-    np.divide(true_positives, predicted, out=precision, where=predicted > 0)
-    return PrCounts(
-        true_positives=true_positives,
-        false_positives=false_positives,
-        true_negatives=outside.sum() - false_positives,
-        false_negatives=inside.sum() - true_positives,
-        precision=precision,
-        recall=true_positives / inside.sum(),
-    )
 
 
 def scores_to_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]:
@@ -365,7 +296,7 @@ def confusion_to_table(scores: Scores, class_names: Sequence[str]) -> "pd.DataFr
         "f1": scores.f1,
         "precision": scores.precision,
         "recall": scores.recall,
-        "target_share": ratio(scores.target_pixels, total, total > 0),
+        "target_share": _ratio(scores.target_pixels, total, total > 0),
         "status": scores.status,
     }
     return pd.DataFrame(columns)
@@ -414,23 +345,15 @@ def _check_class_names(scores: Scores, class_names: Sequence[str]) -> None:
         )
 
 
-def ratio(numerator: np.ndarray, denominator: np.ndarray, defined: np.ndarray) -> np.ndarray:
+def _ratio(numerator: np.ndarray, denominator: np.ndarray, defined: np.ndarray) -> np.ndarray:
     """Divide where defined, with 0 / 0 = 0, and NaN elsewhere. All arguments broadcast."""
     return np.where(defined, numerator / np.maximum(denominator, 1), np.nan)
 
 
-def mean_among(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+def _mean_among(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Mean over the last axis of the values marked by the boolean ``among``; NaN if none is."""
     number = among.sum(-1)
-    return ratio(np.where(among, values, 0.0).sum(-1), number, number > 0)
-
-
-def iou_and_f1(
-    hits: np.ndarray, target: np.ndarray, predicted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """IoU and F1 per class from pixel counts, each (..., C); NaN for absent classes."""
-    both = target + predicted
-    return ratio(hits, both - hits, both > 0), ratio(2 * hits, both, both > 0)
+    return _ratio(np.where(among, values, 0.0).sum(-1), number, number > 0)
 
 
 def nan_to_none(value: float) -> float | None:

@@ -7,7 +7,7 @@ None where there is nothing to say.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,93 @@ PAIR_COLUMNS = (
 
 _MOST_PAIRS = 12
 _FEWEST_PAIR_PHOTOS = 2  # one photo says nothing about a pair
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """How one limit is called and told; its groups are plain dicts, as said above.
+
+    Attributes:
+        title: heading of the limit.
+        score: what `score` is.
+        columns: what else is known of a group: title -> its key, or those of low and high.
+        text: how it was counted, where that needs a word.
+        empty: why there may be no groups.
+        is_long: it has a group for each of many things.
+        is_ordered: something follows from the order of its groups.
+    """
+
+    title: str
+    score: str = "mean IoU"
+    columns: Mapping[str, str | tuple[str, str]] = field(default_factory=dict)
+    text: str = ""
+    empty: str = ""
+    is_long: bool = False
+    is_ordered: bool = True
+
+
+STRATA = {
+    "people": Stratum(
+        "Several people in one photo",
+        columns={"taken for background": "missed"},
+        empty="Not measured: the annotations of this dataset carry no person counts.",
+    ),
+    "composites": Stratum(
+        "Several people: composites of photos",
+        columns={
+            "photos alone": "alone",
+            "drop": "drop",
+            "95 % interval of the drop": ("drop_low", "drop_high"),
+            "taken for background": "missed",
+            "alone": "missed_alone",
+        },
+        empty="Not made: composites stand in where the annotations carry no person counts, and "
+        "need two photos.",
+        is_ordered=False,
+    ),
+    "object_area": Stratum(
+        "Small objects",
+        score="mean recall",
+        columns={"mean IoU": "iou", "95 % interval of the IoU": ("iou_low", "iou_high")},
+        text="Inside the mask of each annotation; bands by the area of that mask. The recall "
+        "counts the pixels that are not painted over; the IoU sets false alarms inside the mask "
+        "against them, which can only lie where another annotation is on top: where nothing "
+        "overlaps, both are equal.",
+    ),
+    "category": Stratum(
+        "Small objects, by category",
+        score="mean recall",
+        columns={"mean IoU": "iou", "median area, px": "median_area"},
+        text="As above, small categories first.",
+        empty="This split holds no annotations.",
+        is_long=True,
+        is_ordered=False,
+    ),
+    "overlap": Stratum(
+        "Overlapping annotations",
+        score="share of garment pixels predicted right",
+        columns={"taken for background": "missed"},
+        text="Of the pixels of all classes but background. A mean over classes would mislead: "
+        "background is under no annotation, and most classes never lie on another one.",
+    ),
+    "overlap_pairs": Stratum(
+        "Overlapping categories that are confused",
+        score="predicted as the one below",
+        columns={"predicted right": "recall"},
+        text="Of the pixels of the upper category that lie on the lower one; most confused "
+        "pixels first, pairs of different classes in at least two photos.",
+        empty="No two categories of different classes overlap in two photos of this split.",
+        is_ordered=False,
+    ),
+    "hidden": Stratum(
+        "What painting order hides",
+        score="hidden share",
+        text="The part of each class's annotated pixels over which another class is painted: "
+        "what the masks, and so the scores, do not know of.",
+        is_ordered=False,
+    ),
+}
+"""The measured limits, by name."""
 
 
 # --- one photo -----------------------------------------------------------------------------------
@@ -469,13 +556,14 @@ def confusion_stratum(
     """
     confusion = confusions.sum(axis=0)
     intervals = bootstrap_intervals(confusions, samples=samples, rng=np.random.default_rng(0))
+    low, high = intervals["mean_iou"]
     garments = confusion[1:].sum()
     return {
         "stratum": name,
         "n": count_text(len(confusions), what),
         "score": nan_to_none(scores_from_confusion(confusion).mean_iou),
-        "low": nan_to_none(intervals.mean_iou_low),
-        "high": nan_to_none(intervals.mean_iou_high),
+        "low": nan_to_none(low),
+        "high": nan_to_none(high),
         "missed": float(confusion[1:, 0].sum() / garments) if garments else None,
     }
 

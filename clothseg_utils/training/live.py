@@ -1,7 +1,7 @@
 """What people watch while a network trains: a live line, growing curves, TensorBoard's extras."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,14 +12,16 @@ from tqdm import tqdm
 
 from clothseg_utils.core.classes import IGNORE_INDEX
 from clothseg_utils.core.progress import progress_bar
-from clothseg_utils.scores.metrics import PrCounts, precision_recall_counts
 from clothseg_utils.training.loaders import SegmentationDataset
 from clothseg_utils.training.module import MONITOR, ClothingSegmenter
 
 PR_PHOTOS = 200
 """Val photos behind the precision-recall curves, at most; evenly spread over the split."""
 
-_PR_BINS = 100
+PR_PIXELS = 5000
+"""Pixels of each of these photos, at most; drawn by a fixed generator."""
+
+_PR_THRESHOLDS = 101
 _REFRESH_SECONDS = 0.2
 _LINE_FORMAT = "{percentage:3.0f}%|{bar}| {desc}"
 
@@ -194,7 +196,8 @@ def log_precision_recall(
     """Log each class's precision-recall curve over pixels, at the size of the network's input.
 
     A pixel counts as predicted if the class's probability reaches the threshold, whatever the
-    other classes have. Classes without pixels in the photos have no curve.
+    other classes have. Of at most `PR_PHOTOS` photos, `PR_PIXELS` each are drawn, the same every
+    time. Classes without any of these pixels have no curve.
 
     Args:
         writer: of the run's TensorBoard log.
@@ -203,47 +206,25 @@ def log_precision_recall(
         step: optimisation step that the weights are from.
     """
     module.eval()
-    classes = module.classes
-    inside = np.zeros((classes.num_classes, _PR_BINS), np.int64)
-    outside = np.zeros_like(inside)
-    for probabilities, target in _predict_spread(module, dataset):
-        for class_id in range(classes.num_classes):
-            bins = np.minimum((probabilities[class_id] * _PR_BINS).astype(np.int64), _PR_BINS - 1)
-            is_class = target == class_id
-            inside[class_id] += np.bincount(bins[is_class], minlength=_PR_BINS)
-            outside[class_id] += np.bincount(bins[~is_class], minlength=_PR_BINS)
-    for class_id in np.flatnonzero(inside.sum(axis=1)).tolist():
-        counts = precision_recall_counts(inside[class_id], outside[class_id])
-        _write_curve(writer, f"val_pr/{_tag(classes.names[class_id])}", counts, step)
-
-
-def _predict_spread(
-    module: ClothingSegmenter, dataset: SegmentationDataset
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield probabilities (C, P) float32 and class ids (P,) of the pixels that count."""
+    rng = np.random.default_rng(0)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, PR_PHOTOS).round().astype(int))
+    targets, probabilities = [], []
     for index in chosen.tolist():
         sample = dataset[index]
+        target = sample["mask"].numpy().ravel()
+        pixels = rng.permutation(np.flatnonzero(target != IGNORE_INDEX))[:PR_PIXELS]
         with torch.inference_mode():
             logits = module(sample["image"][None].to(module.device))
-            probabilities = logits.float().softmax(dim=1)[0].flatten(1).cpu().numpy()
-        target = sample["mask"].numpy().ravel()
-        counted = target != IGNORE_INDEX
-        yield probabilities[:, counted], target[counted]
-
-
-def _write_curve(writer: SummaryWriter, tag: str, counts: PrCounts, step: int) -> None:
-    writer.add_pr_curve_raw(
-        tag,
-        counts.true_positives,
-        counts.false_positives,
-        counts.true_negatives,
-        counts.false_negatives,
-        counts.precision,
-        counts.recall,
-        global_step=step,
-        num_thresholds=len(counts.precision),
-    )
+            probability = logits.float().softmax(dim=1)[0].flatten(1).cpu().numpy()  # (C, S * S)
+        targets.append(target[pixels])
+        probabilities.append(probability[:, pixels])
+    target, probability = np.concatenate(targets), np.concatenate(probabilities, axis=1)
+    for class_id, name in enumerate(module.classes.names):
+        is_class = target == class_id
+        if is_class.any():
+            writer.add_pr_curve(
+                f"val_pr/{_tag(name)}", is_class, probability[class_id], step, _PR_THRESHOLDS
+            )
 
 
 def _tag(class_name: str) -> str:

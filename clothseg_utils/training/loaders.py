@@ -11,10 +11,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.config import AugmentConfig, Config, DataConfig
 from clothseg_utils.core.workers import stop_opencv_threads
-from clothseg_utils.data.coco import ImageRecord
 from clothseg_utils.data.splits import SplitData, check_disjoint
 from clothseg_utils.network.geometry import fit_image, fit_mask
-from clothseg_utils.resized import ResizedCopies
 from clothseg_utils.training.augment import TrainTransform
 
 
@@ -33,9 +31,8 @@ class SegmentationDataset(Dataset[Sample]):
 
     Args:
         split_data: the split.
-        config: data section; `image_size`, `resize` and `resized_side` are used.
-        augment: strength of augmentation; None for validation, which only resizes, and always
-            from the photos themselves, as prediction does.
+        config: data section; `image_size` and `resize` are used.
+        augment: strength of augmentation; None for validation, which only resizes.
     """
 
     def __init__(
@@ -44,12 +41,8 @@ class SegmentationDataset(Dataset[Sample]):
         self.split_data = split_data
         self.config = config
         self.transform: TrainTransform | None = None
-        self.copies: ResizedCopies | None = None
         if augment is not None:
             self.transform = TrainTransform(augment, config.image_size, config.resize)
-            if config.resized_side:
-                folder = split_data.masks.mask_dir.with_name(f"resized-{config.resized_side}")
-                self.copies = ResizedCopies(folder, config.resized_side)
 
     def __len__(self) -> int:
         """Number of photos."""
@@ -57,7 +50,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """Read, resize and augment the photo at `index` with its mask."""
-        image, mask = self._read_pair(self.split_data.images[index])
+        image, mask = self.split_data.read_pair(self.split_data.images[index])
         if self.transform is None:
             image = fit_image(image, self.config.image_size, self.config.resize)
             mask = fit_mask(mask, self.config.image_size, self.config.resize)
@@ -66,15 +59,6 @@ class SegmentationDataset(Dataset[Sample]):
         planes = np.empty((3, *mask.shape), np.uint8)
         cv2.split(image, [*planes])  # into `planes`, several times as fast as a transposed copy
         return Sample(image=torch.from_numpy(planes), mask=torch.from_numpy(mask))
-
-    def _read_pair(self, record: ImageRecord) -> tuple[np.ndarray, np.ndarray]:
-        if self.copies is None or max(record.height, record.width) <= self.copies.longest_side:
-            return self.split_data.read_pair(record)
-        return self.copies.read_pair(
-            self.split_data.photo_path(record),
-            self.split_data.masks.mask_path(record.id),
-            lambda: self.split_data.read_pair(record),
-        )
 
     def set_random_seed(self, seed: int) -> None:
         """Seed the augmentation; validation has none."""

@@ -19,7 +19,8 @@ from markupsafe import Markup
 from clothseg_utils.core.config import Config, config_to_parameters, field_sections, replace_fields
 from clothseg_utils.core.files import portable_path, read_json, resolve_path, write_json, write_text
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.report import Block, Items, Lines, Picture, Section, Table, Text, write_page
+from clothseg_utils.report.document import write_page
+from clothseg_utils.report.parts import Picture, Table, to_markdown
 from clothseg_utils.scores.compare import compare_evaluations
 from clothseg_utils.workflow.pipeline import (
     NotebookFailedError,
@@ -390,52 +391,21 @@ def _write_html(
     fields: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
 ) -> None:
-    sections = [
-        Section(
-            "Leaderboard",
-            (Text(_TABLE_NOTE), _leaderboard_table(fields, rows), *_picture(fields, rows)),
-        )
-    ]
-    if "seed" in fields:
-        sections.append(Section("Over seeds", (Text(_SEED_NOTE), _seed_table(fields, rows))))
-    failures = [f"{row['run_name']}: {row['failure']}" for row in rows if row["failure"]]
-    if failures:
-        sections.append(Section("Failures", (Items(tuple(failures)),)))
-    sections.append(Section("Settings", _settings_blocks(record, fields)))
+    counts = {state: sum(row["state"] == state for row in rows) for state in _STATE_WORDS}
     write_page(
         path,
-        f"Clothing segmentation: sweep {name}",
+        "leaderboard.md.j2",
+        name=name,
         date=time.strftime("%Y-%m-%d"),
-        summary=_summary(rows),
-        sections=sections,
+        rows=rows,
+        states=", ".join(f"{n} {_STATE_WORDS[state]}" for state, n in counts.items() if n),
+        best_score=_range_text(rows[0], _SCORES),
+        leaderboard=_leaderboard_table(fields, rows),
+        figure=_picture(fields, rows),
+        seeds=_seed_table(fields, rows) if "seed" in fields else None,
+        command=_command_lines(record["command"]) if record.get("command") else (),
+        settings=_settings_table(record, fields),
     )
-
-
-def _summary(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
-    counts = {state: sum(row["state"] == state for row in rows) for state in _STATE_WORDS}
-    words = ", ".join(f"{n} {_STATE_WORDS[state]}" for state, n in counts.items() if n)
-    blocks: list[Block] = []
-    if any(row["synthetic"] for row in rows):
-        blocks.append(
-            Text(
-                "These are scores on drawn photos (synthetic); they say nothing about real ones.",
-                "note",
-            )
-        )
-    text = f"{len(rows)} runs: {words}."
-    best = rows[0]
-    if best["mean_iou"] is not None:
-        text += (
-            f" Best is {best['run_name']} with mean IoU {_range_text(best, _SCORES)}"
-            f" ({best['source']}, native resolution)."
-        )
-        ties = sum(row["verdict"] == "not told apart" for row in rows)
-        if ties:
-            text += (
-                f" {ties} other run{' is' if ties == 1 else 's are'} not told apart from it on "
-                "these photos."
-            )
-    return [*blocks, Text(text)]
 
 
 _STATE_WORDS = {"done": "done", "failed": "failed", "running": "cut off", "waiting": "not begun"}
@@ -464,13 +434,6 @@ def _leaderboard_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]])
     return Table(head, tuple(cells), 2 + len(fields), title="Runs, best first", marked=marked)
 
 
-_TABLE_NOTE = (
-    "Numbers lead to the runs' reports. Scores are taken at each photo's own resolution. A "
-    "difference to the best run is paired over the same photos; where its interval holds zero, "
-    "the two runs are not told apart."
-)
-
-
 def _link(row: Mapping[str, Any], text: str) -> str:
     """A text that leads to the run's report or else to its scores, where there are any."""
     run = row["run"]
@@ -479,10 +442,11 @@ def _link(row: Mapping[str, Any], text: str) -> str:
     if row["state"] != "done" or page is None:
         return text
     address = quote(f"../../{run.name}/{page.relative_to(run.path).as_posix()}")
-    return Markup('<a href="{}" title="{}">{}</a>').format(address, row["run_name"], text)
+    title = to_markdown(row["run_name"]).replace('"', "&quot;")
+    return Markup(f'[{to_markdown(text)}]({address} "{title}")')
 
 
-def _picture(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[Block]:
+def _picture(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Picture | None:
     """Mean IoU of every run with its interval."""
     # matplotlib takes a second to load; planning a sweep must not wait for it.
     import pandas as pd
@@ -492,7 +456,7 @@ def _picture(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[B
 
     scored = [row for row in rows if row["mean_iou"] is not None]
     if len(scored) < 2:
-        return []
+        return None
     missing = float("nan")
     table = pd.DataFrame(
         {
@@ -520,13 +484,7 @@ def _picture(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[B
     text = (
         f"Mean IoU of each run ({', '.join(fields)}) with its 95 % bootstrap interval over photos."
     )
-    return [Picture("leaderboard.png", buffer.getvalue(), size_wh, alt=text, caption=text)]
-
-
-_SEED_NOTE = (
-    "A difference between settings that is no larger than that between seeds may be luck. Seeds "
-    "that were not run, or failed, are missing from the means."
-)
+    return Picture("leaderboard.png", buffer.getvalue(), size_wh, alt=text, caption=text)
 
 
 def _seed_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -555,7 +513,7 @@ def _seed_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Tab
     return Table(head, tuple(cells), text_columns=len(named), title=title)
 
 
-def _settings_blocks(record: Mapping[str, Any], fields: Sequence[str]) -> tuple[Block, ...]:
+def _settings_table(record: Mapping[str, Any], fields: Sequence[str]) -> Table:
     parameters = next(iter(record["runs"].values()))["parameters"]
     sections = field_sections()
     shared = tuple(
@@ -563,13 +521,7 @@ def _settings_blocks(record: Mapping[str, Any], fields: Sequence[str]) -> tuple[
         for field, value in parameters.items()
         if field in sections and field not in fields and field != "run_name"
     )
-    blocks: list[Block] = [
-        Table(("setting", "value"), shared, 2, title="Settings that all runs share", folded=True)
-    ]
-    if record.get("command"):
-        blocks.insert(0, Text("This makes what is missing, and the leaderboard again:"))
-        blocks.insert(1, Lines(_command_lines(record["command"]), "command"))
-    return tuple(blocks)
+    return Table(("setting", "value"), shared, 2, title="Settings that all runs share", folded=True)
 
 
 def _command_lines(command: Sequence[str]) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""A run folder as a document: Markdown, one self-contained page, and tables as LaTeX."""

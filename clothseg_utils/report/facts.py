@@ -1,0 +1,209 @@
+"""What a run folder holds: everything that the report is made from."""
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clothseg_utils.core.config import InferenceConfig, field_sections
+from clothseg_utils.core.files import read_json, sha256_file
+from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.core.text import setting_text
+from clothseg_utils.scores.evaluation import Evaluation, image_scores, read_evaluation
+
+# The notebook that a section's settings are read by; training for all others.
+_OWNERS = {
+    "convert": "01_data_exploration",
+    "evaluate": "04_metric_evaluation",
+    "inference": "04_metric_evaluation",
+    "predict": "05_qualitative_overlays",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The contents of a run folder; empty where the run did not make it.
+
+    Attributes:
+        run: the folder.
+        metrics: `metrics.json`.
+        evaluation: the scored split, photo by photo; None without its arrays.
+        manifest: `manifest.json`.
+        audits: split -> what the audit found.
+        history: one row per epoch.
+        training: how training ended.
+        tables: name -> rows of a notebook's CSV file, head first.
+        figures: name -> PNG file of a notebook.
+        scores_are_own: whether the scored network is the run's best one.
+    """
+
+    run: RunFolder
+    metrics: Mapping[str, Any]
+    evaluation: Evaluation | None
+    manifest: Mapping[str, Any]
+    audits: Mapping[str, Mapping[str, Any]]
+    history: Sequence[Mapping[str, str]]
+    training: Mapping[str, Any]
+    tables: Mapping[str, Sequence[Sequence[str]]]
+    figures: Mapping[str, Path]
+    scores_are_own: bool
+
+    @property
+    def steps(self) -> Mapping[str, Mapping[str, Any]]:
+        """Notebook -> what the manifest says of it."""
+        return self.manifest.get("steps", {})
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Parameters of the run, each from the notebook that it steers."""
+        parameters = {name: step.get("parameters", {}) for name, step in self.steps.items()}
+        settings = {}
+        for name, section in field_sections().items():
+            owner = parameters.get(_OWNERS.get(section, "03_training"), {})
+            for recorded in (owner, *parameters.values()):
+                if name in recorded:
+                    settings[name] = recorded[name]
+                    break
+        return settings
+
+    def setting(self, name: str) -> str:
+        """A parameter in words."""
+        return setting_text(self.settings[name]) if name in self.settings else "not recorded"
+
+    @property
+    def date(self) -> str:
+        """Day on which the last step ended."""
+        finished = [step["finished"] for step in self.steps.values() if step.get("finished")]
+        return max(finished)[:10] if finished else "date not recorded"
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name, in quotes."""
+        name = self.metrics["dataset"]
+        drawn = self.metrics["synthetic"] and name != "synthetic"
+        return f"“{name}”" + (" (synthetic)" if drawn else "")
+
+    @property
+    def source(self) -> str:
+        """What a table of scores was made from: data, split, number of photos, protocol."""
+        options = InferenceConfig(**self.metrics.get("inference", {}))
+        note = "" if options.is_plain else f", {options.describe()}"
+        return f"{self.metrics['source']}, native resolution{note}"
+
+    def table_source(self, name: str) -> str:
+        """What a notebook's table was made from: 01 counts train, 02 both splits, 04, 05 score."""
+        if name >= "04":
+            return self.source
+        splits = self.audits if name >= "02" else self.audits.keys() & {"train"}
+        texts = [f"{split}, n = {self.audits[split]['n_images']:,} photos" for split in splits]
+        return "; ".join([self.metrics["dataset"], *texts])
+
+    def photos_used(self, split: str) -> int | None:
+        """Photos of a split that were neither left out nor cut off; None without its audit."""
+        audit = self.audits.get(split)
+        if audit is None:
+            return None
+        used = audit["n_images"] - len(audit["excluded"])
+        return min(used, self.settings.get("image_limit", 0) or used)
+
+    @cached_property
+    def scored_classes(self) -> dict[str, float]:
+        """IoU of the classes that occur in the truth, the lowest first."""
+        per_class = self.metrics["per_class"].items()
+        scored = [(name, c["iou"]) for name, c in per_class if c["target_pixels"] > 0]
+        return dict(sorted(scored, key=lambda item: item[1]))
+
+    @property
+    def lowest_classes(self) -> dict[str, float]:
+        """The three lowest of them, and all that are at 0: none of those is hidden."""
+        n_zero = sum(iou == 0 for iou in self.scored_classes.values())
+        return dict(list(self.scored_classes.items())[: max(3, n_zero)])
+
+    def classes_of_status(self, status: str) -> list[str]:
+        """Classes that are "absent", or have "no target"."""
+        return [n for n, c in self.metrics["per_class"].items() if c["status"] == status]
+
+    @cached_property
+    def image_scores(self) -> np.ndarray:
+        """Mean IoU of each photo, (n,); empty without the scored split."""
+        return image_scores(self.evaluation) if self.evaluation else np.empty(0)
+
+    @cached_property
+    def excluded(self) -> dict[tuple[str, str], str]:
+        """(split, photo) -> why it was left out."""
+        excluded = {
+            (split, name): reason
+            for split, audit in self.audits.items()
+            for name, reason in audit["excluded"].items()
+        }
+        for name, reason in self.metrics.get("excluded", {}).items():
+            excluded.setdefault((self.metrics["split"], name), reason)
+        return excluded
+
+    @property
+    def failed_steps(self) -> list[str]:
+        """Notebooks that did not get through."""
+        return [name for name, step in self.steps.items() if step.get("state") == "failed"]
+
+    @property
+    def licenses(self) -> list[tuple[str, int]]:
+        """Licences that the annotation files name, and of how many photos."""
+        named: Counter[str] = Counter()
+        for audit in self.audits.values():
+            named.update(audit.get("licenses", {}))
+        return named.most_common()
+
+    def records(self, name: str) -> list[dict[str, str]]:
+        """A notebook's table, column -> cell of each row."""
+        head, *rows = self.tables.get(name) or [[]]
+        return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def read_facts(run: RunFolder) -> Facts:
+    """Read a run folder.
+
+    Raises:
+        FileNotFoundError: there is no such run, or it has no scores yet.
+        ValueError: one of its JSON files is broken.
+    """
+    if not run.path.is_dir():
+        names = sorted(path.parent.name for path in run.path.parent.glob("*/metrics.json"))
+        raise FileNotFoundError(
+            f"no such run: {run.path}; expected "
+            f"{'one of ' + ', '.join(names) if names else 'a run, of which there is none yet'}. "
+            "Check the name, or run the notebooks first."
+        )
+    metrics_path, audit_path = run.path / "metrics.json", run.path / "audit.json"
+    if not metrics_path.exists():
+        raise FileNotFoundError(
+            f"no such file: {metrics_path}; expected the scores of notebook 04. Run it first."
+        )
+    metrics = read_json(metrics_path)
+    has_arrays = (run.evaluation_dir / "per_image.npz").exists()
+    head, *epochs = _read_rows(run.logs_dir / "history.csv") or [[]]
+    best = run.best_checkpoint
+    return Facts(
+        run=run,
+        metrics=metrics,
+        evaluation=read_evaluation(run.path) if has_arrays else None,
+        manifest=run.read_manifest(),
+        audits=read_json(audit_path) if audit_path.exists() else {},
+        history=[dict(zip(head, row, strict=True)) for row in epochs],
+        training=read_json(run.training_path) if run.training_path.exists() else {},
+        tables={path.stem: _read_rows(path) for path in sorted(run.tables_dir.glob("*.csv"))},
+        figures={path.stem: path for path in sorted(run.figures_dir.glob("[0-9][0-9]_*.png"))},
+        scores_are_own=best.exists() and sha256_file(best) == metrics["checkpoint_sha256"],
+    )
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    """Rows of a CSV file, head first; none if there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.reader(file) if row]
