@@ -143,11 +143,11 @@ CONFUSIONS = np.array([[[4, 0], [1, 3]]] * 4)
     [
         (
             evaluation(CONFUSIONS, [1, 2, 8, 9]),
-            r"2 of 4 are only in a \(3, 4\) and 2 of 4 only in b \(8, 9\); expected the same",
+            r"2 of 4 are only in a \(3; 4\) and 2 of 4 only in b \(8; 9\); expected the same",
         ),
         (
             evaluation(CONFUSIONS[:1]),
-            r"3 of 4 are only in a \(2, 3, 4\) and 0 of 1 only in b; expected",
+            r"3 of 4 are only in a \(2; 3; 4\) and 0 of 1 only in b; expected",
         ),
         (
             evaluation(np.zeros((4, 3, 3), np.int64)),
@@ -159,7 +159,7 @@ CONFUSIONS = np.array([[[4, 0], [1, 3]]] * 4)
         ),
         (
             evaluation(CONFUSIONS + np.array([[0, 0], [0, 1]])),
-            r"true masks of 4 photos differ \(1\.jpg, 2\.jpg, 3\.jpg, \.\.\.\); expected the same",
+            r"true masks of 4 photos differ \(1\.jpg; 2\.jpg; 3\.jpg; 4\.jpg\); expected the same",
         ),
     ],
     ids=["other photos", "fewer photos", "other classes", "other files", "other masks"],

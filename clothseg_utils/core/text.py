@@ -23,6 +23,17 @@ def count_text(number: int, one: str, several: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
+def first_names(names: Sequence[object]) -> str:
+    """List the first five of some names, and how many more there are.
+
+    Example:
+        >>> first_names(["a.jpg", "b, c.jpg"]), first_names(range(2000))
+        ('a.jpg; b, c.jpg', '0; 1; 2; 3; 4 and 1,995 more')
+    """
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return "; ".join(map(str, names[:5])) + more  # names may hold commas
+
+
 def suggestion(name: str, choices: Iterable[str]) -> str:
     """Ask whether a close one of the choices was meant; empty where none is close.
 

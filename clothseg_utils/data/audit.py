@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from clothseg_utils.core.files import atomic_path
 from clothseg_utils.core.progress import progress_bar
+from clothseg_utils.core.text import first_names
 from clothseg_utils.core.workers import usable_cores
 from clothseg_utils.data.coco import CocoFile, ImageRecord, Problem, ProblemKind, colliding_images
 from clothseg_utils.data.photos import check_photo
@@ -60,8 +61,7 @@ class Audit(Struct, frozen=True):
         ]
         for kind, count in self.counts.items():
             subjects = [problem.subject for problem in self.problems if problem.kind == kind]
-            more = f", and {count - 3:,} more" if count > 3 else ""
-            lines.append(f"  {kind} {count:,}: {', '.join(subjects[:3])}{more}")
+            lines.append(f"  {kind} {count:,}: {first_names(subjects)}")
         return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES
 from clothseg_utils.core.files import sha256_file, sha256_json, whole_folder
-from clothseg_utils.core.text import suggestion
+from clothseg_utils.core.text import first_names, suggestion
 from clothseg_utils.data.coco import Split, annotation_path, images_dir, read_annotations
 from clothseg_utils.data.photos import PHOTO_SUFFIXES, check_photo
 from clothseg_utils.data.rle import Rle, segmentation_fault
@@ -27,7 +27,6 @@ _WITHOUT_MASK = "without a mask (boxes only)"
 _EMPTY_SEGMENTATIONS = (b"[]", b"[[]]", b"{}", b"null")
 _SPLITS: tuple[Split, ...] = ("train", "val")
 _FEW_PHOTOS = 10  # below this many val photos the summary warns
-_SHOWN_NAMES = 5  # an error is one line
 
 
 class _OwnCategory(Struct):
@@ -127,7 +126,9 @@ class Conversion(Struct, frozen=True, kw_only=True):
         for name, class_name in self.categories.items():
             of_class.setdefault(class_name, []).append(name)
         if self.has_known_classes:
-            lines += [f"{class_name}: {_some(names)}" for class_name, names in of_class.items()]
+            lines += [
+                f"{class_name}: {first_names(names)}" for class_name, names in of_class.items()
+            ]
         if self.photos_without_annotations:
             lines.append(
                 f"photos without annotations, taken as all background: "
@@ -135,7 +136,8 @@ class Conversion(Struct, frozen=True, kw_only=True):
             )
         if self.photos_missing:
             lines.append(
-                f"left out, named by the file but not in the folder: {_some(self.photos_missing)}"
+                "left out, named by the file but not in the folder: "
+                f"{first_names(self.photos_missing)}"
             )
         if self.photos_not_listed:
             lines.append(f"not used, in the folder but not in the file: {self.photos_not_listed:,}")
@@ -279,7 +281,7 @@ def _read_classes(
             )
     if missing:
         raise ValueError(
-            f"{path} gives no class to {_some(missing)}; expected every category of "
+            f"{path} gives no class to {first_names(missing)}; expected every category of "
             f"{coco_file.name}. Add them, with null for those to leave out."
         )
     # Background is what has no annotation: both words mean to leave the category out.
@@ -545,9 +547,3 @@ def _count_others(photos_dir: Path, used: Iterable[Path]) -> int:
         if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file()
     }
     return len(found - set(used))
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = "; ".join(names[:_SHOWN_NAMES])  # names may hold commas
-    more = len(names) - _SHOWN_NAMES
-    return f"{shown} and {more:,} more" if more > 0 else shown

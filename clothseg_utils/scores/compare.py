@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.core.text import count_text
+from clothseg_utils.core.text import count_text, first_names
 from clothseg_utils.scores.bootstrap import LEVEL, bootstrap_differences
 from clothseg_utils.scores.metrics import scores_from_confusion
 
@@ -25,9 +25,6 @@ COMPARED_MEANS = {
     "pixel_accuracy": "pixel accuracy",
 }
 """Means that are compared, in words."""
-
-_SAMPLES = 2000  # resamples behind each interval
-_SHOWN_PHOTOS = 3  # of those that differ; an error is one line
 
 
 class Difference(NamedTuple):
@@ -166,8 +163,8 @@ def match_photos(ours: "Evaluation", theirs: "Evaluation", names: tuple[str, str
     if changed.any():
         photos = [ours.file_names[index] for index in np.flatnonzero(changed)]
         raise ValueError(
-            f"{runs}: the true masks of {len(photos)} photos differ{_some(photos)}; expected the "
-            f"same annotations. {remedy}."
+            f"{runs}: the true masks of {len(photos)} photos differ{_some(photos)}; "
+            f"expected the same annotations. {remedy}."
         )
     return order
 
@@ -234,5 +231,4 @@ def _range(difference: Difference) -> str:
 
 def _some(items: Sequence[object]) -> str:
     """The first few in brackets; nothing where there are none."""
-    more = ", ..." if len(items) > _SHOWN_PHOTOS else ""
-    return f" ({', '.join(map(str, items[:_SHOWN_PHOTOS]))}{more})" if items else ""
+    return f" ({first_names(items)})" if items else ""
