@@ -26,6 +26,8 @@ COMPARED_MEANS = {
 }
 """Means that are compared, in words."""
 
+_SAMPLES = 2000  # resamples behind each interval
+
 
 class Difference(NamedTuple):
     """A score of two runs, and the first minus the second with its interval; NaN: undefined."""
