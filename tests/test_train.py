@@ -22,7 +22,7 @@ from clothseg_utils.core.config import Config, TrainConfig, replace_fields
 from clothseg_utils.core.files import repo_root, write_json
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
-from clothseg_utils.network.segmenter import load_network
+from clothseg_utils.network.segmenter import load_segmenter
 from clothseg_utils.scores.metrics import scores_from_confusion
 from clothseg_utils.training import module as model_module
 from clothseg_utils.training import train as train_module
@@ -322,7 +322,7 @@ def test_a_setting_that_is_no_more_does_not_hurt(monkeypatch, finished, splits):
         path.unlink()
         torch.save(checkpoint, path)
     assert train(finished, *splits, run).notes == ("already trained with these settings",)
-    assert load_network(run.best_checkpoint, "cpu").image_size == finished.data.image_size
+    assert load_segmenter(run.best_checkpoint, "cpu").image_size == finished.data.image_size
 
 
 @pytest.mark.parametrize(
