@@ -57,7 +57,7 @@ class Table:
     def to_markdown(self) -> Markup:
         """The table under its title."""
         rules = ["---" if i < self.text_columns else "---:" for i in range(len(self.head))]
-        lines = [list(map(to_markdown, self.head)), rules]
+        lines: list[list[str]] = [list(map(to_markdown, self.head)), rules]
         for index, row in enumerate(self.rows):
             cells = map(to_markdown, row)
             lines.append([f"**{c}**" if index == self.marked and c else c for c in cells])
