@@ -267,7 +267,7 @@ def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[st
         "split": split_data.split,
         "dataset": split_data.coco.path.parent.name,
         "synthetic": split_data.coco.is_synthetic,
-        "source": split_data.source,
+        "source": str(split_data.source),
         "checkpoint": portable_path(segmenter.path),
         "checkpoint_sha256": sha256_file(segmenter.path),
         "annotations_sha256": split_data.coco.sha256,

@@ -19,7 +19,7 @@ from clothseg_utils.report.parts import Picture, Table, read_picture
 from clothseg_utils.scores.compare import COMPARED_MEANS, Comparison, Difference, class_verdict
 from clothseg_utils.scores.evaluation import REPORTED_SCORES
 from clothseg_utils.scores.rankings import largest_confusions, rank_photos
-from clothseg_utils.scores.strata import STRATA, Stratum
+from clothseg_utils.scores.strata import STRATA, Stratum, stratum_count_text
 
 _INTERVAL = "95 % interval"
 _MOST_CONFUSIONS = 10
@@ -171,7 +171,7 @@ def limit(facts: Facts, name: str) -> Table:
     rows = tuple(
         (
             group["stratum"],
-            group["n"],
+            stratum_count_text(group),
             score_text(group["score"]),
             interval_text((group["low"], group["high"])),
             *(_group_cell(group, keys) for keys in stratum.columns.values()),
@@ -180,7 +180,8 @@ def limit(facts: Facts, name: str) -> Table:
     )
     source = facts.source
     if name == "composites":
-        source = f"{facts.metrics['source'].split(', n =')[0]}, scaled to one height"
+        name = "synthetic" if facts.metrics["synthetic"] else facts.metrics["dataset"]
+        source = f"{name}, {facts.metrics['split']}, scaled to one height"
     return Table(
         ("group", "n", stratum.score, _INTERVAL, *stratum.columns),
         rows,
