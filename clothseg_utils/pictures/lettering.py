@@ -4,7 +4,6 @@ import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from PIL import ImageDraw, ImageFont
@@ -65,7 +64,7 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
         path = Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
         if path.is_file():
             return ImageFont.truetype(path, size)
-    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))  # it is one, given a size
+    return ImageFont.load_default(size)  # type: ignore[return-value]  # with a size it is FreeType
 
 
 def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

@@ -5,7 +5,8 @@ value of its cell, and long sessions do not collect open figures. One style serv
 The same class has the same colour in every one.
 
 `source` is the small line at a figure's foot that says what the figure was made from, such as
-"synthetic, val, n = 60 photos, native resolution".
+"synthetic, val, n = 60 photos, native resolution", and the level of its intervals. `table` has the
+names and colours of the classes.
 """
 
 import functools
@@ -20,6 +21,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
@@ -39,7 +41,7 @@ DPI = 200  # of saved figures; shown at half their pixels, as HiDPI screens do
 
 FEW_ROWS = 20  # rows up to which there is room for normal text
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {  # the types of matplotlib 3.11 list every name, those of 3.10 none
     "font.family": "DejaVu Sans",  # shipped with matplotlib: the same on every machine
     "font.size": 9,
     "axes.titlesize": 10.5,
@@ -131,12 +133,9 @@ FIGURES = {
     "05_disagreement": "Photos on which network and label disagree, with error maps",
     "05_own_photos": "Own photos: overlays",
 }
-"""What each figure of the notebooks shows, by its file name without suffix, in their order."""
+"""File name without suffix -> what the figure shows; in the order of the notebooks."""
 
-OF_PHOTOS = {
-    *("01_gallery", "02_layers", "03_batch", "05_examples", "05_best", "05_median", "05_worst"),
-    *("05_class_extremes", "05_confusions", "05_disagreement", "05_own_photos"),
-}
+OF_PHOTOS = {"01_gallery", "02_layers", "03_batch"} | {n for n in FIGURES if n.startswith("05_")}
 """Figures made of photos, which JPEG keeps well; the others are drawings, which it blurs."""
 
 
@@ -156,7 +155,7 @@ def save_figure(figure: Figure, path_stem: str | Path, *, caption: str = "") -> 
     paths = [path_stem.with_name(f"{path_stem.name}.{suffix}") for suffix in ("png", "svg")]
     # Ids in an SVG are random and its date is today's, unless told otherwise.
     with mpl.rc_context({"svg.hashsalt": "clothseg", "svg.fonttype": "path"}):
-        pages = [render_png(figure), _render_svg(figure)]
+        pages = [render_png(figure), _render(figure, "svg", {"Date": None})]
     for path, page in zip(paths, pages, strict=True):
         with atomic_path(path) as temporary:
             temporary.write_bytes(page)
@@ -171,10 +170,6 @@ _rendered: WeakKeyDictionary[Figure, bytes] = WeakKeyDictionary()
 def render_png(figure: Figure) -> bytes:
     # The lowest compression takes half the time, for a quarter more bytes.
     return _render(figure, "png", {}, pil_kwargs={"compress_level": 1})
-
-
-def _render_svg(figure: Figure) -> bytes:
-    return _render(figure, "svg", {"Date": None})
 
 
 def _render(figure: Figure, suffix: str, metadata: dict[str, Any], **options: Any) -> bytes:
@@ -294,9 +289,18 @@ def legend_patches(names: Sequence[str], colors: np.ndarray) -> list[Patch]:
     ]
 
 
-def legend_above(axes: Axes) -> None:
+def legend_above(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
     """Put the legend at the right of the title's line, where it cannot cover bars."""
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0)
+    axes.legend(
+        handles=handles, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0
+    )
+
+
+def write_beside(
+    axes: Axes, text: str, place: tuple[float, float], away_pt: int = 6, **look: Any
+) -> None:
+    """Write a text at the right of a place on the axes."""
+    axes.annotate(text, place, (away_pt, 0), textcoords="offset points", va="center", **look)
 
 
 def shorten(text: str, longest: int) -> str:
