@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.evaluate`: what is counted, and what `metrics.json` says about it."""
+"""Tests of `network.evaluate`: what is counted, and what `metrics.json` says about it."""
 
 import dataclasses
 import gc

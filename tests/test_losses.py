@@ -1,3 +1,5 @@
+"""Loss: as in smp, by hand, and no larger in memory than it must be."""
+
 import math
 
 import pytest

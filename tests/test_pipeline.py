@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.pipeline`: what runs, what is skipped, and what a failure leaves.
+"""Tests of `workflow.pipeline`: what runs, what is skipped, and what a failure leaves.
 
 Three notebooks of two cells stand for the five. In the fast tests they run in this process, without
 a kernel; the real ones run in `test_notebooks.py`.

@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.report.report`, on a run folder made by hand."""
+"""Tests of `report.report`, on a run folder made by hand."""
 
 import base64
 import dataclasses

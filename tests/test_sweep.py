@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.sweep`: the grid, what failures and repetitions do, the leaderboard.
+"""Tests of `workflow.sweep`: the grid, what failures and repetitions do, the leaderboard.
 
 A stand-in for the pipeline leaves the scores of a run; the real one runs in a slow test.
 """

@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.train`: what a training leaves behind, and how it goes on."""
+"""Tests of `training.train`: what a training leaves behind, and how it goes on."""
 
 import csv
 import dataclasses

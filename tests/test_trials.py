@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.trials`: every option on the same photos, against none."""
+"""Tests of `network.trials`: every option on the same photos, against none."""
 
 import math
 

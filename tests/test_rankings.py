@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.errors`: rankings, confusions, doubts and cuts, by hand."""
+"""Tests of `scores.rankings`: rankings, confusions, doubts and cuts, by hand."""
 
 import numpy as np
 import pytest
