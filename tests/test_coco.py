@@ -228,12 +228,6 @@ def test_layout_of_a_data_root(tmp_path):
     assert images_dir(tmp_path, "val") == tmp_path / "test"
 
 
-@pytest.mark.parametrize("function", [annotation_path, images_dir])
-def test_unknown_split_is_refused(tmp_path, function):
-    with pytest.raises(ValueError, match='unknown split "test"; expected train or val'):
-        function(tmp_path, "test")
-
-
 def test_folder_is_no_annotation_file_and_its_json_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is a folder; expected .* Name the JSON itself"):
         read_annotations(tmp_path)

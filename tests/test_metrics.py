@@ -103,8 +103,6 @@ def test_other_ignore_index():
         (np.array([[0, -1]]), [[0, 0]], r"target has class ids \[-1\]"),
         ([[0, 0]], np.array([[0, 256]]), r"pred_mask has class ids \[256\]"),  # would wrap to 0
         ([[0, 1, 2]], [[0, 1]], r"pred_mask has shape \(1, 2\); expected .* \(1, 3\)"),
-        (np.array([[0.0, 1.0]]), [[0, 1]], "target is float64; expected integer"),
-        ([[0, 1]], np.array([[0.5, 1.0]]), "pred_mask is float64; expected integer"),
     ],
 )
 def test_bad_masks_are_refused(target, pred_mask, message):
@@ -113,13 +111,6 @@ def test_bad_masks_are_refused(target, pred_mask, message):
     )
     with pytest.raises(ValueError, match=message):
         confusion_matrix(target, pred_mask, num_classes=13)
-
-
-@pytest.mark.parametrize(("num_classes", "ignore_index"), [(0, 255), (256, 255), (3, 2), (3, 300)])
-def test_class_count_and_ignore_index_must_fit(num_classes, ignore_index):
-    mask = np.zeros((1, 1), np.uint8)
-    with pytest.raises(ValueError, match="expected 1 <= num_classes <= ignore_index <= 255"):
-        confusion_matrix(mask, mask, num_classes, ignore_index)
 
 
 # --- scores --------------------------------------------------------------------------------------
@@ -176,20 +167,6 @@ def test_background_alone_has_no_score_without_background():
     assert scores.mean_iou == scores.macro_f1 == 1
     assert math.isnan(scores.mean_iou_no_background)
     assert math.isnan(scores.macro_f1_no_background)
-
-
-@pytest.mark.parametrize(
-    ("confusion", "message"),
-    [
-        (np.zeros((2, 3), int), r"shape \(2, 3\); expected \(C, C\)"),
-        (np.zeros((1, 2, 2), int), r"shape \(1, 2, 2\); expected \(C, C\)"),
-        (np.array([[1, -1], [0, 1]]), "negative numbers"),
-        (np.array([[0.5, 0.5], [0.0, 1.0]]), "float64 .* expected integer counts"),
-    ],
-)
-def test_not_a_confusion_matrix_is_refused(confusion, message):
-    with pytest.raises(ValueError, match=message):
-        scores_from_confusion(confusion)
 
 
 REFEREES = {
@@ -253,10 +230,3 @@ def test_table_has_one_row_per_class():
     assert list(table) == ["class_name", *CLASS_SCORES, "status"]
     assert table["target_share"].tolist() == [0.5, 0.5, 0.0]
     assert table["status"].tolist() == ["ok", "ok", "absent"]
-
-
-@pytest.mark.parametrize("names", [["background"], ["head", "head"]])
-@pytest.mark.parametrize("to_something", [scores_to_dict, confusion_to_table])
-def test_class_names_must_fit(to_something, names):
-    with pytest.raises(ValueError, match="expected 2 different names"):
-        to_something(scores_from_confusion(np.eye(2, dtype=int)), names)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES, class_colors
-from clothseg_utils.pictures import overlays, panels
+from clothseg_utils.pictures import overlays
 
 NAMES = ("background", "head", "neck")
 COLORS = np.array([(32, 32, 32), (250, 0, 0), (0, 0, 250)], np.uint8)
@@ -123,65 +123,11 @@ def test_small_instance_is_drawn_over_a_large_one_and_an_empty_one_left_out():
     assert not (drawn == COLORS[0]).all(axis=2).any()
 
 
-BAD_CALLS = {
-    "mask of another size": (
-        lambda: overlays.overlay(grey_photo(4, 4), np.zeros((4, 5), np.uint8), COLORS),
-        r"mask is \(4, 5\); expected the photo's size \(4, 4\)",
-    ),
-    "float image": (
-        lambda: overlays.overlay(np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), COLORS),
-        "image is .* float64; expected .* uint8 RGB",
-    ),
-    "mask of another type": (
-        lambda: overlays.colorize(np.zeros((4, 4), np.int64), COLORS),
-        "mask is .* int64; expected",
-    ),
-    "empty mask": (lambda: overlays.colorize(np.zeros((0, 4), np.uint8), COLORS), "not empty"),
-    "unknown class": (
-        lambda: overlays.colorize(np.full((2, 2), 47, np.uint8), COLORS),
-        r"class ids \[47\]; expected 0..2 or 255",
-    ),
-    "class without name": (
-        lambda: overlays.legend_entries(np.full((2, 2), 3, np.uint8), NAMES),
-        r"class ids \[3\]",
-    ),
-    "float colors": (
-        lambda: overlays.colorize(np.zeros((2, 2), np.uint8), COLORS / 255),
-        "colors are .* float64; expected",
-    ),
-    "prediction of another size": (
-        lambda: overlays.error_map(np.zeros((4, 4), np.uint8), np.zeros((2, 2), np.uint8)),
-        r"pred_mask is \(2, 2\); expected the target's shape",
-    ),
-    "errors without target": (
-        lambda: panels.prediction_panel(
-            grey_photo(4, 4), np.zeros((4, 4), np.uint8), NAMES, COLORS, show_errors=True
-        ),
-        "show_errors needs a target",
-    ),
-    "no images": (lambda: panels.panel([], []), "panel has no images"),
-    "too few titles": (lambda: panels.panel([grey_photo(4, 4)] * 2, ["a"]), "1 titles for 2"),
-    "too few captions": (
-        lambda: panels.panel([grey_photo(4, 4)] * 2, ["a", "b"], ["c"]),
-        "1 captions for 2",
-    ),
-    "too few names": (
-        lambda: overlays.draw_instances(grey_photo(4, 4), [np.ones((4, 4), bool)], [], COLORS[[1]]),
-        "1 instance masks, 0 names, 1 colors",
-    ),
-    "instance of another size": (
-        lambda: overlays.draw_instances(
-            grey_photo(4, 4), [np.ones((4, 5), bool)], ["a"], COLORS[[1]]
-        ),
-        r"instance mask is \(4, 5\); expected the photo's \(4, 4\)",
-    ),
-}
-
-
-@pytest.mark.parametrize(("call", "message"), BAD_CALLS.values(), ids=BAD_CALLS)
-def test_bad_input_is_named(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_mask_that_does_not_belong_to_the_photo_is_named():
+    with pytest.raises(ValueError, match=r"mask is \(4, 5\); expected the photo's size \(4, 4\)"):
+        overlays.overlay(grey_photo(4, 4), np.zeros((4, 5), np.uint8), COLORS)
+    with pytest.raises(ValueError, match=r"class ids \[47\]; expected 0..2 or 255"):
+        overlays.colorize(np.full((2, 2), 47, np.uint8), COLORS)
 
 
 def test_errors_on_a_photo_leave_the_rest_grey():

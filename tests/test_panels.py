@@ -160,12 +160,6 @@ def test_error_tile_shows_the_class_alone():
     assert red > green > blue  # vermilion, the colour of what is missed
 
 
-def test_error_tile_of_a_class_that_is_not_there_is_refused():
-    mask = np.zeros((8, 8), np.uint8)
-    with pytest.raises(ValueError, match="marks no pixel"):
-        panels.class_error_tile(np.zeros((8, 8, 3), np.uint8), mask, mask, class_id=1)
-
-
 def test_confusion_panel_holds_three_pictures():
     image = np.full((80, 100, 3), 90, np.uint8)
     target, pred_mask = np.zeros((80, 100), np.uint8), np.zeros((80, 100), np.uint8)

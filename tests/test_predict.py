@@ -238,21 +238,6 @@ def test_mask_does_not_depend_on_what_else_is_in_the_call(tiny_network, photos, 
     assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes()
 
 
-@pytest.mark.slow
-def test_predict_and_evaluate_write_equal_masks(cli, tiny_training, synthetic_root, tmp_path):
-    checkpoint = ("--checkpoint", tiny_training.run.best_checkpoint)
-    predicted = cli("predict", *checkpoint, "--out", tmp_path / "p", synthetic_root / "test")
-    scored = ("--data-root", synthetic_root, "--out", tmp_path / "e", "--write-masks")
-    evaluated = cli("evaluate", *checkpoint, *scored)
-    assert (predicted.code, evaluated.code) == (0, 0)
-    names = files_below(tmp_path / "e" / "masks")
-    assert len(names) == 8
-    for name in names:
-        assert (tmp_path / "e" / "masks" / name).read_bytes() == (
-            tmp_path / "p" / name
-        ).read_bytes()
-
-
 # --- what is read, and where results go ----------------------------------------------------------
 
 
@@ -420,12 +405,3 @@ def test_test_time_options_give_predict_and_evaluate_one_mask(
     assert mask != (tmp_path / "plain" / name).read_bytes(), "the options changed nothing"
     metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
     assert "; test-time options: mirrored too" in metrics["protocol"]
-
-
-def test_bad_test_time_options_do_nothing(cli, tmp_path):
-    done = cli(
-        "predict", "--checkpoint", "no.ckpt", "--out", tmp_path, "--tta-scales", "big", tmp_path
-    )
-    assert done.code == 2
-    assert "inference.tta_scales: got 'big'; " in done.err
-    assert done.err.count("\n") == 1

@@ -43,15 +43,6 @@ def val_split(config):
     return load_split(config, "val")
 
 
-@pytest.fixture
-def val_root(synthetic_root, tmp_path):
-    """A writable copy that holds the val split only, as for evaluation alone."""
-    root = tmp_path / "val_only"
-    shutil.copytree(synthetic_root / "test", root / "test")
-    shutil.copy(annotation_path(synthetic_root, "val"), annotation_path(root, "val"))
-    return root
-
-
 def load_val(root):
     return load_split(data_config(root, root.parent / "derived"), "val")
 
