@@ -135,7 +135,7 @@ def test_hand_counted_strata(hand_evaluation):
     # Of 28 pixels of upperbody under one annotation 12 are right, of 4 of closures on it none.
     assert [row["score"] for row in strata["overlap"]] == pytest.approx([12 / 28, 0])
     (people,) = strata["people"]
-    assert (people["stratum"], people["n"]) == ("2 people", "1 photo")
+    assert (people["stratum"], people["n"], people["unit"]) == ("2 people", 1, "photo")
     assert people["score"] == pytest.approx(sum(HAND_IOU.values()) / 3)
 
 
@@ -147,10 +147,10 @@ def test_hand_counted_annotations(hand_evaluation):
         [7, 11, 1, 4, 0, 1, 4, 0],
     ]
     first, *others = hand_evaluation.metrics["strata"]["object_area"]
-    assert first["n"] == "2 annotations"
+    assert (first["n"], first["unit"]) == (2, "annotation")
     assert first["score"] == pytest.approx((12 / 28 + 0) / 2)
     assert first["iou"] == pytest.approx((12 / 32 + 0) / 2)
-    assert [row["n"] for row in others] == ["0 annotations"] * 4
+    assert [row["n"] for row in others] == [0] * 4
     assert [row["score"] for row in others] == [None] * 4
 
 
@@ -354,7 +354,7 @@ def test_people_strata_add_up(scored, tiny_training):
     rows = evaluation.metrics["strata"]["people"]
     counts = [record.person_count for record in tiny_training.val_split.images]
     expected = {f"{n} {'person' if n == 1 else 'people'}": counts.count(n) for n in set(counts)}
-    assert {row["stratum"]: int(row["n"].split()[0]) for row in rows} == expected
+    assert {row["stratum"]: row["n"] for row in rows} == expected
     assert sum(expected.values()) == len(evaluation.image_ids)
 
 
@@ -416,7 +416,7 @@ def test_area_bands_hold_every_visible_annotation_once(scored):
     evaluation, _ = scored
     rows = evaluation.metrics["strata"]["object_area"]
     visible = int((evaluation.instances[:, 3] > 0).sum())
-    assert sum(int(row["n"].split()[0].replace(",", "")) for row in rows) == visible
+    assert sum(row["n"] for row in rows) == visible
     assert (evaluation.instances[:, 4] <= evaluation.instances[:, 3]).all()
 
 
@@ -474,7 +474,7 @@ def test_composites_stand_in_where_nobody_counted_people(without_person_counts, 
     assert [row["stratum"] for row in strata["composites"]] == [
         f"{n} photos, {layout}" for layout in ("side by side", "overlapping") for n in (2, 3, 4)
     ]
-    assert {row["n"] for row in strata["composites"]} == {"2 composites"}
+    assert {(row["n"], row["unit"]) for row in strata["composites"]} == {(2, "composite")}
     for row in strata["composites"]:
         assert row["drop"] == pytest.approx(row["alone"] - row["score"])
         assert row["drop_low"] <= row["drop"] <= row["drop_high"]

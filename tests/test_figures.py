@@ -69,14 +69,16 @@ STRATA = pd.DataFrame(
         "score": [0.5, 0.4, np.nan],
         "low": [0.4, 0.2, np.nan],
         "high": [0.6, 0.5, np.nan],
-        "n": [40, "7 photos", 0],
+        "n": [1, 1234, 0],
+        "unit": "photo",
     }
 )
 BANDS = STRATA.assign(iou=[0.4, 0.3, np.nan], iou_low=[0.3, 0.1, np.nan], iou_high=0.6)
 CATEGORIES = pd.DataFrame(
     {
         "stratum": ["button", "coat"],
-        "n": ["12 annotations", "1 annotation"],
+        "n": [12, 1],
+        "unit": "annotation",
         "class_name": ["closures", "wholebody"],
         "median_area": [49.0, 90_000.0],
         "score": [0.1, 0.9],
@@ -91,7 +93,9 @@ COMPOSITES = STRATA.assign(
 PAIRS = pd.DataFrame(
     {
         "stratum": ["pocket on coat", "belt on dress"],
-        "n": ["1,200 px in 9 photos", "80 px in 2 photos"],
+        "n": [1200, 80],
+        "unit": "px",
+        "photos": [9, 2],
         "score": [0.7, 0.25],
         "low": [0.6, np.nan],
         "high": [0.8, np.nan],
@@ -355,7 +359,9 @@ def test_class_scores_are_sorted_with_absent_classes_named():
 
 def test_strata_show_their_numbers_and_empty_ones():
     texts = texts_of(drawn("strata"))
-    assert {"1 person  (n = 40)", "2 people  (n = 7 photos)", "0.500", "no data"} <= set(texts)
+    assert {"1 person  (n = 1 photo)", "2 people  (n = 1,234 photos)", "0.500", "no data"} <= set(
+        texts
+    )
 
 
 def test_options_show_gain_and_cost_side_by_side():
@@ -402,7 +408,7 @@ def test_reliability_says_how_many_pixels_and_how_far_off():
 
 def test_area_curve_shows_bands_and_categories_small_ones_first():
     bands, categories = drawn("area_curve").axes
-    assert bands.get_xticklabels()[0].get_text() == "1 person\n40"
+    assert bands.get_xticklabels()[0].get_text() == "1 person\n1"
     names = [t.get_text() for t in categories.get_yticklabels()]
     assert names == ["button  7², n = 12", "coat  300², n = 1"]
     assert categories.get_ylim()[0] > categories.get_ylim()[1]  # the first is at the top

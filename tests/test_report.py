@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import mistune  # comes with nbconvert
 import numpy as np
 import pytest
+from conftest import NOT_COUNTED
 from PIL import Image, PngImagePlugin
 
 from clothseg_utils.core.config import (
@@ -133,12 +134,33 @@ def _evaluation(checkpoint_sha256: str = "no checkpoint") -> Evaluation:
         "strata": {
             "people": [],
             "overlap": [
-                {"stratum": "rest", "n": "2 photos", "score": 0.5, "low": 0.4, "high": 0.6},
-                {"stratum": "pile", "n": "2 photos", "score": 0.25, "low": 0.2, "high": 0.3},
-                {"stratum": "lone", "n": "1 photo", "score": 0.9, "low": None, "high": None},
+                {"stratum": "rest", "n": 2, "unit": "photo", "score": 0.5, "low": 0.4, "high": 0.6},
+                {
+                    "stratum": "pile",
+                    "n": 2,
+                    "unit": "photo",
+                    "score": 0.25,
+                    "low": 0.2,
+                    "high": 0.3,
+                },
+                {
+                    "stratum": "lone",
+                    "n": 1,
+                    "unit": "photo",
+                    "score": 0.9,
+                    "low": None,
+                    "high": None,
+                },
             ],
             "object_area": [
-                {"stratum": "tiny", "n": "0 annotations", "score": None, "low": None, "high": None}
+                {
+                    "stratum": "tiny",
+                    "n": 0,
+                    "unit": "annotation",
+                    "score": None,
+                    "low": None,
+                    "high": None,
+                }
             ],
         },
     }
@@ -150,6 +172,7 @@ def _evaluation(checkpoint_sha256: str = "no checkpoint") -> Evaluation:
         overlap_confusions=np.zeros_like(CONFUSIONS),
         person_counts=np.array([-1, -1]),
         instances=np.zeros((0, 5), np.int64),
+        **dict.fromkeys(NOT_COUNTED, np.empty(0)),
         class_names=NAMES,
     )
 
@@ -518,7 +541,8 @@ def test_composites_say_what_company_costs(full_run: RunFolder) -> None:
     metrics["strata"]["composites"] = [
         {
             "stratum": "2 photos, overlapping",
-            "n": "7 composites",
+            "n": 7,
+            "unit": "composite",
             **{"score": 0.3, "low": 0.2, "high": 0.4, "missed": 0.35},
             **{"alone": 0.5, "drop": 0.2, "drop_low": 0.1, "drop_high": 0.3, "missed_alone": 0.25},
         }

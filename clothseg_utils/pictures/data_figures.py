@@ -200,7 +200,7 @@ def plot_image_sizes(images: pd.DataFrame, *, source: str) -> Figure:
     axes.plot([0, limit], [0, limit], color=GREY, ls=":", lw=1, label="square")
     area = np.clip(12 * np.sqrt(counts), 12, 400)
     # As pictures inside the SVG: tens of thousands of dots would be megabytes of paths.
-    axes.scatter(*sizes.T, s=area, color=BLUE, alpha=0.45, lw=0, rasterized=True)
+    axes.scatter(sizes[:, 0], sizes[:, 1], s=area, color=BLUE, alpha=0.45, lw=0, rasterized=True)
     width, height = sizes[counts.argmax()]
     text = f"most frequent: {width} × {height}\n({counts.max():,} photos)"
     axes.text(0.98, 0.12, text, transform=axes.transAxes, ha="right", fontsize=8.5)

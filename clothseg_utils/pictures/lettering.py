@@ -4,6 +4,7 @@ import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import ImageDraw, ImageFont
@@ -60,10 +61,11 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
     Sans, which `find_spec` locates without importing matplotlib.
     """
     spec = importlib.util.find_spec("matplotlib")
-    path = Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf" if spec else None
-    if path and path.is_file():
-        return ImageFont.truetype(path, size)
-    return ImageFont.load_default(size)
+    if spec and spec.origin:
+        path = Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(path, size)
+    return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))  # it is one, given a size
 
 
 def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

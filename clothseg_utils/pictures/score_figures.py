@@ -28,6 +28,7 @@ from clothseg_utils.pictures.style import (
     styled,
     whole_numbers,
 )
+from clothseg_utils.scores.strata import stratum_count_text
 
 
 @styled
@@ -95,7 +96,7 @@ def plot_strata(
     Args:
         title: what the groups are.
         strata: one row per group, in the order to be shown: columns stratum, score, low, high
-            (0..1; nan where a group is empty) and n (text or number, with its unit if text).
+            (0..1; nan where a group is empty), n and unit (how many of what).
         source: what the data are, and the level of the intervals.
         score_name: label of the axis.
     """
@@ -113,12 +114,15 @@ def plot_strata(
             ha="center" if known else "left",
             fontsize=8.5,
         )
-    n_texts = [n if isinstance(n, str) else f"{n:,}" for n in strata["n"]]
-    names = [f"{s}  (n = {n})" for s, n in zip(strata["stratum"], n_texts, strict=True)]
-    axes.set_yticks(rows, names)
+    axes.set_yticks(rows, _names_with_counts(strata))
     axes.set(ylim=(-0.6, len(strata) - 0.3), xlim=(0, 1), xlabel=score_name, title=title)
     axes.grid(axis="x")
     return figure
+
+
+def _names_with_counts(strata: pd.DataFrame) -> list[str]:
+    groups = strata.to_dict("records")
+    return [f"{one['stratum']}  (n = {stratum_count_text(one)})" for one in groups]
 
 
 @styled
@@ -191,7 +195,7 @@ def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
     """Plot the score of composites next to their photos alone, the drop, and what gets lost.
 
     Args:
-        strata: one row per group: columns stratum, n, score, low, high, alone, alone_low,
+        strata: one row per group: columns stratum, n, unit, score, low, high, alone, alone_low,
             alone_high, drop, drop_low, drop_high, missed, missed_alone; 0..1, or nan.
         source: what the data are, and the level of the intervals.
     """
@@ -211,8 +215,7 @@ def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
     for axes in (scores, drops, missed):
         axes.grid(axis="x")
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    names = [f"{s}  (n = {n})" for s, n in zip(strata["stratum"], strata["n"], strict=True)]
-    scores.set_yticks(rows, names)
+    scores.set_yticks(rows, _names_with_counts(strata))
     scores.set_ylim(-0.6, len(strata) - 0.4)
     handles = [
         Line2D([], [], color=color, marker="o", lw=2, label=label)
@@ -248,8 +251,7 @@ def plot_area_curve(
         by_band.fill_between(places, *_ends(bands, column), color=color, alpha=0.18, lw=0)
         by_band.plot(places, bands[column], "o-", color=color, lw=width, ms=size, label=label)
     names = [
-        f"{s.removesuffix(' px')}\n{str(n).split()[0]}"
-        for s, n in zip(bands["stratum"], bands["n"], strict=True)
+        f"{s.removesuffix(' px')}\n{n:,}" for s, n in zip(bands["stratum"], bands["n"], strict=True)
     ]
     by_band.set_xticks(places, names)
     by_band.set(xlim=(-0.3, len(bands) - 0.7), ylim=(0, 1), title="By area")
@@ -272,7 +274,7 @@ def _draw_categories(axes: Axes, categories: pd.DataFrame, table: ClassTable) ->
     colors = _class_colors(categories["class_name"], table)
     _draw_dots(axes, rows, categories, "score", colors, 30, line="0.5", lw=1.4)
     names = [
-        f"{shorten(name, 24)}  {np.sqrt(area):,.0f}², n = {str(n).split()[0]}"
+        f"{shorten(name, 24)}  {np.sqrt(area):,.0f}², n = {n:,}"
         for name, area, n in zip(
             categories["stratum"], categories["median_area"], categories["n"], strict=True
         )
@@ -288,8 +290,9 @@ def plot_overlap_pairs(pairs: pd.DataFrame, *, source: str) -> Figure:
     """Plot, for pairs of overlapping categories, as what the upper one's pixels are seen.
 
     Args:
-        pairs: one row per pair, the most confused first: columns stratum, n, score (part predicted
-            as the class below), low, high and recall (as the class on top); 0..1.
+        pairs: one row per pair, the most confused first: columns stratum, n (pixels), unit,
+            photos, score (part predicted as the class below), low, high and recall (as the class on
+            top); 0..1.
         source: what the data are, and the level of the intervals.
     """
     rows = np.arange(len(pairs))[::-1]
@@ -309,7 +312,10 @@ def plot_overlap_pairs(pairs: pd.DataFrame, *, source: str) -> Figure:
     for row, text in zip(rows, texts, strict=True):
         axes.text(101.5, row, text, va="center", fontsize=8.5, color=ORANGE)
     axes.set_xlim(0, 100)
-    names = [f"{shorten(s, 44)}\n{n}" for s, n in zip(pairs["stratum"], pairs["n"], strict=True)]
+    names = [
+        f"{shorten(pair['stratum'], 44)}\n{stratum_count_text(pair)}"
+        for pair in pairs.to_dict("records")
+    ]
     axes.set_yticks(rows, names, fontsize=7.5)
     axes.set_ylim(-0.6, len(pairs) - 0.4)
     axes.set_xlabel("overlapping pixels of the category on top, %; at the right: as the one below")

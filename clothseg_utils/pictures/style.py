@@ -13,7 +13,7 @@ import io
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, ParamSpec
 from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
@@ -94,68 +94,50 @@ def new_figure(height_in: float, source: str, width_in: float = _WIDTH_IN) -> Fi
     return figure
 
 
-class NamedFigure(NamedTuple):
-    """A figure that notebooks save under a name of its own.
-
-    Attributes:
-        title: what it shows, for those who do not see it.
-        of_photos: made of photos, which JPEG keeps well; the others are drawings, which it blurs.
-    """
-
-    title: str
-    of_photos: bool = False
-
-
 FIGURES = {
-    "01_category_counts": NamedFigure("Annotations per category"),
-    "01_supercategory_counts": NamedFigure("Annotations per supercategory"),
-    "01_area_histogram": NamedFigure("Areas of the annotations"),
-    "01_area_by_supercategory": NamedFigure("Areas by supercategory"),
-    "01_annotations_per_image": NamedFigure("Annotations per photo"),
-    "01_image_sizes": NamedFigure("Sizes of the photos"),
-    "01_cooccurrence": NamedFigure("Supercategories that occur together"),
-    "01_gallery": NamedFigure("Photos with their annotations drawn", of_photos=True),
-    "02_layers": NamedFigure("One mask, layer by layer", of_photos=True),
-    "02_class_shares": NamedFigure("Share of the pixels of each class"),
-    "02_hidden_pixels": NamedFigure("What painting order hides of each class"),
-    "03_batch": NamedFigure("Photos and masks as the network gets them", of_photos=True),
-    "03_curves": NamedFigure(
-        "Training curves: train Dice loss, train loss, val loss, val mIoU, val F1"
-    ),
-    "04_class_scores": NamedFigure("Scores of each class"),
-    "04_confusion_matrix": NamedFigure("Confusion matrix, rows are the truth"),
-    "04_error_kinds": NamedFigure(
-        "Kinds of error of each class: correct, missed, wrong class, false alarm"
-    ),
-    "04_options": NamedFigure("Test-time options: gain of mean IoU and cost"),
-    "04_boundaries": NamedFigure("Boundary IoU of each class, beside its mask IoU"),
-    "04_reliability": NamedFigure("Reliability diagram of the pixel probabilities"),
-    "04_people": NamedFigure("Score by number of people"),
-    "04_composites": NamedFigure("Composites of several photos, beside the photos alone"),
-    "04_object_area": NamedFigure("Recall and IoU by size of the object, and by category"),
-    "04_overlap": NamedFigure("Score of overlapping annotations"),
-    "04_overlap_pairs": NamedFigure("Categories that are taken for the one below them"),
-    "04_hidden": NamedFigure("What painting order hides of each class"),
-    "04_image_scores": NamedFigure("Scores of single photos"),
-    "04_comparison": NamedFigure("Comparison with the earlier system"),
-    "05_examples": NamedFigure(
-        "Best, median and worst photo: truth and prediction", of_photos=True
-    ),
-    "05_best": NamedFigure("Best photos: input, truth, prediction", of_photos=True),
-    "05_median": NamedFigure("Median photos: input, truth, prediction", of_photos=True),
-    "05_worst": NamedFigure("Worst photos: input, truth, prediction", of_photos=True),
-    "05_class_extremes": NamedFigure(
-        "Best, median and worst photo of each class, errors in colour", of_photos=True
-    ),
-    "05_confusions": NamedFigure(
-        "The largest confusions: photo, truth, prediction", of_photos=True
-    ),
-    "05_disagreement": NamedFigure(
-        "Photos on which network and label disagree, with error maps", of_photos=True
-    ),
-    "05_own_photos": NamedFigure("Own photos: overlays", of_photos=True),
+    "01_category_counts": "Annotations per category",
+    "01_supercategory_counts": "Annotations per supercategory",
+    "01_area_histogram": "Areas of the annotations",
+    "01_area_by_supercategory": "Areas by supercategory",
+    "01_annotations_per_image": "Annotations per photo",
+    "01_image_sizes": "Sizes of the photos",
+    "01_cooccurrence": "Supercategories that occur together",
+    "01_gallery": "Photos with their annotations drawn",
+    "02_layers": "One mask, layer by layer",
+    "02_class_shares": "Share of the pixels of each class",
+    "02_hidden_pixels": "What painting order hides of each class",
+    "03_batch": "Photos and masks as the network gets them",
+    "03_curves": "Training curves: train Dice loss, train loss, val loss, val mIoU, val F1",
+    "04_class_scores": "Scores of each class",
+    "04_confusion_matrix": "Confusion matrix, rows are the truth",
+    "04_error_kinds": "Kinds of error of each class: correct, missed, wrong class, false alarm",
+    "04_options": "Test-time options: gain of mean IoU and cost",
+    "04_boundaries": "Boundary IoU of each class, beside its mask IoU",
+    "04_reliability": "Reliability diagram of the pixel probabilities",
+    "04_people": "Score by number of people",
+    "04_composites": "Composites of several photos, beside the photos alone",
+    "04_object_area": "Recall and IoU by size of the object, and by category",
+    "04_overlap": "Score of overlapping annotations",
+    "04_overlap_pairs": "Categories that are taken for the one below them",
+    "04_hidden": "What painting order hides of each class",
+    "04_image_scores": "Scores of single photos",
+    "04_comparison": "Comparison with the earlier system",
+    "05_examples": "Best, median and worst photo: truth and prediction",
+    "05_best": "Best photos: input, truth, prediction",
+    "05_median": "Median photos: input, truth, prediction",
+    "05_worst": "Worst photos: input, truth, prediction",
+    "05_class_extremes": "Best, median and worst photo of each class, errors in colour",
+    "05_confusions": "The largest confusions: photo, truth, prediction",
+    "05_disagreement": "Photos on which network and label disagree, with error maps",
+    "05_own_photos": "Own photos: overlays",
 }
-"""File name without suffix -> figure, in the order of the notebooks."""
+"""What each figure of the notebooks shows, by its file name without suffix, in their order."""
+
+OF_PHOTOS = {
+    *("01_gallery", "02_layers", "03_batch", "05_examples", "05_best", "05_median", "05_worst"),
+    *("05_class_extremes", "05_confusions", "05_disagreement", "05_own_photos"),
+}
+"""Figures made of photos, which JPEG keeps well; the others are drawings, which it blurs."""
 
 
 def save_figure(figure: Figure, path_stem: str | Path, *, caption: str = "") -> list[Path]:
