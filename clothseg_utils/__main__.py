@@ -98,7 +98,7 @@ _Set = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.FIELD=VALUE",
-        help="Change a setting; repeatable. All of them: clothseg_utils/config.py.",
+        help="Change a setting; repeatable. All of them: clothseg_utils/core/config.py.",
         autocompletion=_complete_setting,
     ),
 ]

@@ -282,6 +282,7 @@ def read_evaluation(out_dir: str | Path) -> Evaluation:
 
     Raises:
         FileNotFoundError: nothing was evaluated into this folder.
+        ValueError: the arrays are those of another version.
     """
     metrics_path = Path(out_dir) / "metrics.json"
     arrays_path = Path(out_dir) / "evaluation" / "per_image.npz"
@@ -292,6 +293,12 @@ def read_evaluation(out_dir: str | Path) -> Evaluation:
             )
     with np.load(arrays_path) as stored:
         arrays = dict(stored)
+    differing = {field.name for field in dataclasses.fields(Evaluation)} ^ {"metrics", *arrays}
+    if differing:
+        raise ValueError(
+            f"{arrays_path} holds other counts than this version ({', '.join(sorted(differing))}); "
+            "expected those of this one. Rerun notebook 04."
+        )
     for name, to_plain in (("file_names", list), ("class_names", tuple)):
         arrays[name] = to_plain(arrays[name].tolist())
     return Evaluation(metrics=read_json(metrics_path), **arrays)

@@ -258,6 +258,7 @@ def train(
     Raises:
         ValueError: settings that do not fit, or a loss that is no longer finite.
     """
+    code = _learning_code()  # as it is now: files may change while training runs
     check_encoder_name(config.train.encoder_name)  # before a former training is moved aside
     data_info = {
         "train_sha256": train_split.coco.sha256,
@@ -272,7 +273,7 @@ def train(
     if state is not None:
         is_finished = run.training_path.exists() and run.best_checkpoint.exists()
         difference = _difference(config, data_info, state) if resume else "no resume was asked for"
-        if is_finished and not difference and _trained_by(run) != _learning_code():
+        if is_finished and not difference and _trained_by(run) != code:
             difference = "the code of training changed since"
         if difference:
             _set_aside(run)
@@ -329,7 +330,7 @@ def train(
             log_precision_recall(writer, module, data_module.val_dataset, int(best_row["step"]))
         log_layout(writer)
         _log_hyperparameters(trainer, config, best_row)
-        write_json(run.training_path, summary | {"code": _learning_code()})
+        write_json(run.training_path, summary | {"code": code})
     return _finished_result(run, tuple(notes))
 
 
