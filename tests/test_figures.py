@@ -373,7 +373,9 @@ def test_class_scores_are_sorted_with_absent_classes_named():
 
 def test_strata_show_their_numbers_and_empty_ones():
     texts = texts_of(drawn("strata"))
-    assert {"1 person  (n = 1 photo)", "2 people  (n = 1,234 photos)", "0.500", "no data"} <= set(texts)
+    assert {"1 person  (n = 1 photo)", "2 people  (n = 1,234 photos)", "0.500", "no data"} <= set(
+        texts
+    )
 
 
 def test_options_show_gain_and_cost_side_by_side():
@@ -420,7 +422,7 @@ def test_reliability_says_how_many_pixels_and_how_far_off():
 
 def test_area_curve_shows_bands_and_categories_small_ones_first():
     bands, categories = drawn("area_curve").axes
-    assert bands.get_xticklabels()[0].get_text() == "1 person\n40"
+    assert bands.get_xticklabels()[0].get_text() == "1 person\n1"
     names = [t.get_text() for t in categories.get_yticklabels()]
     assert names == ["button  7², n = 12", "coat  300², n = 1"]
     assert categories.get_ylim()[0] > categories.get_ylim()[1]  # the first is at the top

@@ -15,6 +15,7 @@ from clothseg_utils.scores.strata import (
     overlap_strata,
     pair_strata,
     people_strata,
+    stratum_count_text,
 )
 
 CLASS_OF_CATEGORY = {4: 1, 7: 2, 9: 2}  # buckle: closures; shirt and vest: one class
@@ -178,8 +179,8 @@ def test_people_are_groups_of_photos():
     confusions = np.stack([RIGHT, WRONG, RIGHT, RIGHT])
     strata = people_strata(confusions, np.array([1, 3, 1, -1]), samples=20)
     assert [(row["stratum"], row["n"], row["score"], row["missed"]) for row in strata] == [
-        ("1 person", "2 photos", 1.0, 0.0),
-        ("3 people", "1 photo", 0.0, 1.0),
+        ("1 person", 2, 1.0, 0.0),
+        ("3 people", 1, 0.0, 1.0),
     ]
     assert people_strata(confusions, np.full(4, -1), samples=20) == []
 

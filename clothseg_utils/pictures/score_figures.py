@@ -253,8 +253,7 @@ def plot_area_curve(
         by_band.fill_between(places, *_ends(bands, column), color=color, alpha=0.18, lw=0)
         by_band.plot(places, bands[column], "o-", color=color, lw=width, ms=size, label=label)
     names = [
-        f"{s.removesuffix(' px')}\n{n:,}"
-        for s, n in zip(bands["stratum"], bands["n"], strict=True)
+        f"{s.removesuffix(' px')}\n{n:,}" for s, n in zip(bands["stratum"], bands["n"], strict=True)
     ]
     by_band.set_xticks(places, names)
     by_band.set(xlim=(-0.3, len(bands) - 0.7), ylim=(0, 1), title="By area")
