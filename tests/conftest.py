@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 mpl.use("Agg")
 
+NOT_COUNTED = (
+    *("boundaries", "calibration", "class_calibration", "pairs"),
+    *("composite_members", "composite_groups", "composite_confusions", "composite_alone"),
+)
+"""Arrays of an Evaluation that a test of other scores leaves empty."""
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

@@ -182,6 +182,7 @@ def test_people_are_groups_of_photos():
         ("1 person", 2, 1.0, 0.0),
         ("3 people", 1, 0.0, 1.0),
     ]
+    assert [stratum_count_text(row) for row in strata] == ["2 photos", "1 photo"]
     assert people_strata(confusions, np.full(4, -1), samples=20) == []
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import NOT_COUNTED
 
 from clothseg_utils.core.config import Config, profile_config, replace_fields
 from clothseg_utils.core.files import read_json, write_json
@@ -129,6 +130,7 @@ def leave_scores(run: RunFolder, right: float, n_photos: int = 12, synthetic: bo
         overlap_confusions=np.zeros_like(confusions),
         person_counts=np.full(n_photos, -1),
         instances=np.zeros((0, 8), np.int64),
+        **dict.fromkeys(NOT_COUNTED, np.empty(0)),
         class_names=("background", "head"),
     )
     write_evaluation(run.path, evaluation)

@@ -4,7 +4,7 @@ import contextlib
 import re
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -517,7 +517,7 @@ def _rasterize_chunks(
     out_dir: Path,
     missing: Sequence[MaskEntry],
     workers: int,
-) -> Iterator[list[MaskEntry]]:
+) -> Generator[list[MaskEntry], None, None]:
     """Yield the finished entries, chunk by chunk, in the order in which they get done."""
     chunks = [
         _Chunk(

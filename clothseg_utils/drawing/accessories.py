@@ -26,8 +26,8 @@ def draw_belt(person: Person) -> None:
     y = WAIST_Y - 0.012
     cloth = Fabric.random(rng, person.outfit.cloths[0].color if rng.random() < 0.2 else None)
     shape = canvas.cover(body.waist_band(y, y + width, 0.014))
-    style = dict(folds=0.04, edge=0.35, outline=0.5, shadow=0.4)
-    layer = person.add(ids.BELT, shape, cloth.plain(), **style)
+    style = {"folds": 0.04, "edge": 0.35, "outline": 0.5, "shadow": 0.4}
+    layer = person.add(ids.BELT, shape, cloth.plain(), 0, **style)
     middle = y + width / 2
     if person.wants(ids.BOW):
         draw_bow(person, layer, Fabric.random(rng), body.at((0, middle)), body.px(0.05))

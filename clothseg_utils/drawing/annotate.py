@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -142,7 +143,7 @@ def mask_to_segmentation(
 
 
 def _to_polygons(
-    outlines: tuple[np.ndarray, ...], tolerance: float, x: int, y: int
+    outlines: Sequence[np.ndarray], tolerance: float, x: int, y: int
 ) -> list[list[float]]:
     polygons = []
     for outline in outlines:

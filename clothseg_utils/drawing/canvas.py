@@ -82,7 +82,7 @@ class Fabric:
         accent = contrast_color(base, 45) if rng.random() < 0.5 else random_color(rng)
         pattern = _PATTERNS[rng.choice(len(_PATTERNS), p=_PATTERN_CHANCES)]
         if typical and rng.random() < 0.9:
-            pattern = typical[rng.integers(len(typical))]
+            pattern = typical[int(rng.integers(len(typical)))]
         angle = float(rng.choice([0.0, np.pi / 2, np.pi / 4, 0.2]))
         period = rng.uniform(8, 18)  # seen even when a photo is shrunk to a network input
         return cls(base, pattern, accent, period, angle, rng.random() ** 3)
@@ -108,7 +108,7 @@ class Fabric:
         turn = self.angle + angle
         u = columns * np.float32(np.cos(turn)) + rows * np.float32(np.sin(turn))
         v = rows * np.float32(np.cos(turn)) - columns * np.float32(np.sin(turn))
-        weight = _PATTERN_WEIGHT[self.pattern](u, v, np.float32(self.period_px))
+        weight = _PATTERN_WEIGHT[self.pattern](u, v, np.float32(self.period_px))  # type: ignore[arg-type]  # keeps float32
         return self.color + weight[..., None] * (self.accent - self.color)
 
 

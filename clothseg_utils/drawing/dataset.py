@@ -173,7 +173,8 @@ def _annotation_file(
 ) -> dict[str, Any]:
     """Build the JSON of one split, with every top-level key of the official file."""
     name, _, _, image_id, annotation_id = split
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for index, (image, parts) in enumerate(rows):
         record = {"id": image_id + index, **image, "license": 1, "time_captured": ""}
         images.append(record | {"original_url": "", "isstatic": 1, "kaggle_id": ""})

@@ -55,7 +55,7 @@ def draw_zipper(person: Person, parent: int, line: np.ndarray, width: float) -> 
     path = resample(line, 60)
     shape = canvas.stroke(path, width_px)
     layer = person.add(ids.ZIPPER, shape, person.metal, parent, folds=0, edge=0.2)
-    length = np.linalg.norm(line[-1] - line[0])
+    length = float(np.linalg.norm(line[-1] - line[0]))
     across = (line[-1] - line[0])[::-1] * [-1, 1] / max(length, 1) * width_px * 0.4
     for centre in path[:: max(1, round(60 * 3.2 / max(length, 1)))]:
         canvas.crease(np.stack([centre - across, centre + across]), 1.4, 0.65)

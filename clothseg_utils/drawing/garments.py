@@ -210,7 +210,8 @@ def draw_inner(person: Person, tucked: bool) -> tuple[int, float]:
     else:
         _neck_trim(person, layer, cloth, half, depth, v_neck)
     if category_id == ids.SWEATER:
-        hem = body.hem_curve(*(body.hem_point(sign, ease + 0.05, hem_y) for sign in (1, -1)))
+        right, left = (body.hem_point(sign, ease + 0.05, hem_y) for sign in (1, -1))
+        hem = body.hem_curve(right, left)
         rise = xy(0, body.px(0.025))
         rib = np.minimum(shape, canvas.cover(np.concatenate([hem + rise, (hem - rise)[::-1]])))
         canvas.tint(rib, contrast_color(cloth.color, 40), 0.35)
@@ -241,8 +242,8 @@ def draw_whole(person: Person) -> tuple[int, float]:
         hem_t = float(rng.choice([0.42, 0.95], p=[0.25, 0.75]))
         _trousers(person, layer, cloth, WAIST_Y - 0.01, hem_t)
         canvas.paint(bodice, cloth, layer, edge=0.28)
-    waist = body.at([(-body.waist, WAIST_Y), (body.waist, WAIST_Y)])
-    canvas.crease(body.hem_curve(*waist, 0.006), 1.6)
+    left, right = body.at([(-body.waist, WAIST_Y), (body.waist, WAIST_Y)])
+    canvas.crease(body.hem_curve(left, right, 0.006), 1.6)
     _armholes(person, bodice)
     if person.wants(ids.COLLAR):
         _collar(person, layer, cloth, half, depth)
@@ -382,8 +383,8 @@ def draw_arms(person: Person, garment: int, sleeve_t: float, cloth: Fabric) -> N
         _hand(person, arm, side, body.skin, 0)
         if person.wants(ids.GLOVE):
             shape = canvas.cover(arm.outline(glove_t, WRIST_T + 0.02, 0.064, 0.054))
-            style = dict(edge=0.45, angle=arm.angle(glove_t, 1))
-            layer = person.add(ids.GLOVE, shape, glove_cloth, **style)
+            turn = arm.angle(glove_t, 1)
+            layer = person.add(ids.GLOVE, shape, glove_cloth, edge=0.45, angle=turn)
             _hand(person, arm, side, glove_cloth, layer)
         if sleeve_t > 0:
             _sleeve(person, garment, arm, sleeve_t, cloth, puff, bell)

@@ -143,7 +143,7 @@ def _place(
 
 def _ground_shadow(canvas: Canvas, body: Body) -> None:
     feet = (body.legs[0].at(1.0) + body.legs[1].at(1.0)) / 2 + [0, body.px(0.04)]
-    soft = np.zeros((canvas.height, canvas.width), np.uint8)
+    soft: np.ndarray = np.zeros((canvas.height, canvas.width), np.uint8)
     x, y = (int(v) for v in feet)
     cv2.ellipse(soft, (x, y), (int(body.px(0.14)), int(body.px(0.025))), 0, 0, 360, 255, -1)
     soft = cv2.GaussianBlur(soft, (0, 0), 4)
@@ -191,7 +191,7 @@ class _Backdrop:
     ) -> None:
         self.rng, self.height, self.width, self.colors = rng, height, width, colors
         base = np.linspace(random_color(rng), random_color(rng) * 0.5 + 90, height)
-        self.image = np.repeat(base[:, None], width, axis=1).astype(np.float32)
+        self.image: np.ndarray = np.repeat(base[:, None], width, axis=1).astype(np.float32)
         self._rows, self._columns = np.indices((height, width), dtype=np.float32)
         self._add_texture(8.0)
 

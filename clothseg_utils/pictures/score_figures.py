@@ -1,6 +1,7 @@
-"""Figures of scores."""
+"""Figures of scores; `source` and `table` as in `style`."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,7 @@ from clothseg_utils.pictures.style import (
     shorten,
     styled,
     whole_numbers,
+    write_beside,
 )
 from clothseg_utils.scores.strata import stratum_count_text
 
@@ -40,7 +42,6 @@ def plot_confusion_matrix(
     Args:
         confusion: (C, C) counts; rows = target, columns = prediction.
         class_names: index = class id.
-        source: what the data are.
     """
     confusion = np.asarray(confusion)
     totals = confusion.sum(axis=1)
@@ -49,12 +50,10 @@ def plot_confusion_matrix(
     names = [shorten(name, 26) for name in class_names]
     figure, axes = draw_heatmap(percent, names, names, "pixels of the true class, %", source)
     absent = np.flatnonzero(totals == 0)
-    for row in absent:
+    for row in absent.tolist():
         axes.add_patch(Rectangle((0, row), len(names), 1, fc="0.96", ec="0.75", hatch="////", lw=0))
-    axes.set_ylabel("true class")
-    axes.set_xlabel(
-        "predicted class" + ("; hatched: no pixels in the truth" if len(absent) else "")
-    )
+    hatched = "; hatched: no pixels in the truth" if len(absent) else ""
+    axes.set(ylabel="true class", xlabel=f"predicted class{hatched}")
     axes.set_title(f"Confusion, rows sum to 100 %, n = {EngFormatter(places=1)(totals.sum())}px")
     return figure
 
@@ -66,8 +65,6 @@ def plot_class_scores(scores: pd.DataFrame, table: ClassTable, *, source: str) -
     Args:
         scores: one row per class: columns class_name, status ("ok", "absent" or "no target"), iou,
             iou_low, iou_high, f1, f1_low, f1_high; 0..1 or nan.
-        table: names and colours of the classes.
-        source: what the data are, and the level of the intervals.
     """
     metrics = {"iou": "IoU", "f1": "F1"}
     scores = scores.sort_values("iou", na_position="first", kind="stable")
@@ -97,7 +94,6 @@ def plot_strata(
         title: what the groups are.
         strata: one row per group, in the order to be shown: columns stratum, score, low, high
             (0..1; nan where a group is empty), n and unit (how many of what).
-        source: what the data are, and the level of the intervals.
         score_name: label of the axis.
     """
     rows = np.arange(len(strata))[::-1]
@@ -121,10 +117,8 @@ def plot_strata(
 
 
 def _names_with_counts(strata: pd.DataFrame) -> list[str]:
-    return [
-        f"{group['stratum']}  (n = {stratum_count_text(group)})"
-        for group in strata.to_dict("records")
-    ]
+    groups = strata.to_dict("records")
+    return [f"{one['stratum']}  (n = {stratum_count_text(one)})" for one in groups]
 
 
 @styled
@@ -134,8 +128,6 @@ def plot_boundary_scores(scores: pd.DataFrame, table: ClassTable, *, source: str
     Args:
         scores: one row per class: columns class_name, iou, boundary_iou, low, high (of the boundary
             IoU); 0..1 or nan for absent classes.
-        table: names and colours of the classes.
-        source: what the data are, and the level of the intervals.
     """
     scores = scores.sort_values("boundary_iou", na_position="first", kind="stable")
     rows = np.arange(len(scores))
@@ -151,9 +143,7 @@ def plot_boundary_scores(scores: pd.DataFrame, table: ClassTable, *, source: str
         Line2D([], [], ls="", marker="o", mfc="white", mec="0.2", label="boundary IoU"),
         Line2D([], [], ls="", marker="|", mew=2.2, ms=8, color=BLUE, label="mask IoU"),
     ]
-    axes.legend(
-        handles=handles, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0
-    )
+    legend_above(axes, handles)
     mean = scores["boundary_iou"].mean()
     axes.set_title(f"Boundary IoU, mean {mean:.3f}" if np.isfinite(mean) else "Boundary IoU")
     return figure
@@ -167,7 +157,6 @@ def plot_reliability(bins: pd.DataFrame, *, ece: float, source: str) -> Figure:
         bins: one row per bin of probability: columns low, high (its limits, 0..1), pixels, accuracy
             and confidence (mean probability; nan where a bin is empty).
         ece: expected calibration error, 0..1; nan if there is none.
-        source: what the data are.
     """
     total = bins["pixels"].sum()
     figure = new_figure(5.6, source, width_in=5.6)
@@ -186,8 +175,8 @@ def plot_reliability(bins: pd.DataFrame, *, ece: float, source: str) -> Figure:
     lower.grid(axis="y")
     lower.set_xlabel("probability of the predicted class; orange: gap between sure and right")
     upper.set_title("Reliability of the probabilities")
-    n_pixels = f"n = {EngFormatter(places=1)(total)}px"
-    text = "no pixels" if np.isnan(ece) else f"ECE {ece:.3f}, {n_pixels}"
+    measured = f"ECE {ece:.3f}, n = {EngFormatter(places=1)(total)}px"
+    text = "no pixels" if np.isnan(ece) else measured
     upper.set_title(text, loc="right", weight="normal")
     return figure
 
@@ -199,7 +188,6 @@ def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
     Args:
         strata: one row per group: columns stratum, n, unit, score, low, high, alone, alone_low,
             alone_high, drop, drop_low, drop_high, missed, missed_alone; 0..1, or nan.
-        source: what the data are, and the level of the intervals.
     """
     rows = np.arange(len(strata))[::-1]
     figure = new_figure(1.7 + 0.42 * len(strata), source, width_in=9.5)
@@ -239,8 +227,6 @@ def plot_area_curve(
             high, iou, iou_low, iou_high; nan where a band is empty.
         categories: one row per category: columns stratum, n, class_name, median_area (pixels),
             score, low, high; may be empty.
-        table: names and colours of the classes.
-        source: what the data are, and the level of the intervals.
     """
     figure = new_figure(max(4.4, 1.2 + 0.2 * len(categories)), source, width_in=9.5)
     by_band, by_category = figure.subplots(1, 2, width_ratios=[1, 1.15])
@@ -295,7 +281,6 @@ def plot_overlap_pairs(pairs: pd.DataFrame, *, source: str) -> Figure:
         pairs: one row per pair, the most confused first: columns stratum, n (pixels), unit,
             photos, score (part predicted as the class below), low, high and recall (as the class on
             top); 0..1.
-        source: what the data are, and the level of the intervals.
     """
     rows = np.arange(len(pairs))[::-1]
     figure = new_figure(1.5 + 0.34 * len(pairs), source, width_in=9)
@@ -334,7 +319,6 @@ def plot_option_trials(trials: pd.DataFrame, *, source: str) -> Figure:
         trials: one row per option, the plain one first: columns option, settings, mean_iou, gain
             (of mean IoU), low, high (its interval; nan where there is none), seconds (per photo)
             and cost (times the plain prediction).
-        source: what the data are, and the level of the intervals.
     """
     rows = np.arange(len(trials))[::-1]
     figure = new_figure(1.6 + 0.42 * len(trials), source, width_in=9)
@@ -373,7 +357,6 @@ def plot_differences(
         run_names: right of zero the first one is better.
         class_names: index = class id.
         colors: (C, 3) uint8 RGB.
-        source: what the data are, and the level of the intervals.
     """
     differences = differences.sort_values("difference", na_position="first", kind="stable")
     rows = np.arange(len(differences))
@@ -401,7 +384,6 @@ def plot_error_kinds(kinds: np.ndarray, class_names: Sequence[str], *, source: s
         kinds: (C, 4) pixels of each class that are correct, missed, of a wrong class, and false
             alarms (`rankings.error_kinds`); class 0, background, is left out.
         class_names: index = class id.
-        source: what the data are.
     """
     kinds = np.asarray(kinds, np.float64)
     totals = kinds[1:, :3].sum(axis=1)
@@ -445,7 +427,6 @@ def plot_class_extremes(
 
     Args:
         tiles: class name -> up to three pairs of title and image (H, W, 3) uint8 RGB.
-        source: what the data are.
 
     Raises:
         ValueError: no class has a photo.
@@ -507,7 +488,6 @@ def plot_image_score_histogram(scores: Sequence[float] | np.ndarray, *, source: 
 
     Args:
         scores: one per photo, 0..1; nan for photos that cannot be scored.
-        source: what the data are.
 
     Raises:
         ValueError: no photo has a score.
@@ -518,20 +498,17 @@ def plot_image_score_histogram(scores: Sequence[float] | np.ndarray, *, source: 
         raise ValueError("no scores; expected at least one photo with pixels that count")
     figure = new_figure(3.4, source)
     axes = figure.subplots()
-    axes.hist(scored, bins=np.linspace(0, 1, 41), color=BLUE, ec="white", lw=0.4)
-    axes.axvline(scored.mean(), color=ORANGE, lw=1.8, label=f"mean {scored.mean():.3f}")
-    axes.axvline(
-        np.median(scored), color="black", ls="--", lw=1.5, label=f"median {np.median(scored):.3f}"
-    )
+    axes.hist(scored, bins=np.linspace(0, 1, 41).tolist(), color=BLUE, ec="white", lw=0.4)
+    mean, median = scored.mean(), np.median(scored)
+    axes.axvline(mean, color=ORANGE, lw=1.8, label=f"mean {mean:.3f}")
+    axes.axvline(median, color="black", ls="--", lw=1.5, label=f"median {median:.3f}")
     axes.set_xlim(0, 1)
     axes.yaxis.set_major_locator(whole_numbers())
     legend_above(axes)
     axes.set(xlabel="mean IoU of one photo", ylabel="photos")
-    left_out = len(scores) - len(scored)
-    axes.set_title(
-        f"Scores of single photos, n = {len(scored):,}"
-        + (f" ({left_out} not scorable)" if left_out else "")
-    )
+    n_out = len(scores) - len(scored)
+    left_out = f" ({n_out} not scorable)" if n_out else ""
+    axes.set_title(f"Scores of single photos, n = {len(scored):,}{left_out}")
     return figure
 
 
@@ -559,7 +536,7 @@ def _draw_dots(
 ) -> PathCollection:
     """Dots with their intervals as lines; edged where the lines have a colour of their own."""
     axes.hlines(rows, *_ends(table, column), color=line or colors, lw=lw)
-    edge = {"ec": "0.2", "lw": 0.8} if line else {}
+    edge: dict[str, Any] = {"ec": "0.2", "lw": 0.8} if line else {}
     return axes.scatter(table[column], rows, s=size, c=colors, zorder=3, **edge)
 
 
@@ -590,13 +567,7 @@ def _draw_differences(
     axes.scatter(difference[~real], rows[~real], s=14, c="white", zorder=4)
     for row, value, end in zip(rows, difference, np.fmax(difference, high), strict=True):
         if np.isfinite(value):
-            axes.annotate(
-                f"{value:+.3f}".replace("-", "−"),  # as on the axis
-                (end, row),
-                (6, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
+            text = f"{value:+.3f}".replace("-", "−")  # as on the axis
+            write_beside(axes, text, (end, row), fontsize=8)
     axes.margins(x=0.15)
     axes.grid(axis="x")

@@ -44,7 +44,7 @@ def headline(facts: Facts) -> Table:
         row = (_MEANS[name], score_text(metrics[name]), interval_text(intervals.get(name)))
         beside = (score_text(squashed.get(name)), score_text(reported))
         rows.append(row + (beside if metrics["comparable_with_reported"] else ()))
-    head = ("", "this run", _INTERVAL)
+    head: tuple[str, ...] = ("", "this run", _INTERVAL)
     if metrics["comparable_with_reported"]:
         head += ("squashed", "earlier system")
     return Table(head, tuple(rows))
@@ -84,8 +84,8 @@ def classes(facts: Facts) -> Table:
         cells = [(score_text(scores[kind]), interval_text(ends.get(kind))) for kind in kinds]
         share = percent_text(scores["target_pixels"] / total) if total else MISSING
         rows.append((name, scores["status"], photos[name], *sum(cells, ()), share))
-    head = ("class", "status", "photos", "IoU", _INTERVAL, "F1", _INTERVAL)
-    head += ("precision", _INTERVAL, "recall", _INTERVAL, "target share")
+    scored = ("IoU", _INTERVAL, "F1", _INTERVAL, "precision", _INTERVAL, "recall", _INTERVAL)
+    head = ("class", "status", "photos", *scored, "target share")
     return Table(head, tuple(rows), text_columns=2, title=f"Per class; {facts.source}")
 
 

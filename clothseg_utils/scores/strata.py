@@ -529,7 +529,7 @@ def _confusion_stratum(
     }
 
 
-def _stratum(name: str, n: float, unit: str, values: Iterable[float]) -> dict[str, Any]:
+def _stratum(name: str, n: Any, unit: str, values: Iterable[float]) -> dict[str, Any]:
     """What every stratum has; the values are its score and both ends of the interval."""
     score, low, high = map(nan_to_none, values)
     return {"stratum": name, "n": int(n), "unit": unit, "score": score, "low": low, "high": high}

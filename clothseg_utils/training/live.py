@@ -108,7 +108,7 @@ class LiveLine(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Fill the line: training that stopped early is finished too."""
         if self._bar is not None:
-            self._bar.n = self._bar.total
+            self._bar.n = self._bar.total or 1.0
             self._refresh(trainer)
             self._bar.close()
 

@@ -205,7 +205,7 @@ class PanelLogger(pl.Callback):
         """Predict the first val photos and log a picture of each."""
         if not trainer.is_global_zero:
             return
-        dataset = trainer.datamodule.val_dataset
+        dataset = trainer.datamodule.val_dataset  # type: ignore[attr-defined]  # fit sets it
         samples = [dataset[index] for index in range(min(PANEL_COUNT, len(dataset)))]
         images = torch.stack([sample["image"] for sample in samples]).to(pl_module.device)
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
@@ -326,7 +326,7 @@ def train(
         writer = trainer.logger.experiment
         module.load_state_dict(read_checkpoint(run.best_checkpoint)["state_dict"])
         with trainer.precision_plugin.forward_context():
-            log_precision_recall(writer, module, data_module.val_dataset, best_row["step"])
+            log_precision_recall(writer, module, data_module.val_dataset, int(best_row["step"]))
         log_layout(writer)
         _log_hyperparameters(trainer, config, best_row)
         write_json(run.training_path, summary | {"code": _learning_code()})
@@ -352,7 +352,7 @@ def write_history(path: str | Path, history: list[dict[str, float]]) -> None:
 def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source: str) -> pl.Trainer:
     train = config.train
     attended = is_attended()
-    checkpoint_options = {
+    checkpoint_options: dict[str, Any] = {
         "dirpath": run.checkpoints_dir,
         "auto_insert_metric_name": False,
         "enable_version_counter": False,  # a "-v1" copy would leave the plain name stale
@@ -403,7 +403,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
     )
 
 
-def _lightning_precision(train: TrainConfig) -> str:
+def _lightning_precision(train: TrainConfig) -> Any:
     if train.precision != "auto":
         return train.precision
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
