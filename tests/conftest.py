@@ -77,6 +77,15 @@ def tiny_config(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) 
     )
 
 
+@pytest.fixture
+def val_root(synthetic_root: Path, tmp_path: Path) -> Path:
+    """A writable copy that holds the val split only, as for evaluation alone."""
+    root = tmp_path / "val_only"
+    shutil.copytree(synthetic_root / "test", root / "test")
+    shutil.copy(synthetic_root / "instances_attributes_val2020.json", root)
+    return root
+
+
 @dataclass(frozen=True)
 class TinyTraining:
     """A finished training of two epochs. Read only."""

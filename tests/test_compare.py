@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.compare`: pairing, differences, and what is said about them."""
+"""Tests of `scores.compare`: pairing, differences, and what is said about them."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.report.report`, on a run folder made by hand."""
+"""Tests of `report.report`, on a run folder made by hand."""
 
 import base64
 import dataclasses
@@ -532,15 +532,8 @@ def test_composites_say_what_company_costs(full_run: RunFolder) -> None:
     page = _read(full_run)
     assert "Protocol: photos made into one." in page.text
     (row,) = page.table("group", "n", "mean IoU", "95 % interval", "photos alone")
-    assert row[2:] == [
-        "0.300",
-        "0.200 to 0.400",
-        "0.500",
-        "0.200",
-        "0.100 to 0.300",
-        "0.350",
-        "0.250",
-    ]
+    assert row[2:5] == ["0.300", "0.200 to 0.400", "0.500"]
+    assert row[5:] == ["0.200", "0.100 to 0.300", "0.350", "0.250"]
 
 
 def test_loss_section_holds_the_weights_of_the_run(page: Page) -> None:
@@ -703,11 +696,8 @@ def test_comparison_shows_differences_and_says_whether_they_are_real(
     assert rows["upperbody"][5] == "full is better"
     assert rows["closures"][1:6] == ["–", "–", "–", "–", "absent"]
     assert ["learning_rate", "0.001", "0.5"] in page.table("field", "full")
-    assert [t for tag, t in page.headings if tag == "h2"] == [
-        CHAPTERS[0],
-        "Comparison",
-        *CHAPTERS[1:],
-    ]
+    chapters = [t for tag, t in page.headings if tag == "h2"]
+    assert chapters == [CHAPTERS[0], "Comparison", *CHAPTERS[1:]]
     assert "Differences between run full and run other, by class" in [
         image["alt"] for image in page.images
     ]
