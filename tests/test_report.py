@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import mistune  # comes with nbconvert
 import numpy as np
 import pytest
+from conftest import NOT_COUNTED
 from PIL import Image, PngImagePlugin
 
 from clothseg_utils.core.config import (
@@ -154,6 +155,7 @@ def _evaluation(checkpoint_sha256: str = "no checkpoint") -> Evaluation:
         overlap_confusions=np.zeros_like(CONFUSIONS),
         person_counts=np.array([-1, -1]),
         instances=np.zeros((0, 5), np.int64),
+        **dict.fromkeys(NOT_COUNTED, np.empty(0)),
         class_names=NAMES,
     )
 
