@@ -107,6 +107,10 @@ class Page(HTMLParser):
         return next(t[1:] for t in self.tables if t[0][: len(head)] == list(head))
 
 
+def _scored(score: float | None, low: float | None, high: float | None) -> dict[str, float | None]:
+    return {"score": score, "low": low, "high": high}
+
+
 def _evaluation(checkpoint_sha256: str = "no checkpoint") -> Evaluation:
     scores = scores_to_dict(scores_from_confusion(CONFUSIONS.sum(0)), NAMES)
     interval = {"iou": [0.61, 0.94], "f1": [None, None]}
@@ -134,33 +138,12 @@ def _evaluation(checkpoint_sha256: str = "no checkpoint") -> Evaluation:
         "strata": {
             "people": [],
             "overlap": [
-                {"stratum": "rest", "n": 2, "unit": "photo", "score": 0.5, "low": 0.4, "high": 0.6},
-                {
-                    "stratum": "pile",
-                    "n": 2,
-                    "unit": "photo",
-                    "score": 0.25,
-                    "low": 0.2,
-                    "high": 0.3,
-                },
-                {
-                    "stratum": "lone",
-                    "n": 1,
-                    "unit": "photo",
-                    "score": 0.9,
-                    "low": None,
-                    "high": None,
-                },
+                {"stratum": "rest", "n": 2, "unit": "photo"} | _scored(0.5, 0.4, 0.6),
+                {"stratum": "pile", "n": 2, "unit": "photo"} | _scored(0.25, 0.2, 0.3),
+                {"stratum": "lone", "n": 1, "unit": "photo"} | _scored(0.9, None, None),
             ],
             "object_area": [
-                {
-                    "stratum": "tiny",
-                    "n": 0,
-                    "unit": "annotation",
-                    "score": None,
-                    "low": None,
-                    "high": None,
-                }
+                {"stratum": "tiny", "n": 0, "unit": "annotation"} | _scored(None, None, None)
             ],
         },
     }

@@ -53,6 +53,7 @@ def test_split_holds_every_photo_in_the_jsons_order(train_split, synthetic_root)
     assert train_split.excluded == {}
     assert train_split.classes.num_classes == 13
     assert str(train_split.source) == "synthetic, train, n = 16 photos"
+    assert train_split.source.without_number == "synthetic, train"
     native = f"{train_split.source}, native resolution"
     assert train_split.scored_source(PLAIN_INFERENCE) == native
     mirrored = InferenceConfig(tta_flip=True)

@@ -143,8 +143,8 @@ def stratum_count_text(group: Mapping[str, Any]) -> str:
     """Say in words what a stratum counts; text of metrics of earlier releases stays as it is.
 
     Example:
-        >>> stratum_count_text({"n": 1, "unit": "photo"})
-        '1 photo'
+        >>> stratum_count_text({"n": 1, "unit": "photo"}), stratum_count_text({"n": "2 photos"})
+        ('1 photo', '2 photos')
         >>> stratum_count_text({"n": 1234, "unit": "px", "photos": 3})
         '1,234 px in 3 photos'
     """
