@@ -268,22 +268,6 @@ BAD_CALLS = {
         lambda: overlays.error_map(np.zeros((4, 4), np.uint8), np.zeros((2, 2), np.uint8)),
         r"pred_mask is \(2, 2\); expected the target's shape",
     ),
-    "errors without target": (
-        lambda: panels.prediction_panel(
-            grey_photo(4, 4), np.zeros((4, 4), np.uint8), NAMES, COLORS, show_errors=True
-        ),
-        "show_errors needs a target",
-    ),
-    "no images": (lambda: panels.panel([], []), "panel has no images"),
-    "too few titles": (lambda: panels.panel([grey_photo(4, 4)] * 2, ["a"]), "1 titles for 2"),
-    "too few captions": (
-        lambda: panels.panel([grey_photo(4, 4)] * 2, ["a", "b"], ["c"]),
-        "1 captions for 2",
-    ),
-    "too few names": (
-        lambda: overlays.draw_instances(grey_photo(4, 4), [np.ones((4, 4), bool)], [], COLORS[[1]]),
-        "1 instance masks, 0 names, 1 colors",
-    ),
     "instance of another size": (
         lambda: overlays.draw_instances(
             grey_photo(4, 4), [np.ones((4, 5), bool)], ["a"], COLORS[[1]]
