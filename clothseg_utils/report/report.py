@@ -25,7 +25,8 @@ from clothseg_utils.report.document import Document
 from clothseg_utils.report.facts import Facts, read_facts
 from clothseg_utils.report.latex import PACKAGES, tables_to_latex
 from clothseg_utils.report.parts import Picture, read_picture
-from clothseg_utils.scores.compare import LEVEL, compare_runs, verdict
+from clothseg_utils.scores.bootstrap import LEVEL
+from clothseg_utils.scores.compare import compare_runs, verdict
 from clothseg_utils.scores.evaluation import REPORTED_SCORES
 
 # Tables that a chapter shows in its own way, or as a figure; all others are shown as they are.
@@ -37,10 +38,7 @@ _KNOWN_TABLES = (
 
 
 def write_report(run: RunFolder, against: RunFolder | None = None) -> list[Path]:
-    """Write `report/index.html`, `report/report.md` and `report/latex/` from a run folder.
-
-    Reads nothing else. The page holds its pictures; the Markdown links to copies below
-    `report/figures/`.
+    """Write `report/index.html`, `report/report.md` and `report/latex/` from a run folder alone.
 
     Args:
         run: the run folder; `metrics.json` must be in it, everything else may be missing.
@@ -48,7 +46,7 @@ def write_report(run: RunFolder, against: RunFolder | None = None) -> list[Path]
             differences is kept in the run's `figures/`.
 
     Returns:
-        The paths of the page and of the Markdown.
+        The paths of the page and of the Markdown, whose pictures lie in `report/figures/`.
 
     Raises:
         FileNotFoundError: the run, or the other one, has no scores yet.
