@@ -195,21 +195,18 @@ def _picture(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Pictur
     scored = [row for row in rows if row["mean_iou"] is not None]
     if len(scored) < 2:
         return None
-    labels = (", ".join(value_text(row[field]) for field in fields) for row in scored)
     table = pd.DataFrame(
         {
-            "stratum": [
-                f"{row['rank']}. {label}" for row, label in zip(scored, labels, strict=True)
-            ],
-            "score": [row["mean_iou"] for row in scored],
-            "low": [row["mean_iou_low"] for row in scored],
-            "high": [row["mean_iou_high"] for row in scored],
-            "n": [count_text(row["n_images"], "photo") for row in scored],
+            "stratum": f"{row['rank']}. {', '.join(value_text(row[field]) for field in fields)}",
+            "score": row["mean_iou"],
+            "low": row["mean_iou_low"],
+            "high": row["mean_iou_high"],
+            "n": count_text(row["n_images"], "photo"),
         }
+        for row in scored
     ).astype({"low": float, "high": float})  # None becomes NaN
-    figure = plot_strata(
-        "Mean IoU of the runs", table, source=f"{scored[0]['source']}, 95 % intervals"
-    )
+    source = f"{scored[0]['source']}, 95 % intervals"
+    figure = plot_strata("Mean IoU of the runs", table, source=source)
     width, height = (round(DPI * side) for side in figure.get_size_inches())
     text = (
         f"Mean IoU of each run ({', '.join(fields)}) with its 95 % bootstrap interval over photos."
