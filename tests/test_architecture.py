@@ -26,7 +26,7 @@ FOLDERS = (
 ROOMS = sorted(path for path in PACKAGE_DIR.rglob("*.py") if path.parent != PACKAGE_DIR)
 DOORS = {"network", "training"}
 TORCH = {"torch", "torchvision", "timm", "segmentation_models_pytorch"}
-MOST_LINES = {"widgets.py": 740}
+MOST_LINES = {"widgets.py": 710}
 MODULES = [
     f"{path.parent.name}.{path.stem}"
     for path in sorted(ROOMS, key=lambda path: FOLDERS.index(path.parent.name))

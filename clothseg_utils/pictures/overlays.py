@@ -31,9 +31,7 @@ ERROR_COLORS = np.array(
     ],
     dtype=np.uint8,
 )
-
 ERROR_COLORS.flags.writeable = False
-
 
 BORDER_COLOR = (120, 120, 120)
 
@@ -162,12 +160,9 @@ def error_codes(target: np.ndarray, pred_mask: np.ndarray) -> np.ndarray:
             "Predict at the photo's own size"
         )
     in_target, in_pred = target != 0, pred_mask != 0
-    codes = np.select(
-        [target == IGNORE_INDEX, in_target & ~in_pred, ~in_target & in_pred, target != pred_mask],
-        [5, 2, 4, 3],
-        default=in_target,
-    )
-    return codes.astype(np.uint8)
+    missed, false_alarm = in_target & ~in_pred, ~in_target & in_pred
+    kinds = [target == IGNORE_INDEX, missed, false_alarm, target != pred_mask]
+    return np.select(kinds, [5, 2, 4, 3], default=in_target).astype(np.uint8)
 
 
 def error_map(target: np.ndarray, pred_mask: np.ndarray) -> np.ndarray:
@@ -179,9 +174,6 @@ def error_map(target: np.ndarray, pred_mask: np.ndarray) -> np.ndarray:
 
     Returns:
         (H, W, 3) uint8 RGB in `ERROR_COLORS`.
-
-    Raises:
-        ValueError: the two are no masks of one size.
     """
     return colorize(error_codes(target, pred_mask), ERROR_COLORS)
 
@@ -209,12 +201,8 @@ def class_error_codes(target: np.ndarray, pred_mask: np.ndarray, class_id: int) 
     """
     error_codes(target, pred_mask)  # checks the two
     truly, said = target == class_id, pred_mask == class_id
-    codes = np.select(
-        [target == IGNORE_INDEX, truly & said, truly & (pred_mask == 0), truly, said],
-        [5, 1, 2, 3, 4],
-        default=0,
-    )
-    return codes.astype(np.uint8)
+    kinds = [target == IGNORE_INDEX, truly & said, truly & (pred_mask == 0), truly, said]
+    return np.select(kinds, [5, 1, 2, 3, 4], default=0).astype(np.uint8)
 
 
 def draw_errors(image: np.ndarray, codes: np.ndarray) -> np.ndarray:
@@ -257,14 +245,9 @@ def draw_instances(
         (H, W, 3) uint8 RGB; a new array.
 
     Raises:
-        ValueError: numbers or sizes do not fit each other.
+        ValueError: the sizes do not fit each other.
     """
     check_image(image, "image")
-    if not len(instance_masks) == len(names) == len(colors):
-        raise ValueError(
-            f"{len(instance_masks)} instance masks, {len(names)} names, {len(colors)} colors; "
-            "expected as many of each"
-        )
     for instance_mask in instance_masks:
         if instance_mask.shape != image.shape[:2]:
             raise ValueError(
@@ -365,9 +348,7 @@ def list_rank(class_id: int) -> int:
 
 def class_counts(mask: np.ndarray, num_classes: int) -> np.ndarray:
     """Count pixels per id, (256,); refuse ids other than 0..num_classes-1 and 255."""
-    counts = cv2.calcHist(
-        [mask], [0], None, [256], [0, 256]
-    ).ravel()  # (256,) or (256, 1) by version
+    counts = cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel()  # (256, 1) in old versions
     unknown = [i for i in np.flatnonzero(counts).tolist() if num_classes <= i != IGNORE_INDEX]
     if unknown:
         raise ValueError(

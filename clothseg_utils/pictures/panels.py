@@ -71,10 +71,9 @@ def overlay_with_legend(
         ValueError: photo and mask do not fit each other, or an id has no name or colour.
     """
     drawn = overlay(image, mask, colors, opacity)
-    entries = legend_entries(mask, class_names)
     rows = [
-        _Row(_swatch_color(entry.class_id, colors), entry.name, (_percent(entry.share),))
-        for entry in entries
+        _Row(_swatch_color(class_id, colors), name, (_percent(share),))
+        for class_id, name, share in legend_entries(mask, class_names)
     ]
     height, width = mask.shape
     return _beside(drawn, _legend(rows, height, font_px(height, width)))
@@ -89,7 +88,7 @@ def panel(
     """Set images side by side on white, each under its title.
 
     Args:
-        images: arrays (H, W, 3) uint8 RGB, 0..255; scaled to one height, aspect kept.
+        images: one or more (H, W, 3) uint8 RGB, 0..255; scaled to one height, aspect kept.
         titles: one line per image; cut with an ellipsis where it does not fit.
         captions: text below each image; wrapped.
         height: of the images, pixels; without it, that of the tallest.
@@ -98,13 +97,8 @@ def panel(
         (H', W', 3) uint8 RGB.
 
     Raises:
-        ValueError: no images, or numbers that do not fit each other.
+        ValueError: an image of another shape or type.
     """
-    if not len(images):
-        raise ValueError("panel has no images; expected at least one")
-    for name, texts in (("titles", titles), ("captions", captions)):
-        if texts is not None and len(texts) != len(images):
-            raise ValueError(f"panel has {len(texts)} {name} for {len(images)} images")
     for image in images:
         check_image(image, "image")
     height = height or max(image.shape[0] for image in images)
@@ -113,19 +107,17 @@ def panel(
     title_font, caption_font = load_font(round(1.15 * size)), load_font(size)
     line_px = round(1.4 * size)
     columns = []
-    for index, scaled in enumerate(scaled_images):
+    captions = captions or [""] * len(images)
+    for scaled, title, caption in zip(scaled_images, titles, captions, strict=True):
         # A narrow image gets a wider column rather than half a title.
-        width = max(scaled.shape[1], min(9 * size, round(title_font.getlength(titles[index])) + 2))
-        lines = wrap_text(captions[index], caption_font, width) if captions else []
-        columns.append((scaled, width, fit_text(titles[index], title_font, width), lines))
+        width = max(scaled.shape[1], min(9 * size, round(title_font.getlength(title)) + 2))
+        lines = wrap_text(caption, caption_font, width) if caption else []
+        columns.append((scaled, width, fit_text(title, title_font, width), lines))
     gap = size
     top = round(0.6 * size) + round(1.7 * size)
-    bottom = round(0.5 * size) + line_px * max(len(lines) for *_, lines in columns)
-    canvas = Image.new(
-        "RGB",
-        (sum(width + gap for _, width, _, _ in columns) + gap, top + height + bottom + gap // 2),
-        "white",
-    )
+    bottom = round(0.5 * size) + line_px * max(len(lines) for *_, lines in columns) + gap // 2
+    canvas_width = sum(width + gap for _, width, _, _ in columns) + gap
+    canvas = Image.new("RGB", (canvas_width, top + height + bottom), "white")
     pen = ImageDraw.Draw(canvas)
     left = gap
     for scaled, width, title, lines in columns:
@@ -156,7 +148,7 @@ def prediction_panel(
         class_names: index = class id.
         colors: (C, 3) uint8 RGB.
         target: (H, W) uint8 class ids, or 255; None for a photo without truth.
-        show_errors: add the error map as a fourth image; needs a target.
+        show_errors: add the error map as a fourth image, where there is a target.
         height: of the images, pixels; without it, the photo's own. Legend shares are always
             counted at the photo's own size.
 
@@ -164,19 +156,15 @@ def prediction_panel(
         (H', W', 3) uint8 RGB.
 
     Raises:
-        ValueError: photo and masks do not fit each other, an id has no name or colour, or errors
-            are asked for without a target.
+        ValueError: photo and masks do not fit each other, or an id has no name or colour.
     """
     check_pair(image, pred_mask, "pred_mask")
-    if target is not None:
-        check_pair(image, target, "target")
-    elif show_errors:
-        raise ValueError("show_errors needs a target; this photo has none")
     height = height or image.shape[0]
     # Scaled before drawing, so that outlines have the same width at any photo size.
     photo, pred = resize_image(image, height), resize_image(pred_mask, height, nearest=True)
     images, titles, masks = [photo], ["input"], {}
     if target is not None:
+        check_pair(image, target, "target")
         truth = resize_image(target, height, nearest=True)
         images.append(overlay(photo, truth, colors))
         titles.append("truth")
@@ -185,7 +173,7 @@ def prediction_panel(
     titles.append("prediction")
     masks["pred."] = pred_mask
     rows = _share_rows(masks, class_names, colors)
-    if show_errors and target is not None:
+    if target is not None and show_errors:
         images.append(error_map(truth, pred))
         titles.append("errors")
         codes = error_codes(target, pred_mask)
@@ -211,9 +199,7 @@ def draw_annotations(image: np.ndarray, coco: CocoFile, record: ImageRecord) -> 
     """Outline and name the annotations of a photo, each category in a colour of its own.
 
     Args:
-        image: the photo, (H, W, 3) uint8 RGB, 0..255.
-        coco: the annotation file.
-        record: the photo's record in it.
+        image: the photo of the record, (H, W, 3) uint8 RGB, 0..255.
 
     Returns:
         (H, W, 3) uint8 RGB; a new array.
@@ -254,12 +240,11 @@ def class_error_tile(
     side = _TILE_SIDE_PX
     scale = side / max(drawn.shape[:2])
     width, height = (max(1, round(length * scale)) for length in drawn.shape[1::-1])
-    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     tile = np.full((side, side, 3), 255, np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
-    tile[top : top + height, left : left + width] = cv2.resize(
-        drawn, (width, height), interpolation=interpolation
-    )
+    scaled = cv2.resize(drawn, (width, height), interpolation=smooth)
+    tile[top : top + height, left : left + width] = scaled
     return tile
 
 
@@ -364,15 +349,11 @@ def _legend(
 
 def _beside(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Join two images at their tops; the shorter one is continued in white."""
-    height = max(left.shape[0], right.shape[0])
-    return cv2.hconcat(
-        [
-            cv2.copyMakeBorder(
-                part, 0, height - part.shape[0], 0, 0, cv2.BORDER_CONSTANT, value=(255, 255, 255)
-            )
-            for part in (left, right)
-        ]
-    )
+    height, split = max(left.shape[0], right.shape[0]), left.shape[1]
+    canvas = np.full((height, split + right.shape[1], 3), 255, np.uint8)
+    canvas[: left.shape[0], :split] = left
+    canvas[: right.shape[0], split:] = right
+    return canvas
 
 
 def _percent(share: float) -> str:

@@ -77,8 +77,7 @@ class _Viewer(ABC):
         """The still picture, (H, W, 3) uint8 RGB."""
 
     @abstractmethod
-    def _build(self) -> widgets.Widget:
-        """Make the widgets."""
+    def _build(self) -> widgets.Widget: ...
 
     @functools.cached_property
     def widget(self) -> widgets.Widget:
@@ -151,7 +150,8 @@ class DatasetBrowser(_Viewer):
         if not self.records:
             return _STYLE + "<p>No photo fits. Choose another category, or more annotations.</p>"
         record, image, problem, items = self._shown()
-        colors, names = category_colors(self._coco[self.split]), self._names()
+        coco = self._coco[self.split]
+        colors, names = category_colors(coco), coco.short_names
         shapes = [
             _instance_path(a, record, colors[a.category_id], names)
             for a in sorted(items, key=lambda a: -a.area)  # small ones on top, where the mouse is
@@ -178,9 +178,6 @@ class DatasetBrowser(_Viewer):
         path = images_dir(self._data_root, self.split) / record.file_name
         items = self._coco[self.split].annotations_of(record.id)
         return record, *_read_or_blank(path, record), items
-
-    def _names(self) -> dict[int, str]:
-        return self._coco[self.split].short_names
 
     def _build(self) -> widgets.Widget:
         splits = widgets.ToggleButtons(options=list(self._coco), value=self.split)
@@ -219,7 +216,7 @@ class DatasetBrowser(_Viewer):
         return widgets.VBox([_row(splits, categories, counts), steps.box, view])
 
     def _category_options(self) -> list[tuple[str, int | str]]:
-        by_name = sorted(self._names().items(), key=lambda item: item[1])
+        by_name = sorted(self._coco[self.split].short_names.items(), key=lambda item: item[1])
         return [("any category", _ANY_CATEGORY), *((name, id_) for id_, name in by_name)]
 
 
@@ -287,7 +284,7 @@ class PaintingViewer(_Viewer):
 
     def _explain(self, annotation: Annotation) -> str:
         """What the latest layer did to the mask."""
-        inside = _instance_mask(annotation, self.records[self.index])
+        inside = annotation_to_instance_mask(annotation, *self._size)
         before = self.mask(self.painted - 1)[inside]
         class_id = self._class_ids[annotation.category_id]
         covered = np.bincount(before, minlength=self._classes.num_classes)
@@ -408,12 +405,11 @@ class PredictionViewer(_Viewer):
             loaded = self._load(self.index).result()
         except (OSError, ValueError) as error:
             return _STYLE + "".join(f"<p>{line}</p>" for line in (*notes, html.escape(str(error))))
-        view = self.view
-        if loaded.target is None and view in ("truth", "errors"):
+        truth = loaded.target
+        if truth is None and self.view in ("truth", "errors"):
             notes.append("This photo has no truth: the prediction is shown.")
-            view = "prediction"
-        if view == "errors" and loaded.target is not None:
-            codes = error_codes(loaded.target, loaded.pred_mask)
+        if truth is not None and self.view == "errors":
+            codes = error_codes(truth, loaded.pred_mask)
             drawn = overlay(loaded.image, codes, ERROR_COLORS, self.opacity, outline=False)
             rows = [
                 (ERROR_COLORS[code], ERROR_NAMES[code], f"{100 * share:.1f} %", "")
@@ -422,16 +418,11 @@ class PredictionViewer(_Viewer):
             ]
         else:
             drawn = loaded.image
-            if view != "photo":
-                shown = (
-                    loaded.pred_mask if view != "truth" or loaded.target is None else loaded.target
-                )
-                mask = self._shown(shown)
-                drawn = overlay(drawn, mask, self._colors, self.opacity)
+            if self.view != "photo":
+                mask = truth if truth is not None and self.view == "truth" else loaded.pred_mask
+                drawn = overlay(drawn, self._shown(mask), self._colors, self.opacity)
             rows = self._class_rows(loaded)
-            notes.append(
-                "Shares of the pixels" + ("" if loaded.target is None else ": truth → prediction")
-            )
+            notes.append("Shares of the pixels" + ("" if truth is None else ": truth → prediction"))
         return _view(drawn, "", notes, rows)
 
     def picture(self) -> np.ndarray:
@@ -443,7 +434,7 @@ class PredictionViewer(_Viewer):
             self._class_names,
             self._colors,
             target=loaded.target,
-            show_errors=loaded.target is not None,
+            show_errors=True,
             height=_STILL_HEIGHT_PX,
         )
 
@@ -472,7 +463,7 @@ class PredictionViewer(_Viewer):
 
     def _load_neighbours(self) -> None:
         """Start on the photos beside the one shown; forget those far away."""
-        near = {i for i in range(self.index - 2, self.index + 3) if 0 <= i < len(self.photos)}
+        near = set(range(max(0, self.index - 2), min(len(self.photos), self.index + 3)))
         for index in set(self._loaded) - near:
             self._loaded.pop(index).cancel()
         for index in sorted(near, key=lambda i: abs(i - self.index)):
@@ -555,12 +546,7 @@ def _class_shares(mask: np.ndarray | None, names: Sequence[str]) -> dict[int, fl
 
 
 class _Steps:
-    """Previous, next, and a number to jump to.
-
-    Args:
-        count: things to step through.
-        go_to: called with the index, from 0, of the one to show.
-    """
+    """Previous, next, and a number to jump to; `go_to` gets the index, from 0, of what to show."""
 
     def __init__(self, count: int, go_to: Callable[[int], None]) -> None:
         self._go_to = go_to
@@ -575,17 +561,13 @@ class _Steps:
         self._resize(count, 0)
 
     def restart(self, count: int, index: int = 0) -> None:
-        """Step through other things, from `index` on."""
         self._resize(count, index)
         self._go_to(index)
 
     def _resize(self, count: int, index: int) -> None:
-        low = min(1, count)
-        self._number.unobserve(self._follow, "value")
         # The limits may not cross on the way.
-        self._number.min, self._number.max = 0, count
-        self._number.value, self._number.min = min(count, index + 1), low
-        self._number.observe(self._follow, "value")
+        _set_quietly(self._number, self._follow, min=0, max=count)
+        _set_quietly(self._number, self._follow, value=min(count, index + 1), min=min(1, count))
         self._total.value = f"of {count:,}"
         self._enable()
 
@@ -638,13 +620,9 @@ def _view(
     notes: Sequence[str],
     rows: Sequence[tuple[np.ndarray, str, str, str]],
 ) -> str:
-    """Lay out a view: the photo with shapes on it, and beside it notes and a legend.
+    """Lay out the photo with shapes on it (SVG, in its pixels), and beside it notes and a legend.
 
-    Args:
-        image: (H, W, 3) uint8 RGB, 0..255.
-        shapes: SVG elements, in the photo's pixels.
-        notes: lines of HTML.
-        rows: colour, name, number and CSS class of each line of the legend.
+    Notes are lines of HTML, rows the colour, name, number and CSS class of the legend's lines.
     """
     height, width = image.shape[:2]
     scale = min(_SHOWN_WH[0] / width, _SHOWN_WH[1] / height)
@@ -664,22 +642,14 @@ def _view(
     )
 
 
-def _instance_mask(annotation: Annotation, record: ImageRecord) -> np.ndarray:
-    return annotation_to_instance_mask(annotation, record.height, record.width)
-
-
 def _instance_path(
     annotation: Annotation, record: ImageRecord, color: np.ndarray | None, names: Mapping[int, str]
 ) -> str:
     """One annotation as an SVG path that tells its name; without a colour, a bare outline."""
-    instance_mask = _instance_mask(annotation, record).view(np.uint8)
-    x, y, box_width, box_height = cv2.boundingRect(instance_mask)
-    contours, _ = cv2.findContours(
-        instance_mask[y : y + box_height, x : x + box_width],
-        cv2.RETR_CCOMP,
-        cv2.CHAIN_APPROX_SIMPLE,
-        offset=(x, y),
-    )
+    inside = annotation_to_instance_mask(annotation, record.height, record.width).view(np.uint8)
+    x, y, width, height = cv2.boundingRect(inside)
+    box = inside[y : y + height, x : x + width]
+    contours, _ = cv2.findContours(box, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(x, y))
     path = "".join(_contour_to_path(contour) for contour in contours)
     title = f"{names[annotation.category_id]}, {annotation.area:,.0f} px"
     stroke = max(1.0, max(record.height, record.width) / 450)

@@ -6,7 +6,8 @@ same; only where pictures lie differs.
 """
 
 import re
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +52,17 @@ class Document:
         return self.markdown
 
     def page(self, *, opened: int = 0) -> str:
-        """The document as one self-contained HTML page of chapters that fold.
-
-        Args:
-            opened: so many of them are open at first.
-        """
+        """One self-contained HTML page of chapters that fold; so many are open at first."""
         to_html = mistune.create_markdown(renderer=_Renderer(self.pictures), plugins=["table"])
         head, *chapters = _split(self.markdown)
         parts = [
             {"title": title, "anchor": _anchor(title), "content": Markup(to_html(text))}
             for title, text in map(_title_and_text, chapters)
         ]
-        title = re.sub(r"\\(.)", r"\1", head.partition("\n")[0].removeprefix("# "))
-        return (
-            _environment()
-            .get_template("page.html.j2")
-            .render(title=Markup(title), head=Markup(to_html(head)), chapters=parts, opened=opened)
+        title = Markup(re.sub(r"\\(.)", r"\1", head.partition("\n")[0].removeprefix("# ")))
+        template = _environment().get_template("page.html.j2")
+        return template.render(
+            title=title, head=Markup(to_html(head)), chapters=parts, opened=opened
         )
 
     def _table(self, table: Table) -> Markup:
@@ -79,15 +75,21 @@ class Document:
 
 
 def write_page(path: str | Path, template: str, **content: Any) -> None:
-    """Write a page from another template, in the report's own form; its first chapter is open.
-
-    Args:
-        path: the HTML file.
-        template, content: as for `Document.render`.
-    """
+    """Write a page from a template (see `Document.render`); its first chapter is open."""
     document = Document()
     document.render(template, **content)
     write_text(path, document.page(opened=1))
+
+
+def command_lines(words: Sequence[str]) -> list[str]:
+    """A command to copy, one option per line."""
+    lines: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("--"):
+            lines.append([])
+        lines[-1].append(word)
+    joined = [("    " if number else "") + shlex.join(line) for number, line in enumerate(lines)]
+    return [f"{line} \\" for line in joined[:-1]] + joined[-1:]
 
 
 def _environment(finalize: Callable[[Any], Any] | None = None) -> Environment:
@@ -132,18 +134,17 @@ class _Renderer(mistune.HTMLRenderer):
         """A picture, embedded with its size."""
         picture = self._pictures[url]
         width, height = picture.size_wh
-        attributes = f'width="{width}" height="{height}" style="--drawn: {width}px"'
-        image = super().image(text, picture.data_uri)
-        return image.replace("<img", f"<img {attributes}", 1)
+        sized = f'<img width="{width}" height="{height}" style="--drawn: {width}px"'
+        return super().image(text, picture.data_uri).replace("<img", sized, 1)
 
     def paragraph(self, text: str) -> str:
         """A picture and its caption as a figure; else a paragraph."""
-        found = re.fullmatch(r"(<img[^>]*>)<br />\s*<em>(.*)</em>", text, re.DOTALL)
+        found = re.fullmatch(r'(<img.*? alt="(.*?)"[^>]*>)<br />\s*<em>(.*)</em>', text, re.DOTALL)
         if not found:
             return super().paragraph(text)
-        image, caption = found.groups()
+        image, alt, caption = found.groups()
         kind = ' class="photos"' if "data:image/jpeg" in image else ""
-        box = _box(image, image.partition('alt="')[2].partition('"')[0])
+        box = _box(image, alt)
         return f"<figure{kind}>{box}<figcaption>{caption}</figcaption></figure>\n"
 
     def table(self, text: str) -> str:

@@ -45,11 +45,10 @@ def escape_latex(text: str) -> str:
         >>> print(escape_latex("50 % of a_b\\n& 中"))
         50 \\% of a\\_b \\& [U+4E2D]
     """
-    letters = " ".join(text.split())
     return "".join(
         _SPECIAL.get(letter)
         or (letter if _KNOWN_LETTER.match(letter) else f"[U+{ord(letter):04X}]")
-        for letter in letters
+        for letter in " ".join(text.split())
     )
 
 
@@ -64,10 +63,9 @@ def latex_label(text: str) -> str:
 
 
 def tables_to_latex(tables: Iterable[Table], title: str) -> dict[str, str]:
-    """Set every table that has a title; add a document that takes them all in.
+    """Set every table that has a title, and a document that takes them all in: file name -> text.
 
-    Returns:
-        file name -> text. Files are named after the titles, up to a semicolon.
+    Files are named after the titles, up to a semicolon.
     """
     texts: dict[str, str] = {}
     for table in tables:
@@ -80,12 +78,7 @@ def tables_to_latex(tables: Iterable[Table], title: str) -> dict[str, str]:
 
 
 def table_to_latex(table: Table, label: str) -> str:
-    """Set a table; a wide one is shrunk to the line, a long one broken over pages.
-
-    Args:
-        table: its title is the caption.
-        label: from `latex_label`; becomes `tab:<label>`.
-    """
+    """Set a table, its title as caption; a wide one is shrunk to the line, a long one broken."""
     # At the start of a row, a [ would be an argument of the rule or line break before it.
     head, *rows = (
         [re.sub(r"^\[", "{}[", escape_latex(cell)) for cell in row]
@@ -97,8 +90,7 @@ def table_to_latex(table: Table, label: str) -> str:
     is_long = len(rows) > _MOST_ROWS
     # Several columns may have one title, so the titles are set over column numbers.
     styler = pd.DataFrame(rows, columns=range(len(head))).style.hide(axis="index")
-    titles: dict[object, str] = dict(enumerate(head))
-    text = styler.format_index(titles.__getitem__, axis="columns").to_latex(
+    text = styler.relabel_index(head, axis="columns").to_latex(
         column_format="l" * n_text + "r" * (len(head) - n_text),
         caption=escape_latex(table.title),
         label=f"tab:{label}",

@@ -87,14 +87,9 @@ class Picture:
     caption: str
 
     @property
-    def is_photo(self) -> bool:
-        """Whether it is made of photos, whose details need room."""
-        return self.file_name.endswith(".jpg")
-
-    @property
     def data_uri(self) -> str:
         """The picture inside a URI."""
-        subtype = "jpeg" if self.is_photo else "png"
+        subtype = "jpeg" if self.file_name.endswith(".jpg") else "png"
         return f"data:image/{subtype};base64,{base64.b64encode(self.data).decode()}"
 
     @property

@@ -38,10 +38,7 @@ _KNOWN_TABLES = (
 
 
 def write_report(run: RunFolder, against: RunFolder | None = None) -> list[Path]:
-    """Write `report/index.html`, `report/report.md` and `report/latex/` from a run folder.
-
-    Reads nothing else. The page holds its pictures; the Markdown links to copies below
-    `report/figures/`.
+    """Write `report/index.html`, `report/report.md` and `report/latex/` from a run folder alone.
 
     Args:
         run: the run folder; `metrics.json` must be in it, everything else may be missing.
@@ -49,7 +46,7 @@ def write_report(run: RunFolder, against: RunFolder | None = None) -> list[Path]
             differences is kept in the run's `figures/`.
 
     Returns:
-        The paths of the page and of the Markdown.
+        The paths of the page and of the Markdown, whose pictures lie in `report/figures/`.
 
     Raises:
         FileNotFoundError: the run, or the other one, has no scores yet.

@@ -5,7 +5,6 @@ template asks first.
 """
 
 import re
-import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
@@ -18,6 +17,7 @@ from clothseg_utils.core.config import (
     replace_fields,
 )
 from clothseg_utils.core.text import MISSING, count_text, duration_text, score_text
+from clothseg_utils.report.document import command_lines
 from clothseg_utils.report.facts import Facts
 from clothseg_utils.report.parts import Table
 
@@ -215,14 +215,13 @@ def rerun_command(facts: Facts) -> list[str]:
         return {name: value for name, value in wanted.items() if values[name] != value}
 
     profile = min(get_args(Profile), key=lambda one: len(changes(one)))
-    options = [["--profile", profile]]
+    words = ["python", "-m", "clothseg_utils", "run", "--profile", profile]
     for name, value in changes(profile).items():
         if name in ("data_root", "run_name"):
-            options.append([f"--{name.replace('_', '-')}", value])
+            words += [f"--{name.replace('_', '-')}", value]
         else:
-            options.append(["--set", f"{sections[name]}.{name}={value}"])
-    lines = ["python -m clothseg_utils run", *(f"    {shlex.join(option)}" for option in options)]
-    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]
+            words += ["--set", f"{sections[name]}.{name}={value}"]
+    return command_lines(words)
 
 
 def as_saved(facts: Facts, name: str) -> Table:

@@ -22,8 +22,7 @@ from clothseg_utils.scores.rankings import largest_confusions, rank_photos
 from clothseg_utils.scores.strata import STRATA, Stratum, stratum_count_text
 
 _INTERVAL = "95 % interval"
-_MOST_CONFUSIONS = 10
-_WORST_PHOTOS = 10
+_MOST_ROWS = 10  # of confusions and photos, which could be endless
 
 _MEANS = {
     "mean_iou": "mean IoU",
@@ -39,15 +38,13 @@ def headline(facts: Facts) -> Table:
     """The two means that were reported, beside the reported ones where these compare."""
     metrics, intervals = facts.metrics, facts.metrics.get("intervals", {})
     squashed = metrics.get("reported_protocol", {})
-    rows: list[tuple[str, ...]] = []
+    n_shown = 5 if metrics["comparable_with_reported"] else 3
+    rows = [("", "this run", _INTERVAL, "squashed", "earlier system")]
     for name, reported in REPORTED_SCORES.items():
         row = (_MEANS[name], score_text(metrics[name]), interval_text(intervals.get(name)))
-        beside = (score_text(squashed.get(name)), score_text(reported))
-        rows.append(row + (beside if metrics["comparable_with_reported"] else ()))
-    head: tuple[str, ...] = ("", "this run", _INTERVAL)
-    if metrics["comparable_with_reported"]:
-        head += ("squashed", "earlier system")
-    return Table(head, tuple(rows))
+        rows.append((*row, score_text(squashed.get(name)), score_text(reported)))
+    head, *body = (row[:n_shown] for row in rows)
+    return Table(head, tuple(body))
 
 
 def means(facts: Facts) -> Table:
@@ -84,8 +81,8 @@ def classes(facts: Facts) -> Table:
         cells = [(score_text(scores[kind]), interval_text(ends.get(kind))) for kind in kinds]
         share = percent_text(scores["target_pixels"] / total) if total else MISSING
         rows.append((name, scores["status"], photos[name], *sum(cells, ()), share))
-    scored = ("IoU", _INTERVAL, "F1", _INTERVAL, "precision", _INTERVAL, "recall", _INTERVAL)
-    head = ("class", "status", "photos", *scored, "target share")
+    names = [name for kind in ("IoU", "F1", "precision", "recall") for name in (kind, _INTERVAL)]
+    head = ("class", "status", "photos", *names, "target share")
     return Table(head, tuple(rows), text_columns=2, title=f"Per class; {facts.source}")
 
 
@@ -121,7 +118,7 @@ def confusions(facts: Facts) -> Table:
     confusion = np.array(facts.metrics["confusion"], np.int64)
     rows = tuple(
         (names[one.target], names[one.predicted], percent_text(one.share), f"{one.pixels:,}")
-        for one in largest_confusions(confusion, _MOST_CONFUSIONS)
+        for one in largest_confusions(confusion, _MOST_ROWS)
     )
     head = ("truth", "predicted as", "share of the truth", "pixels")
     return Table(head, rows, text_columns=2, title=f"The largest confusions; {facts.source}")
@@ -142,12 +139,11 @@ def options(facts: Facts) -> Table:
         )
         for trial in trials
     )
-    title = (
-        f"Test-time options; {facts.metrics['source'].partition(', n =')[0]}, native resolution, "
-        f"paired on {count_text(int(trials[0]['n']), 'photo')} spread over the split"
-    )
+    data, n = facts.metrics["source"].partition(", n =")[0], int(trials[0]["n"])
+    title = f"Test-time options; {data}, native resolution, paired on {count_text(n, 'photo')}"
     head = ("option", "what it does", "mean IoU", "gain", "95 % interval of the gain")
-    return Table((*head, "s per photo", "times the cost"), rows, text_columns=2, title=title)
+    costs = ("s per photo", "times the cost")
+    return Table((*head, *costs), rows, text_columns=2, title=f"{title} spread over the split")
 
 
 def _number(cell: str) -> float | None:
@@ -218,13 +214,10 @@ def worst_photos(facts: Facts) -> Table | None:
     evaluation = facts.evaluation
     if evaluation is None:
         return None
+    names, ids, scores = evaluation.file_names, evaluation.image_ids, facts.image_scores
     rows = tuple(
-        (
-            evaluation.file_names[index],
-            str(evaluation.image_ids[index]),
-            score_text(float(facts.image_scores[index])),
-        )
-        for index in rank_photos(-facts.image_scores)[:_WORST_PHOTOS]
+        (names[index], str(ids[index]), score_text(float(scores[index])))
+        for index in rank_photos(-scores)[:_MOST_ROWS]
     )
     title = f"Lowest mean IoU over the classes that a photo holds; {facts.source}"
     return Table(("photo", "image id", "mean IoU"), rows, 2, title=title)
@@ -239,7 +232,7 @@ def disagreement(facts: Facts) -> Table:
             score_text(_number(photo["label_doubt"])),
             score_text(_number(photo["mean_iou"])),
         )
-        for photo in facts.records("05_disagreement")[:_WORST_PHOTOS]
+        for photo in facts.records("05_disagreement")[:_MOST_ROWS]
         if photo["disagreement"]
     )
     head = ("photo", "pixels that differ", "label doubt", "mean IoU")
@@ -269,17 +262,13 @@ def compared_means(facts: Facts, comparison: Comparison) -> Table:
 def compared_classes(facts: Facts, comparison: Comparison) -> Table:
     """The classes of two runs, and whether they differ."""
     one, two = comparison.names
-    rows = tuple(
-        (
-            name,
-            *_difference_cells(comparison.iou[name], comparison.names),
-            score_text(f1.difference, "+"),
-        )
-        for name, f1 in comparison.f1.items()
-    )
+    rows = []
+    for name, f1 in comparison.f1.items():
+        cells = _difference_cells(comparison.iou[name], comparison.names)
+        rows.append((name, *cells, score_text(f1.difference, "+")))
     head = ("class", one, two, "difference", _INTERVAL, "verdict", "difference of F1")
     title = f"IoU of each class in {one} and {two}; {facts.source}, paired"
-    return Table(head, rows, title=title)
+    return Table(head, tuple(rows), title=title)
 
 
 def _difference_cells(difference: Difference, names: Sequence[str]) -> Iterable[str]:
@@ -291,14 +280,11 @@ def _difference_cells(difference: Difference, names: Sequence[str]) -> Iterable[
 def compared_picture(facts: Facts, comparison: Comparison) -> Picture:
     """Draw the differences of the classes; keep the figure with those of the run."""
     one, two = comparison.names
-    rows = [
-        {"class_name": name, "difference": d.difference, "low": d.low, "high": d.high}
-        for name, d in comparison.iou.items()
-    ]
     source = f"{facts.source}, paired, 95 % intervals"
     names = tuple(comparison.iou)
+    rows = pd.DataFrame({"class_name": name, **d._asdict()} for name, d in comparison.iou.items())
     figure = plot_differences(
-        pd.DataFrame(rows), comparison.names, names, class_colors(len(names)), source=source
+        rows, comparison.names, names, class_colors(len(names)), source=source
     )
     caption = f"IoU of run {one} minus that of run {two}, class by class. {source}."
     stem = facts.run.figures_dir / f"06_against_{two}"

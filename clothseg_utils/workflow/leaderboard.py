@@ -2,7 +2,6 @@
 
 import csv
 import io
-import shlex
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.text import MISSING, score_text
 from clothseg_utils.pictures.score_figures import plot_strata
 from clothseg_utils.pictures.style import DPI, render_png
-from clothseg_utils.report.document import write_page
+from clothseg_utils.report.document import command_lines, write_page
 from clothseg_utils.report.parts import Picture, Table, to_markdown
 from clothseg_utils.scores.compare import compare_evaluations
 from clothseg_utils.scores.evaluation import Evaluation, read_evaluation
@@ -50,13 +49,12 @@ def value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def read_scores(run: RunFolder) -> dict[str, Any]:
-    """Scores and costs of a finished run; None for what it did not make."""
-    metrics_path = run.path / "metrics.json"
-    metrics = read_json(metrics_path) if metrics_path.exists() else {}
-    training = read_json(run.training_path) if run.training_path.exists() else {}
+def read_scores(run: RunFolder, *, is_done: bool = True) -> dict[str, Any]:
+    """Scores and costs of a finished run; None for what it did not make, or if it is not done."""
+    paths = (run.path / "metrics.json", run.training_path)
+    metrics, training = (read_json(p) if is_done and p.exists() else {} for p in paths)
     low, high = metrics.get("intervals", {}).get("mean_iou", (None, None))
-    seconds = step_seconds(run)
+    seconds = step_seconds(run) if is_done else {}
     return {
         "mean_iou": metrics.get("mean_iou"),
         "mean_iou_low": low,
@@ -82,16 +80,10 @@ def write_leaderboard(folder: Path, name: str, record: Mapping[str, Any]) -> lis
         run = RunFolder(entry["parameters"]["outputs_root"], run_name)
         # What a failed run left from before belongs to other settings or another code.
         is_done = entry["state"] == "done" and run.path.exists()
-        scores = read_scores(run) if is_done else {}
         rows.append(
             {"run_name": run_name, "state": entry["state"]}
             | {field: entry["parameters"].get(field) for field in fields}
-            | {column: scores.get(column) for column in (*SCORES, *_OTHER_SCORES, *_COSTS)}
-            | {
-                "n_images": scores.get("n_images", 0),
-                "source": scores.get("source", ""),
-                "synthetic": scores.get("synthetic", False),
-            }
+            | read_scores(run, is_done=is_done)
             | {"failure": entry["failure"], "run": run}
         )
     rows.sort(key=lambda row: (row["mean_iou"] is None, -(row["mean_iou"] or 0)))
@@ -158,7 +150,7 @@ def _write_html(
         leaderboard=_leaderboard_table(fields, rows),
         figure=_picture(fields, rows),
         seeds=_seed_table(fields, rows) if "seed" in fields else None,
-        command=_command_lines(record["command"]) if record.get("command") else (),
+        command=command_lines(record["command"]) if record.get("command") else (),
         settings=_settings_table(record, fields),
     )
 
@@ -203,22 +195,19 @@ def _picture(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Pictur
     scored = [row for row in rows if row["mean_iou"] is not None]
     if len(scored) < 2:
         return None
-    labels = (", ".join(value_text(row[field]) for field in fields) for row in scored)
     table = pd.DataFrame(
         {
-            "stratum": [
-                f"{row['rank']}. {label}" for row, label in zip(scored, labels, strict=True)
-            ],
-            "score": [row["mean_iou"] for row in scored],
-            "low": [row["mean_iou_low"] for row in scored],
-            "high": [row["mean_iou_high"] for row in scored],
-            "n": [row["n_images"] for row in scored],
+            "stratum": f"{row['rank']}. {', '.join(value_text(row[field]) for field in fields)}",
+            "score": row["mean_iou"],
+            "low": row["mean_iou_low"],
+            "high": row["mean_iou_high"],
+            "n": row["n_images"],
             "unit": "photo",
         }
+        for row in scored
     ).astype({"low": float, "high": float})  # None becomes NaN
-    figure = plot_strata(
-        "Mean IoU of the runs", table, source=f"{scored[0]['source']}, 95 % intervals"
-    )
+    source = f"{scored[0]['source']}, 95 % intervals"
+    figure = plot_strata("Mean IoU of the runs", table, source=source)
     width, height = (round(DPI * side) for side in figure.get_size_inches())
     text = (
         f"Mean IoU of each run ({', '.join(fields)}) with its 95 % bootstrap interval over photos."
@@ -259,18 +248,6 @@ def _settings_table(record: Mapping[str, Any], fields: Sequence[str]) -> Table:
         if field in sections and field not in fields and field != "run_name"
     )
     return Table(("setting", "value"), shared, 2, title="Settings that all runs share", folded=True)
-
-
-def _command_lines(command: Sequence[str]) -> tuple[str, ...]:
-    """A command to copy, one option per line."""
-    lines: list[list[str]] = [[]]
-    for word in command:
-        if word.startswith("--"):
-            lines.append([])
-        lines[-1].append(word)
-    joined = [shlex.join(line) for line in lines]
-    indented = [joined[0], *(f"    {line}" for line in joined[1:])]
-    return (*(f"{line} \\" for line in indented[:-1]), indented[-1])
 
 
 def range_text(row: Mapping[str, Any], columns: Sequence[str], *, sign: str = "") -> str:

@@ -80,9 +80,7 @@ def select_notebooks(only: Iterable[str]) -> tuple[str, ...]:
         if not any(name in (notebook, notebook[:2]) for notebook in NOTEBOOKS):
             numbers = ", ".join(notebook[:2] for notebook in NOTEBOOKS)
             raise ValueError(f'unknown notebook "{name}"; expected one of {numbers} for --only.')
-    if not only:
-        return NOTEBOOKS
-    return tuple(n for n in NOTEBOOKS if n in only or n[:2] in only)
+    return tuple(n for n in NOTEBOOKS if not only or n in only or n[:2] in only)
 
 
 def check_data_root(config: DataConfig) -> None:
@@ -273,19 +271,18 @@ def step_key(config: Config, run: RunFolder, notebook: str, parameters: Mapping[
     }
     for split in ("train", "val"):
         path = annotation_path(data_root, split)
-        parts[path.name] = sha256_file(path) if path.exists() else None
+        parts[path.name] = _hash_if_there(path)
         parts[f"{split} photos"] = _list_files(images_dir(data_root, split))
     for name in ("checkpoint", "encoder_weights", "coco_file", "coco_classes"):
         if parameters.get(name):
-            path = resolve_path(parameters[name])
-            parts[name] = sha256_file(path) if path.is_file() else None
+            parts[name] = _hash_if_there(resolve_path(parameters[name]))
     for name in ("photos_dir", "coco_photos"):
         if parameters.get(name):
             parts[name] = _list_files(resolve_path(parameters[name]))
     steps = run.read_manifest().get("steps", {})
     for upstream in _UPSTREAM.get(notebook, ()):
         outputs = steps.get(upstream, {}).get("outputs", {})
-        parts[upstream] = {name: _hash_output(run, name) for name in outputs}
+        parts[upstream] = {name: _hash_if_there(_output_path(run, name)) for name in outputs}
     return sha256_json(parts)
 
 
@@ -299,8 +296,7 @@ def _list_files(folder: Path) -> list[tuple[str, int, int]]:
     )
 
 
-def _hash_output(run: RunFolder, name: str) -> str | None:
-    path = _output_path(run, name)
+def _hash_if_there(path: Path) -> str | None:
     return sha256_file(path) if path.is_file() else None
 
 
@@ -345,31 +341,27 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
                 # The kernel warns of its own transport on our stderr; its errors reach us anyway.
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
-    except papermill.PapermillExecutionError as error:
+    except (papermill.PapermillExecutionError, DeadKernelError) as error:
         run.update_step(notebook, {"state": "failed"})
-        raise NotebookFailedError(
-            f"{error.evalue.strip()} (notebook {notebook} stopped with {error.ename}; its executed "
-            f"copy is {portable_path(executed)})",
-            any_done=_any_done(run, notebook),
-        ) from None
-    except DeadKernelError:
-        run.update_step(notebook, {"state": "failed"})
-        raise NotebookFailedError(
-            f"the process of notebook {notebook} died, most often for lack of memory; expected it "
-            "to end by itself. Lower data.image_size, train.batch_size or train.num_workers.",
-            any_done=_any_done(run, notebook),
-        ) from None
+        if isinstance(error, DeadKernelError):
+            reason = (
+                f"the process of notebook {notebook} died, most often for lack of memory; expected "
+                "it to end by itself. Lower data.image_size, train.batch_size or train.num_workers."
+            )
+        else:
+            reason = (
+                f"{error.evalue.strip()} (notebook {notebook} stopped with {error.ename}; its "
+                f"executed copy is {portable_path(executed)})"
+            )
+        steps = run.read_manifest()["steps"].values()
+        any_done = any(step.get("state") == "done" for step in steps)
+        raise NotebookFailedError(reason, any_done=any_done) from None
     finally:
         if unfinished.exists():
             _hide_paths(unfinished, source, executed)
             unfinished.replace(executed)
     _write_html(executed)
     return time.perf_counter() - started
-
-
-def _any_done(run: RunFolder, failed: str) -> bool:
-    steps = run.read_manifest().get("steps", {})
-    return any(n != failed and steps.get(n, {}).get("state") == "done" for n in NOTEBOOKS)
 
 
 def _hide_paths(unfinished: Path, source: Path, executed: Path) -> None:
@@ -414,11 +406,7 @@ def _write_html(executed: Path) -> None:
     write_text(executed.with_suffix(".html"), body)
 
 
-def step_seconds(run: RunFolder, steps: Sequence[str] = NOTEBOOKS) -> dict[str, float]:
+def step_seconds(run: RunFolder) -> dict[str, float]:
     """Wall time of each finished step of a run, seconds."""
-    manifest = run.read_manifest().get("steps", {})
-    return {
-        step: manifest[step]["notebook_seconds"]
-        for step in steps
-        if "notebook_seconds" in manifest.get(step, {})
-    }
+    steps = run.read_manifest().get("steps", {}).items()
+    return {name: step["notebook_seconds"] for name, step in steps if "notebook_seconds" in step}

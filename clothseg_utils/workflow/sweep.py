@@ -29,9 +29,6 @@ from clothseg_utils.workflow.pipeline import (
     select_notebooks,
 )
 
-SWEEPS_FOLDER = "sweeps"
-"""Folder below `outputs_root` that holds what belongs to no single run."""
-
 _MAX_NAME = 100  # longest run name
 
 
@@ -167,33 +164,26 @@ def run_sweep(
     Args:
         name: of the sweep.
         planned: from `plan_sweep`.
-        only: notebooks to run, as for `run_pipeline`.
+        only, say: as for `run_pipeline`.
         command: what a user types to get this sweep, for the record.
-        say: takes one line at a time.
 
     Raises:
-        FileNotFoundError: the data are missing; nothing was done.
-        ValueError: a bad notebook name, or a run of that name with other settings; nothing was
-            done.
+        FileNotFoundError, ValueError: as of `check_inputs`, or a bad notebook name, or a run of
+            that name with other settings; nothing was done.
     """
     only = list(only)
     for run in planned:
         check_inputs(run.config, select_notebooks(only))
-    folder = resolve_path(planned[0].config.run.outputs_root) / SWEEPS_FOLDER / name
+    folder = resolve_path(planned[0].config.run.outputs_root) / "sweeps" / name
     record = _read_record(folder)
     _check_record(record, planned, name)
     record["command"] = list(command)
     for run in planned:
-        entry = {"parameters": config_to_parameters(run.config), "state": "waiting", "failure": ""}
-        record["runs"].setdefault(run.name, entry)
+        record["runs"].setdefault(run.name, _new_entry(run, "waiting"))
     folder.mkdir(parents=True, exist_ok=True)
     any_step_done, sibling = False, None
     for number, run in enumerate(planned, start=1):
-        entry = record["runs"][run.name] = {
-            "parameters": config_to_parameters(run.config),
-            "state": "running",
-            "failure": "",
-        }
+        entry = record["runs"][run.name] = _new_entry(run, "running")
         write_json(folder / "sweep.json", record)
         say(f"run {number} of {len(planned)}: {run.describe()}")
         try:
@@ -235,6 +225,10 @@ def _run_name(name: str, changes: Mapping[str, Any]) -> str:
     return f"{plain[: _MAX_NAME - 9]}-{digest}"
 
 
+def _new_entry(run: PlannedRun, state: str) -> dict[str, Any]:
+    return {"parameters": config_to_parameters(run.config), "state": state, "failure": ""}
+
+
 def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / "sweep.json"
     if not path.exists():
@@ -258,9 +252,6 @@ def _check_record(record: Mapping[str, Any], planned: Sequence[PlannedRun], name
                 f"{value_text(known[field])}; expected the same settings, got "
                 f"{value_text(value)}. Choose another --name."
             )
-
-
-# --- the leaderboard -----------------------------------------------------------------------------
 
 
 def _score_line(run: RunFolder) -> str:
