@@ -292,12 +292,6 @@ def test_layout_of_a_data_root(tmp_path):
     assert images_dir(tmp_path, "val") == tmp_path / "test"
 
 
-@pytest.mark.parametrize("function", [annotation_path, images_dir])
-def test_unknown_split_is_refused(tmp_path, function):
-    with pytest.raises(ValueError, match='unknown split "test"; expected train or val'):
-        function(tmp_path, "test")
-
-
 def test_two_images_of_one_stem_are_excluded(tmp_path):
     images = [IMAGE, IMAGE | {"id": 8, "file_name": "a.png"}, IMAGE | {"id": 9, "file_name": "b"}]
     coco = read(tmp_path, images=images)
