@@ -58,7 +58,7 @@ app = typer.Typer(
 )
 
 # Typer carries its own copy of click and names only the leaves of its errors; this is their root.
-_ClickError = typer.BadParameter.__mro__[2]
+_ClickError: Any = typer.BadParameter.__mro__[2]
 
 # What shells report for a program that Ctrl-C ended; typer answers Ctrl-C with it too.
 _INTERRUPTED = 130
@@ -98,7 +98,7 @@ _Set = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.FIELD=VALUE",
-        help="Change a setting; repeatable. All of them: clothseg_utils/config.py.",
+        help="Change a setting; repeatable. All of them: clothseg_utils/core/config.py.",
         autocompletion=_complete_setting,
     ),
 ]
@@ -341,9 +341,9 @@ def train(
     check_inputs(config, ["03_training"])
     folder = RunFolder(config.run.outputs_root, config.run.run_name)
     with folder.lock():
-        splits = [load_split(config.data, split) for split in ("train", "val")]
-        _say_excluded({k: v for split in splits for k, v in split.excluded.items()})
-        result = fit(config, *splits, folder, resume=resume)
+        train_split, val_split = load_split(config.data, "train"), load_split(config.data, "val")
+        _say_excluded(train_split.excluded | val_split.excluded)
+        result = fit(config, train_split, val_split, folder, resume=resume)
     _say(
         f"val mIoU {result.best_score:.4f} at network size after "
         f"{count_text(result.epochs, 'epoch')} ({result.reason}): {_shown(result.best_checkpoint)}"
@@ -543,7 +543,7 @@ def sweep(
 
 
 def _config(
-    profile: str, data_root: Path | None, run_name: str | None, overrides: list[str] | None
+    profile: Any, data_root: Path | None, run_name: str | None, overrides: list[str] | None
 ) -> Any:
     """Profile, options and --set, in this order; paths given here mean the current folder."""
     from clothseg_utils.core.config import (

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 mpl.use("Agg")
 
+NOT_COUNTED = (
+    *("boundaries", "calibration", "class_calibration", "pairs"),
+    *("composite_members", "composite_groups", "composite_confusions", "composite_alone"),
+)
+"""Arrays of an Evaluation that a test of other scores leaves empty."""
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -69,6 +75,15 @@ def tiny_config(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) 
             "mask_workers": 1,
         },
     )
+
+
+@pytest.fixture
+def val_root(synthetic_root: Path, tmp_path: Path) -> Path:
+    """A writable copy that holds the val split only, as for evaluation alone."""
+    root = tmp_path / "val_only"
+    shutil.copytree(synthetic_root / "test", root / "test")
+    shutil.copy(synthetic_root / "instances_attributes_val2020.json", root)
+    return root
 
 
 @dataclass(frozen=True)

@@ -153,16 +153,6 @@ def test_crop_that_does_not_fit_is_the_largest_in_the_centre():
     np.testing.assert_array_equal(found[0], np.arange(25, 75))
 
 
-def test_letterbox_crops_from_the_padded_square():
-    image, mask = np.full((64, 32, 3), 255, np.uint8), np.full((64, 32), 5, np.uint8)
-    changed_image, changed_mask = only(resize="letterbox")(image, mask)
-    assert (changed_mask[:, 16:48] == 5).all()
-    assert (changed_mask[:, :16] == IGNORE_INDEX).all()
-    assert (changed_mask[:, 48:] == IGNORE_INDEX).all()
-    assert (changed_image[:, 20] == 255).all()
-    assert (changed_image[:, 2] == PAD_COLOR).all()
-
-
 def test_an_enlarged_photo_keeps_its_colour_to_the_edge():
     image = np.full((10, 10, 3), 255, np.uint8)
     assert (warp_image(image, np.diag([10 / 64, 10 / 64, 1.0]), 64) == 255).all()

@@ -53,20 +53,9 @@ def smallest_distance(colors, vision="normal"):
 
 
 def test_order_of_the_13_classes_is_pinned():
-    assert SUPERCATEGORY_NAMES == (
-        "background",
-        "closures",
-        "upperbody",
-        "head",
-        "legs and feet",
-        "garment parts",
-        "arms and hands",
-        "decorations",
-        "neck",
-        "others",
-        "lowerbody",
-        "waist",
-        "wholebody",
+    assert ", ".join(SUPERCATEGORY_NAMES) == (
+        "background, closures, upperbody, head, legs and feet, garment parts, arms and hands, "
+        "decorations, neck, others, lowerbody, waist, wholebody"
     )
     assert IGNORE_INDEX == 255
 
@@ -101,13 +90,6 @@ def test_unknown_supercategory_is_named(supercategory):
         class_table("supercategory", [SHIRT, hat])
 
 
-def test_unknown_scheme_is_refused():
-    with pytest.raises(
-        ValueError, match='unknown scheme "person"; expected supercategory or category'
-    ):
-        class_table("person", [SHIRT])
-
-
 @pytest.mark.parametrize(("n_categories", "fits"), [(254, True), (255, False)])
 def test_255_is_never_a_class(n_categories, fits):
     categories = [
@@ -118,14 +100,6 @@ def test_255_is_never_a_class(n_categories, fits):
     else:
         with pytest.raises(ValueError, match=r"256 classes do not fit a uint8 mask.*at most 255"):
             class_table("category", categories)
-
-
-def test_a_table_cannot_be_changed():
-    table = class_table("supercategory", [SHIRT])
-    with pytest.raises(ValueError, match="read-only"):
-        table.colors[0] = 255
-    with pytest.raises(TypeError, match="does not support item assignment"):
-        table.class_of_category[0] = 5
 
 
 def test_table_carries_the_one_colour_table():

@@ -3,29 +3,18 @@
 import hashlib
 import json
 
-import msgspec
-import numpy as np
 import pytest
-from PIL import Image
 from pycocotools import mask as mask_api
 
-from clothseg_utils.data import audit as audit_module
-from clothseg_utils.data.audit import audit, write_audit
+from clothseg_utils.data.audit import audit
 from clothseg_utils.data.coco import (
     Annotation,
     annotation_path,
     annotations_sha256,
-    colliding_images,
     images_dir,
     read_annotations,
 )
-from clothseg_utils.data.exploration import (
-    annotation_table,
-    audit_table,
-    image_table,
-    supercategory_cooccurrence,
-)
-from clothseg_utils.data.rle import Rle, compressed_to_counts, rle_to_counts, segmentation_fault
+from clothseg_utils.data.rle import rle_to_counts
 
 TRIANGLE = [[1, 1, 3, 1, 3, 3]]
 
@@ -120,54 +109,6 @@ def test_both_forms_of_rle_are_read(tmp_path, counts):
     assert rle_to_counts(coco.annotations[0].segmentation).tolist() == [6, 3, 21]
 
 
-def test_compressed_rle_agrees_with_the_mask_api():
-    rng = np.random.default_rng(0)
-    for density in (0.0, 0.02, 0.5, 0.98, 1.0):
-        for shape in ((1, 1), (1, 40), (40, 1), (37, 53), (400, 300)):
-            mask = (rng.random(shape) < density).astype(np.uint8)
-            code = mask_api.encode(np.asfortranarray(mask))["counts"].decode()
-            counts = rle_to_counts(Rle(size=shape, counts=code))
-            flat = np.repeat(np.arange(len(counts)) % 2, counts)
-            assert (mask == flat.reshape(shape[::-1]).T).all()
-
-
-def test_masks_decoded_together_are_those_decoded_alone():
-    rng = np.random.default_rng(0)
-    masks = [rng.random((37, 53)) < density for density in (0.5, 0.0, 0.02, 1.0, 0.98)]
-    codes = [mask_api.encode(np.asfortranarray(m, np.uint8))["counts"] for m in masks]
-    together = compressed_to_counts([b"", *codes, b""])
-    alone = [compressed_to_counts([code])[0] for code in codes]
-    assert [counts.tolist() for counts in together] == [[], *(a.tolist() for a in alone), []]
-    assert all(counts.sum() == 37 * 53 for counts in alone)
-
-
-@pytest.mark.parametrize("codes", [[b"11", b"1o"], [b"1o", b"11"], [b"1o", b""]])
-def test_a_number_cut_short_is_seen_between_masks(codes):
-    """Joined with the next mask's code its last number would look whole."""
-    with pytest.raises(ValueError, match="not COCO's compressed string"):
-        compressed_to_counts(codes)
-
-
-@pytest.mark.parametrize(
-    ("counts", "message"),
-    [
-        ([6, 3, 20], "add up to 29 pixels; expected 5 x 6 = 30"),
-        ([], "add up to 0 pixels"),
-        ("", "add up to 0 pixels"),
-        ([6, -3, 27], r"not in 0\.\.30"),
-        ([6, 31, 0], r"not in 0\.\.30"),
-        ([2**70], "too large"),
-        ("o" * 9 + "0", "too large"),
-        ("6 3", "not COCO's compressed string"),
-        ("63o", "not COCO's compressed string"),
-        ("6\N{DEGREE SIGN}3", "not COCO's compressed string"),
-    ],
-)
-def test_rle_that_does_not_fit_is_refused(counts, message):
-    with pytest.raises(ValueError, match=message):
-        rle_to_counts(Rle(size=(5, 6), counts=counts))
-
-
 @pytest.mark.parametrize(
     ("segmentation", "fault"),
     [
@@ -193,11 +134,6 @@ def test_infinite_coordinate_is_left_out(tmp_path):
     coco = read_annotations(write(tmp_path, text))
     assert len(coco.annotations) == 0
     assert "too large to be finite" in coco.problems[0].detail
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_coordinate_that_is_not_finite_is_a_fault(bad):
-    assert "not finite" in segmentation_fault([[1, 1, 3, 1, 3, bad]])
 
 
 @pytest.mark.parametrize(
@@ -292,219 +228,12 @@ def test_layout_of_a_data_root(tmp_path):
     assert images_dir(tmp_path, "val") == tmp_path / "test"
 
 
-def test_two_images_of_one_stem_are_excluded(tmp_path):
-    images = [IMAGE, IMAGE | {"id": 8, "file_name": "a.png"}, IMAGE | {"id": 9, "file_name": "b"}]
-    coco = read(tmp_path, images=images)
-    assert list(colliding_images(coco)) == ["a.jpg", "a.png"]
-    report = audit(coco)
-    assert report.counts == {"same_stem": 2}
-    assert 'share the stem "a"' in report.excluded["a.png"]
-    assert "b" not in report.excluded
-
-
-def test_odd_area_and_bbox_are_listed_but_kept(tmp_path):
-    coco = read(
-        tmp_path,
-        annotation_json(1),
-        annotation_json(2, area=0),
-        annotation_json(3, bbox=[1, 1, 2, 5]),
-        annotation_json(4, bbox=[1, 1, 2, 4]),  # within the tolerance of 2 px
-    )
-    report = audit(coco)
-    assert [(p.kind, p.subject) for p in report.problems] == [
-        ("area_zero", "annotation 2 of a.jpg"),
-        ("bbox_differs", "annotation 3 of a.jpg"),
-    ]
-    assert report.n_annotations == 4
-    assert report.excluded == {}
-
-
-@pytest.mark.parametrize(
-    ("counts", "box"),
-    [
-        ([6, 3, 21], (1, 1, 2, 4)),  # rows 1..3 of column 1
-        ([6, 3, 2, 3, 16], (1, 1, 3, 4)),  # rows 1..3 of columns 1 and 2
-        ([8, 4, 18], (1, 0, 3, 5)),  # runs over the foot of column 1 into column 2
-        ([0, 30], (0, 0, 6, 5)),
-        ([30], (0, 0, 0, 0)),
-        ([6, 0, 24], (0, 0, 0, 0)),
-    ],
-)
-def test_box_of_rle(counts, box):
-    assert audit_module._segmentation_to_box(Rle(size=(5, 6), counts=counts)) == box
-
-
-@pytest.fixture
-def photo_root(tmp_path):
-    """Images a..e: a is sound, each other has its own fault; h is on disk only."""
-    images = [
-        {"id": i, "file_name": f"{name}.png", "width": 6, "height": 5}
-        for i, name in enumerate("abcde")
-    ]
-    coco = read(tmp_path, images=images)
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for name in "abcdeh":
-        Image.new("RGB", (6, 5)).save(photos / f"{name}.png")
-    (photos / "b.png").unlink()
-    (photos / "c.png").write_bytes(b"")
-    (photos / "d.png").write_bytes((photos / "a.png").read_bytes()[:-30])
-    Image.new("RGB", (5, 6)).save(photos / "e.png")
-    return coco, photos
-
-
-def test_folder_of_other_photos_is_refused(photo_root, tmp_path):
-    coco, photos = photo_root
-    (tmp_path / "other").mkdir()
-    (photos / "h.png").rename(tmp_path / "other" / "h.png")
-    with pytest.raises(FileNotFoundError, match=r"other holds none of the photos that .* \(5\);"):
-        audit(coco, image_dir=tmp_path / "other")
-
-
-def test_every_faulty_photo_is_listed_by_name(photo_root):
-    coco, photos = photo_root
-    report = audit(coco, image_dir=photos)
-    assert [(p.kind, p.subject) for p in report.problems] == [
-        ("photo_missing", "b.png"),
-        ("photo_empty", "c.png"),
-        ("photo_unreadable", "d.png"),
-        ("photo_size", "e.png"),
-    ]
-    assert list(report.excluded) == ["b.png", "c.png", "d.png", "e.png"]
-    assert "5 x 6 px (width x height); the JSON says 6 x 5" in report.excluded["e.png"]
-    assert str(photos) not in json.dumps(report.excluded)
-    assert report.photos_checked
-
-
-def test_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"folder .*nowhere not found"):
-        audit(read(tmp_path), image_dir=tmp_path / "nowhere")
-
-
-def test_image_without_annotations_is_no_fault(tmp_path):
-    report = audit(read(tmp_path, annotation_json()))
-    assert (report.n_images, report.n_images_without_annotations) == (2, 1)
-    assert report.problems == []
-    assert report.summary() == (
-        "annotations.json: 2 images (1 without annotations), 1 annotations (1 polygon, 0 RLE)\n"
-        "left out: 0 images, 0 annotations"
-    )
-
-
-@pytest.mark.parametrize(
-    ("licenses", "counted"),
-    [
-        ([{"id": 1, "name": "CC BY 4.0"}, {"id": 2, "name": "MIT"}], {"CC BY 4.0": 1}),
-        ([{"id": "1", "name": "CC BY 4.0"}], {"CC BY 4.0": 1}),  # an id is an id
-        ([{"id": 5, "name": "of no photo"}], {}),
-        ([7, {"id": 1}, {"id": 1, "name": None}], {}),  # no reason to refuse the file
-        (None, {}),
-    ],
-)
-def test_photos_are_counted_by_licence(tmp_path, licenses, counted):
-    assert audit(read(tmp_path, annotation_json(), licenses=licenses)).licenses == counted
-
-
-def test_summary_names_the_first_of_each_kind(tmp_path):
-    report = audit(read(tmp_path, *(annotation_json(i, area=0) for i in range(7))))
-    *_, line = report.summary().splitlines()
-    assert line.startswith("  area_zero 7: annotation 0 of a.jpg; annotation 1 of a.jpg; ")
-    assert line.endswith("; annotation 4 of a.jpg and 2 more")
-
-
 def test_folder_is_no_annotation_file_and_its_json_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is a folder; expected .* Name the JSON itself"):
         read_annotations(tmp_path)
     write(tmp_path, file_json())
     with pytest.raises(FileNotFoundError, match=r"is a folder.*such as .*annotations\.json"):
         read_annotations(tmp_path)
-
-
-def test_audit_is_written_as_json(tmp_path):
-    report = audit(read(tmp_path, annotation_json(area=0)))
-    write_audit(tmp_path / "audit.json", report)
-    written = json.loads((tmp_path / "audit.json").read_text())
-    assert written == msgspec.to_builtins(report)
-    assert written["counts"] == {"area_zero": 1}
-    write_audit(tmp_path / "audit.json", {"train": report, "val": report})
-    assert json.loads((tmp_path / "audit.json").read_text()) == {"train": written, "val": written}
-
-
-def test_audit_table_has_one_row_a_split(tmp_path):
-    report = audit(read(tmp_path, annotation_json(area=0)))
-    table = audit_table({"train": report, "val": report})
-    assert table.index.name == "split"
-    assert list(table.index) == ["train", "val"]
-    assert table.loc["val"].tolist() == [2, 0, 1, 1, 1, 0]
-
-
-def test_annotation_table_has_one_row_an_annotation(tmp_path):
-    table = annotation_table(
-        read(
-            tmp_path,
-            annotation_json(5, segmentation=TRIANGLE * 2),
-            annotation_json(
-                6, category_id=23, segmentation={"size": [5, 6], "counts": [30]}, area=0
-            ),
-        )
-    )
-    assert table.to_dict("records") == [
-        {
-            "annotation_id": 5,
-            "image_id": 7,
-            "category_id": 0,
-            "category": "shirt, blouse",
-            "supercategory": "upperbody",
-            "area_px": 4.0,
-            "kind": "polygon",
-            "n_parts": 2,
-            "bbox_width_px": 2.0,
-            "bbox_height_px": 2.0,
-        },
-        {
-            "annotation_id": 6,
-            "image_id": 7,
-            "category_id": 23,
-            "category": "shoe",
-            "supercategory": "legs and feet",
-            "area_px": 0.0,
-            "kind": "rle",
-            "n_parts": 0,
-            "bbox_width_px": 2.0,
-            "bbox_height_px": 2.0,
-        },
-    ]
-
-
-def test_image_table_counts_annotations(tmp_path):
-    table = image_table(read(tmp_path, annotation_json(1), annotation_json(2)))
-    assert table.to_dict("list") == {
-        "image_id": [7, 9],
-        "file_name": ["a.jpg", "b.jpg"],
-        "width_px": [6, 6],
-        "height_px": [5, 5],
-        "n_annotations": [2, 0],
-    }
-
-
-def test_cooccurrence_counts_images_not_annotations(tmp_path):
-    coco = read(
-        tmp_path,
-        annotation_json(1),
-        annotation_json(2),
-        annotation_json(3, category_id=23),
-        annotation_json(4, image_id=9),
-    )
-    table = supercategory_cooccurrence(coco)
-    assert list(table.index) == list(table.columns) == ["upperbody", "legs and feet"]
-    assert table.to_numpy().tolist() == [[2, 1], [1, 1]]
-
-
-def test_tables_of_an_empty_file_keep_their_columns(tmp_path):
-    coco = read(tmp_path, images=[], annotations=[])
-    assert len(annotation_table(coco)) == len(image_table(coco)) == 0
-    assert "area_px" in annotation_table(coco)
-    assert supercategory_cooccurrence(coco).to_numpy().sum() == 0
 
 
 @pytest.mark.real
@@ -516,12 +245,3 @@ def test_real_files_are_read_whole(real_data):
     assert len(coco.annotations) + len(coco.problems) == len(raw["annotations"])
     assert [a.id for a in coco.annotations] == [record["id"] for record in raw["annotations"]]
     assert {c.id for c in coco.categories} == set(range(46))
-
-
-@pytest.mark.real
-def test_real_photos_pass_the_audit(real_data):
-    root = real_data / "fashionpedia_mini"
-    coco = read_annotations(annotation_path(root, "val"))
-    report = audit(coco, image_dir=images_dir(root, "val"))
-    assert report.n_images == 8
-    assert report.excluded == {}

@@ -1,10 +1,11 @@
-"""Tests of `clothseg_utils.compare`: pairing, differences, and what is said about them."""
+"""Tests of `scores.compare`: pairing, differences, and what is said about them."""
 
 import dataclasses
 import math
 
 import numpy as np
 import pytest
+from conftest import NOT_COUNTED
 
 from clothseg_utils.scores import compare
 from clothseg_utils.scores.compare import (
@@ -31,6 +32,7 @@ def evaluation(confusions: np.ndarray, image_ids: list[int] | None = None) -> Ev
         overlap_confusions=np.zeros_like(confusions),
         person_counts=np.full(n, -1),
         instances=np.zeros((0, 8), np.int64),
+        **dict.fromkeys(NOT_COUNTED, np.empty(0)),
         class_names=("background", "head", "neck")[:num_classes],
     )
 

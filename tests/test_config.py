@@ -103,13 +103,6 @@ def test_field_names_are_unique_over_all_sections():
     assert list(field_sections()) == names
 
 
-def test_field_sections_name_the_section():
-    sections = field_sections()
-    assert sections["image_size"] == "data"
-    assert sections["seed"] == "train"
-    assert list(sections)[:3] == ["run_name", "outputs_root", "data_root"]
-
-
 def test_path_fields_are_fields():
     assert PATH_FIELDS.issubset(field_sections())
 
@@ -143,40 +136,24 @@ def test_last_override_of_a_field_wins():
     assert (config.train.seed, config.train.patience) == (2, 9)
 
 
-def test_overrides_leave_the_config_as_it_was():
-    config = Config()
-    apply_overrides(config, ["train.batch_size=4"])
-    assert config == Config()
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
         ("train.batch_size", r'"train.batch_size" has no "="; expected section.field=value'),
-        ("train.batchsize=4", r'unknown field "train.batchsize".* mean train.batch_size\?'),
+        ("data.batchsize=4", r'unknown field "data.batchsize".* mean train.batch_size\?'),
         ("batch_size=4", r'unknown field "batch_size".* mean train.batch_size\?'),
-        ("data.batch_size=4", r'unknown field "data.batch_size".* mean train.batch_size\?'),
         ("=4", r'unknown field ""; expected one of run.run_name'),
         ("train.batch_size=four", r"train.batch_size: got 'four'; .*valid integer"),
         ("train.batch_size=0", r"train.batch_size: got '0'; .*greater than or equal to 1"),
-        ("train.batch_size=2.5", r"train.batch_size: got '2.5'; .*valid integer"),
         ("data.image_size=100", r"data.image_size: got '100'; .*multiple of 32"),
-        ("data.image_size=0", r"data.image_size: got '0'; .*greater than or equal to 32"),
         ("data.resize=crop", r"data.resize: got 'crop'; .*'letterbox' or 'squash'"),
-        ("data.scheme=person", r"data.scheme: got 'person'; .*'supercategory' or 'category'"),
         ("train.max_minutes=nan", r"train.max_minutes: got 'nan'"),
-        ("train.learning_rate=inf", r"train.learning_rate: got 'inf'; .*finite"),
         ("train.learning_rate=0", r"train.learning_rate: got '0'; .*greater than 0"),
-        ("train.freeze_encoder=perhaps", r"train.freeze_encoder: got 'perhaps'; .*boolean"),
-        ("augment.crop_scale_min=0", r"augment.crop_scale_min: got '0'; .*greater than 0"),
-        ("augment.jitter_hue=0.6", r"augment.jitter_hue: got '0.6'; .*less than or equal to 0.5"),
         ("inference.tta_scales=big", r"tta_scales: got 'big'; .*separated by commas"),
         ("inference.tta_scales=0.5,1", r"tta_scales: .*different factors .*, without 1"),
-        ("inference.tta_scales=2,2", r"tta_scales: .*different factors"),
         ("inference.tta_scales=9", r"tta_scales: .*factors from 0.25 to 4"),
         ("inference.tta_scales=nan", r"tta_scales: .*factors from 0.25 to 4"),
         ("inference.window_px=8", r"window_px: got '8'; expected 0 or at least 32 pixels"),
-        ("predict.overlay_opacity=2", r"overlay_opacity: got '2'; .*less than or equal to 1"),
     ],
 )
 def test_bad_override_is_one_clear_line(override, message):

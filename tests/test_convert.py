@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.convert`: own photos and a COCO file become a dataset like any other."""
+"""Tests of `data.convert`: own photos and a COCO file become a dataset like any other."""
 
 import json
 from pathlib import Path

@@ -137,16 +137,9 @@ def test_official_addresses_are_those_of_the_dataset() -> None:
 
 def test_fetches_and_unpacks_into_the_layout(store, fetch, tmp_path) -> None:
     results = fetch()
-    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")} == {
-        "download.json",
-        VAL_JSON,
-        TRAIN_JSON,
-        "test",
-        "test/c.jpg",
-        "train",
-        "train/a.jpg",
-        "train/b.jpg",
-    }
+    found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    photos = {"test", "test/c.jpg", "train", "train/a.jpg", "train/b.jpg"}
+    assert found == {"download.json", VAL_JSON, TRAIN_JSON, *photos}
     assert (tmp_path / TRAIN_JSON).read_bytes() == store.files[TRAIN_JSON]
     assert (tmp_path / "train" / "b.jpg").read_bytes() == b"photo b"
     assert [result.name for result in results] == ALL_NAMES

@@ -69,14 +69,16 @@ STRATA = pd.DataFrame(
         "score": [0.5, 0.4, np.nan],
         "low": [0.4, 0.2, np.nan],
         "high": [0.6, 0.5, np.nan],
-        "n": [40, "7 photos", 0],
+        "n": [1, 1234, 0],
+        "unit": "photo",
     }
 )
 BANDS = STRATA.assign(iou=[0.4, 0.3, np.nan], iou_low=[0.3, 0.1, np.nan], iou_high=0.6)
 CATEGORIES = pd.DataFrame(
     {
         "stratum": ["button", "coat"],
-        "n": ["12 annotations", "1 annotation"],
+        "n": [12, 1],
+        "unit": "annotation",
         "class_name": ["closures", "wholebody"],
         "median_area": [49.0, 90_000.0],
         "score": [0.1, 0.9],
@@ -91,7 +93,9 @@ COMPOSITES = STRATA.assign(
 PAIRS = pd.DataFrame(
     {
         "stratum": ["pocket on coat", "belt on dress"],
-        "n": ["1,200 px in 9 photos", "80 px in 2 photos"],
+        "n": [1200, 80],
+        "unit": "px",
+        "photos": [9, 2],
         "score": [0.7, 0.25],
         "low": [0.6, np.nan],
         "high": [0.8, np.nan],
@@ -142,64 +146,58 @@ DIFFERENCES = pd.DataFrame(
     }
 )
 
+# Name of the plot -> its room, and what it draws.
 PLOTS = {
-    "category_counts": lambda: data_figures.plot_category_counts(ANNOTATIONS, source=SOURCE),
-    "supercategory_counts": lambda: data_figures.plot_supercategory_counts(
-        ANNOTATIONS, source=SOURCE
-    ),
-    "area_histogram": lambda: data_figures.plot_area_histogram(ANNOTATIONS, source=SOURCE),
-    "area_by_supercategory": lambda: data_figures.plot_area_by_supercategory(
-        ANNOTATIONS, source=SOURCE
-    ),
-    "annotations_per_image": lambda: data_figures.plot_annotations_per_image(IMAGES, source=SOURCE),
-    "image_sizes": lambda: data_figures.plot_image_sizes(IMAGES, source=SOURCE),
-    "cooccurrence": lambda: data_figures.plot_cooccurrence(COOCCURRENCE, source=SOURCE),
-    "gallery": lambda: data_figures.plot_gallery([PHOTO] * 3, ["a", "b", "c"], source=SOURCE),
-    "layers": lambda: data_figures.plot_layers([("coat", MASK)], TABLE, source=SOURCE),
-    "class_shares": lambda: data_figures.plot_class_shares(PIXELS, TABLE, source=SOURCE),
-    "hidden_pixels": lambda: data_figures.plot_hidden_pixels(
-        np.array([np.nan] * 10 + [0.5, 0.0, 0.1]), TABLE, source=SOURCE
-    ),
-    "live_curves": lambda: training_figures.plot_live_curves(HISTORY, source=SOURCE),
-    "training_curves": lambda: training_figures.plot_training_curves(HISTORY, source=SOURCE),
-    "batch": lambda: training_figures.plot_batch(
-        np.stack([PHOTO] * 2), np.stack([MASK] * 2), TABLE, source=SOURCE
-    ),
-    "confusion_matrix": lambda: score_figures.plot_confusion_matrix(
-        CONFUSION, TABLE.names, source=SOURCE
-    ),
-    "class_scores": lambda: score_figures.plot_class_scores(SCORES, TABLE, source=SOURCE),
-    "strata": lambda: score_figures.plot_strata("People", STRATA, source=SOURCE),
-    "option_trials": lambda: score_figures.plot_option_trials(TRIALS, source=SOURCE),
-    "differences": lambda: score_figures.plot_differences(
-        DIFFERENCES, ("a", "b"), TABLE.names, TABLE.colors, source=SOURCE
-    ),
-    "error_kinds": lambda: score_figures.plot_error_kinds(
+    "category_counts": (data_figures, ANNOTATIONS),
+    "supercategory_counts": (data_figures, ANNOTATIONS),
+    "area_histogram": (data_figures, ANNOTATIONS),
+    "area_by_supercategory": (data_figures, ANNOTATIONS),
+    "annotations_per_image": (data_figures, IMAGES),
+    "image_sizes": (data_figures, IMAGES),
+    "cooccurrence": (data_figures, COOCCURRENCE),
+    "gallery": (data_figures, [PHOTO] * 3, ["a", "b", "c"]),
+    "layers": (data_figures, [("coat", MASK)], TABLE),
+    "class_shares": (data_figures, PIXELS, TABLE),
+    "hidden_pixels": (data_figures, np.array([np.nan] * 10 + [0.5, 0.0, 0.1]), TABLE),
+    "live_curves": (training_figures, HISTORY),
+    "training_curves": (training_figures, HISTORY),
+    "batch": (training_figures, np.stack([PHOTO] * 2), np.stack([MASK] * 2), TABLE),
+    "confusion_matrix": (score_figures, CONFUSION, TABLE.names),
+    "class_scores": (score_figures, SCORES, TABLE),
+    "strata": (score_figures, "People", STRATA),
+    "option_trials": (score_figures, TRIALS),
+    "differences": (score_figures, DIFFERENCES, ("a", "b"), TABLE.names, TABLE.colors),
+    "error_kinds": (
+        score_figures,
         np.array([[9, 0, 1, 0], [6, 3, 1, 5], [0, 0, 0, 7]]),
         ["background", "a", "b"],
-        source=SOURCE,
     ),
-    "class_extremes": lambda: score_figures.plot_class_extremes(
-        {"head": [("best 0.90", PHOTO), ("worst 0.10", PHOTO)], "neck": []}, source=SOURCE
+    "class_extremes": (
+        score_figures,
+        {"head": [("best 0.90", PHOTO), ("worst 0.10", PHOTO)], "neck": []},
     ),
-    "boundary_scores": lambda: score_figures.plot_boundary_scores(BOUNDARIES, TABLE, source=SOURCE),
-    "reliability": lambda: score_figures.plot_reliability(BINS, ece=0.2, source=SOURCE),
-    "composites": lambda: score_figures.plot_composites(COMPOSITES, source=SOURCE),
-    "area_curve": lambda: score_figures.plot_area_curve(BANDS, CATEGORIES, TABLE, source=SOURCE),
-    "overlap_pairs": lambda: score_figures.plot_overlap_pairs(PAIRS, source=SOURCE),
-    "comparison": lambda: score_figures.plot_comparison(
-        {"mIoU": 0.4}, {"mIoU": 0.544}, source=SOURCE, note="another size"
-    ),
-    "image_score_histogram": lambda: score_figures.plot_image_score_histogram(
-        [0.1, 0.5, np.nan], source=SOURCE
-    ),
+    "boundary_scores": (score_figures, BOUNDARIES, TABLE),
+    "reliability": (score_figures, BINS),
+    "composites": (score_figures, COMPOSITES),
+    "area_curve": (score_figures, BANDS, CATEGORIES, TABLE),
+    "overlap_pairs": (score_figures, PAIRS),
+    "comparison": (score_figures, {"mIoU": 0.4}, {"mIoU": 0.544}),
+    "image_score_histogram": (score_figures, [0.1, 0.5, np.nan]),
 }
+
+
+OPTIONS = {"reliability": {"ece": 0.2}, "comparison": {"note": "another size"}}
+
+
+def draw(name: str) -> Figure:
+    room, *data = PLOTS[name]
+    return getattr(room, f"plot_{name}")(*data, source=SOURCE, **OPTIONS.get(name, {}))
 
 
 @functools.cache
 def drawn(name: str) -> Figure:
     """One figure for all tests that only look at it."""
-    return PLOTS[name]()
+    return draw(name)
 
 
 def texts_of(figure: Figure) -> list[str]:
@@ -236,7 +234,7 @@ def test_plot_names_its_source_and_leaves_no_traces(name):
 
 def test_style_does_not_depend_on_the_session():
     with mpl.rc_context({"font.size": 30, "axes.facecolor": "black"}):
-        figure = PLOTS["strata"]()
+        figure = draw("strata")
     axes = figure.axes[0]
     assert axes.get_facecolor() == (1, 1, 1, 1)
     assert axes.get_xticklabels()[0].get_fontsize() == 8.5
@@ -287,11 +285,8 @@ def test_cooccurrence_is_conditional_on_the_row():
 @pytest.mark.parametrize("name", ["layers", "batch"])
 def test_mask_legend_lists_exactly_the_classes_that_occur(name):
     (legend,) = drawn(name).legends
-    assert [text.get_text() for text in legend.get_texts()] == [
-        "background",
-        "wholebody",
-        "ignored",
-    ]
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["background", "wholebody", "ignored"]
     assert to_rgb(legend.get_patches()[1].get_facecolor()) == pytest.approx(color_of("wholebody"))
 
 
@@ -320,13 +315,8 @@ def test_training_curves_are_the_five_with_the_best_epoch_marked():
     ]
     curve = figure.axes[3].lines[0]
     np.testing.assert_allclose(curve.get_xydata(), [[1, 0.1], [2, 0.4], [3, 0.3]])
-    assert [axes.get_title(loc="right") for axes in figure.axes] == [
-        "0.700",
-        "0.600",
-        "0.600",
-        "0.400",
-        "0.500",
-    ]
+    best = [axes.get_title(loc="right") for axes in figure.axes]
+    assert best == ["0.700", "0.600", "0.600", "0.400", "0.500"]
 
 
 def test_live_curves_end_in_the_latest_values():
@@ -369,7 +359,9 @@ def test_class_scores_are_sorted_with_absent_classes_named():
 
 def test_strata_show_their_numbers_and_empty_ones():
     texts = texts_of(drawn("strata"))
-    assert {"1 person  (n = 40)", "2 people  (n = 7 photos)", "0.500", "no data"} <= set(texts)
+    assert {"1 person  (n = 1 photo)", "2 people  (n = 1,234 photos)", "0.500", "no data"} <= set(
+        texts
+    )
 
 
 def test_options_show_gain_and_cost_side_by_side():
@@ -416,7 +408,7 @@ def test_reliability_says_how_many_pixels_and_how_far_off():
 
 def test_area_curve_shows_bands_and_categories_small_ones_first():
     bands, categories = drawn("area_curve").axes
-    assert bands.get_xticklabels()[0].get_text() == "1 person\n40"
+    assert bands.get_xticklabels()[0].get_text() == "1 person\n1"
     names = [t.get_text() for t in categories.get_yticklabels()]
     assert names == ["button  7², n = 12", "coat  300², n = 1"]
     assert categories.get_ylim()[0] > categories.get_ylim()[1]  # the first is at the top
@@ -446,7 +438,7 @@ def test_notebooks_show_figures_as_they_are_saved(tmp_path, monkeypatch):
     shell = InteractiveShell()
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     style.show_sharp_figures()
-    figure = PLOTS["strata"]()
+    figure = draw("strata")
     png_path, _ = style.save_figure(figure, tmp_path / "strata", caption="What it shows.")
     shown, metadata = shell.display_formatter.format(figure, include={"image/png"})
     assert b64decode(shown["image/png"]) == png_path.read_bytes()
@@ -461,8 +453,8 @@ def test_notebooks_show_figures_as_they_are_saved(tmp_path, monkeypatch):
 
 
 def test_saved_figures_are_png_and_svg_and_equal_each_time(tmp_path):
-    first = style.save_figure(PLOTS["strata"](), tmp_path / "one" / "04_strata.v2")
-    second = style.save_figure(PLOTS["strata"](), tmp_path / "two" / "04_strata.v2")
+    first = style.save_figure(draw("strata"), tmp_path / "one" / "04_strata.v2")
+    second = style.save_figure(draw("strata"), tmp_path / "two" / "04_strata.v2")
     assert [path.name for path in first] == ["04_strata.v2.png", "04_strata.v2.svg"]
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert first[0].read_bytes().startswith(b"\x89PNG")

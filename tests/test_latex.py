@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.report.latex`: what is escaped, and the shape of a table."""
+"""Tests of `report.latex`: what is escaped, and the shape of a table."""
 
 import re
 import shutil

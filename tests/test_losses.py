@@ -1,3 +1,5 @@
+"""Loss: as in smp, by hand, and no larger in memory than it must be."""
+
 import math
 
 import pytest
@@ -197,37 +199,9 @@ def test_the_size_of_the_blocks_changes_nothing(monkeypatch, block_numbers):
 
 
 @pytest.mark.parametrize(
-    ("logits_shape", "target", "message"),
-    [
-        ((1, 3, 1, 2), torch.tensor([[[0, 3]]]), r"class ids \[3\]; expected 0\.\.2 or 255"),
-        ((1, 3, 1, 2), torch.tensor([[[-1, 254]]]), r"class ids \[-1, 254\]"),
-        ((1, 3, 1, 2), torch.tensor([[[0, 47]]], dtype=torch.uint8), r"class ids \[47\]"),
-        ((1, 3, 1, 2), torch.tensor([[[0.0, 1.0]]]), "target is torch.float32"),
-        ((1, 3, 1, 2), torch.tensor([[0, 1]]), r"target has shape \(1, 2\)"),
-        ((1, 3, 2, 1), torch.tensor([[[0, 1]]]), r"target has shape \(1, 1, 2\)"),
-        ((3, 1, 2), torch.tensor([[0, 1]]), r"expected \(N, H, W\) for \(N, C, H, W\)"),
-    ],
+    ("ids", "message"),
+    [([0, 3], r"class ids \[3\]; expected 0\.\.2 or 255"), ([-1, 254], r"class ids \[-1, 254\]")],
 )
-def test_bad_batch_is_refused(logits_shape, target, message):
+def test_class_ids_beyond_the_logits_are_named(ids, message):
     with pytest.raises(ValueError, match=message):
-        DiceFocalLoss()(torch.zeros(logits_shape), target)
-
-
-def test_ignore_index_must_not_be_a_class():
-    with pytest.raises(ValueError, match="ignore_index 2 is a class id"):
-        DiceFocalLoss(ignore_index=2)(torch.zeros(1, 3, 1, 1), torch.tensor([[[0]]]))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"dice_form": "mean"}, "dice_form is 'mean'; expected 'smp' or 'present'"),
-        ({"dice_smooth": -1.0}, "dice_smooth is -1.0; expected a number of at least 0"),
-        ({"focal_gamma": float("nan")}, "focal_gamma is nan"),
-        ({"dice_weight": -0.5}, "dice_weight is -0.5"),
-        ({"focal_weight": -0.5}, "focal_weight is -0.5"),
-    ],
-)
-def test_bad_argument_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        DiceFocalLoss(**arguments)
+        DiceFocalLoss()(torch.zeros(1, 3, 1, 2), torch.tensor([[ids]]))

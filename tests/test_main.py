@@ -16,19 +16,8 @@ from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.workflow import pipeline, sweep
 from clothseg_utils.workflow.pipeline import NotebookFailedError
 
-VERBS = (
-    "run",
-    "synthesize",
-    "download",
-    "convert",
-    "audit",
-    "rasterize",
-    "train",
-    "evaluate",
-    "predict",
-    "report",
-    "sweep",
-)
+VERBS = ["run", "synthesize", "download", "convert", "audit", "rasterize", "train", "evaluate"]
+VERBS += ["predict", "report", "sweep"]
 TRAIN_JSON = "instances_attributes_train2020.json"
 VAL_JSON = "instances_attributes_val2020.json"
 
@@ -107,13 +96,10 @@ def test_each_verb_explains_itself(cli, verb):
     [
         ("trian", "No such command 'trian'"),
         ("run --profil demo", "No such option: --profil"),
-        ("run surplus", "Got unexpected extra argument"),
         ("run --profile", "Option '--profile' requires an argument"),
         ("evaluate --data-root x --out y", "Missing option '--checkpoint'"),
         ("predict --checkpoint x --out y", "Missing argument 'PHOTO_OR_FOLDER...'"),
-        ("synthesize --out x --train many", "'--train': Input should be a valid integer"),
         ("synthesize --out x --train 0", "'--train': Input should be greater than or equal to 1"),
-        ("synthesize --out x --seed -1", "'--seed': Input should be greater than or equal to 0"),
         ("rasterize --annotations x --out y --workers -1", "'--workers': Input should be greater"),
     ],
 )
@@ -208,23 +194,10 @@ def test_command_of_one_name_is_the_same_program(cli):
             'unknown field "train.batchsize" (did you mean train.batch_size?); expected one of '
             "run.run_name, ",
         ),
-        ("--set batch_size=4", 'unknown field "batch_size" (did you mean train.batch_size?)'),
-        ("--set train.batch_size", '"train.batch_size" has no "="'),
-        (
-            "--set train.batch_size=four",
-            "train.batch_size: got 'four'; Input should be a valid int",
-        ),
-        (
-            "--set data.image_size=100",
-            "data.image_size: got '100'; Input should be a multiple of 32",
-        ),
-        ("--set data.resize=crop", "data.resize: got 'crop'; Input should be 'letterbox' or"),
-        ("--set train.learning_rate=nan", "train.learning_rate"),
         ("--set train.encoder_name=mit_b9", 'unknown encoder_name "mit_b9" (did you mean mit_b'),
         ("--data-root nowhere", "nowhere; expected a folder in Fashionpedia's layout"),
         ("--only 06", 'unknown notebook "06"; expected one of 01, 02, 03, 04, 05'),
         ("--run-name a/b", 'run_name "a/b" is not a folder name'),
-        ("--run-name ..", 'run_name ".." is not a folder name'),
     ],
 )
 def test_run_refuses_before_it_writes(cli, here, arguments, message):
@@ -310,11 +283,6 @@ def bad_root(here) -> Path:
         ("train --data-root {good}/train --run-name x", f"lacks {TRAIN_JSON}"),
         ("train --data-root {bad} --run-name x", f"{TRAIN_JSON} is not"),
         (
-            "train --data-root {good} --run-name x --set train.epochs=2",
-            'unknown field "train.epochs"',
-        ),
-        ("train --data-root {good} --run-name x --set train.encoder_name=vit", "encoder_name"),
-        (
             "train --data-root {good} --run-name x --set train.encoder_weights=nowhere.pth",
             "nowhere.pth",
         ),
@@ -327,8 +295,6 @@ def bad_root(here) -> Path:
             "'--split': 'test' is not one of 'train', 'val'; see",
         ),
         ("predict --checkpoint nowhere.ckpt --out x {good}/test", "nowhere.ckpt"),
-        ("predict --checkpoint {best} --out x nowhere.jpg", "no such photo or folder: nowhere.jpg"),
-        ("predict --checkpoint {best} --out x {bad}/test", "no photo found"),
         ("predict --checkpoint {best} --out {bad}/" + VAL_JSON + " {good}/test", VAL_JSON),
         ("report --run-name nowhere", "nowhere"),
         ("report --run-name ../x", 'run_name "../x" is not a folder name'),
@@ -428,14 +394,7 @@ def test_convert_without_classes_takes_each_category_for_one(cli, here):
     ("arguments", "message"),
     [
         ("--photos nowhere --annotations shop.json --out new", "photo folder nowhere not found"),
-        ("--photos shop --annotations nowhere.json --out new", "nowhere.json not found"),
-        (
-            "--photos shop --annotations shop.json --out new --classes nowhere.json",
-            "nowhere.json not found; expected a JSON of category -> class",
-        ),
         ("--photos shop --annotations shop.json --out shop", "shop holds other files than"),
-        ("--photos shop --annotations shop.json --out new --val-share 1", "val_share is 1.0;"),
-        ("--photos shop --annotations classes.json --out new", "classes.json is no COCO file"),
     ],
 )
 def test_bad_own_data_are_one_line(cli, here, arguments, message):
@@ -447,7 +406,6 @@ def test_bad_own_data_are_one_line(cli, here, arguments, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["convert.coco_file=shop.json"], "convert: coco_file is set and coco_photos, its folder"),
         (
             ["convert.coco_file=shop.json", "convert.coco_photos=shop"],
             "convert: coco_file is set and data_root is still that of the drawn photos",
@@ -513,11 +471,8 @@ def test_sweep_exit_codes(cli, here, pipeline_of, broken, code):
     [
         ("", "Missing option '--set'"),
         ("--set train.seed=0", "no setting has several values"),
-        ("--set train.seed=0,x", "train.seed: got 'x'"),
-        ("--set train.seeds=0,1", "(did you mean train.seed?)"),
         ("--set train.seed=0,1 --data-root nowhere", "no such data root"),
         ("--set train.seed=0,1 --name a/b", "is not a folder name"),
-        ("--set train.seed=0,1 --only 7", 'unknown notebook "7"'),
     ],
 )
 def test_sweep_refuses_before_it_writes(cli, here, arguments, message):

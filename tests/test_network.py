@@ -168,8 +168,6 @@ def without(state, key):
         (lambda state: state | {"conv1.weight": torch.zeros(1)}, r"misshapes conv1\.weight"),
         (lambda state: {f"encoder.{k}": v for k, v in state.items()}, r"lacks conv1\.weight"),
         (lambda state: torch.zeros(3), "holds a Tensor that is no state dict"),
-        (lambda state: [1, 2], "holds a list that is no state dict"),
-        (lambda state: {1: 2}, "holds a dict that is no state dict"),
         (lambda state: dict.fromkeys(state, 0), "holds a dict that is no state dict"),
         (lambda state: {"state_dict": torch.zeros(3)}, "holds a Tensor that is no state dict"),
     ],
@@ -188,19 +186,14 @@ def test_missing_weights_file_is_named(weights_path):
         build_network(ENCODER, str(weights_path), 13)
 
 
-@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04 half a zip file"])
-def test_file_that_torch_did_not_write_is_refused(weights_path, content):
-    weights_path.write_bytes(content)
+@pytest.mark.parametrize("content", [b"", b"no weights", "cut"])
+def test_file_that_torch_cannot_read_is_refused(encoder_state, weights_path, content):
+    torch.save(encoder_state, weights_path)
+    whole = weights_path.read_bytes()
+    weights_path.write_bytes(whole[:100_000] if content == "cut" else content)
     with pytest.raises(ValueError, match=r"encoder\.pt cannot be read as a torch file") as caught:
         build_network(ENCODER, str(weights_path), 13)
     assert "\n" not in str(caught.value)
-
-
-def test_truncated_weights_file_is_refused(encoder_state, weights_path):
-    torch.save(encoder_state, weights_path)
-    weights_path.write_bytes(weights_path.read_bytes()[:100_000])
-    with pytest.raises(ValueError, match=r"encoder\.pt cannot be read as a torch file"):
-        build_network(ENCODER, str(weights_path), 13)
 
 
 @pytest.mark.parametrize("encoder_name", ["mit_b0", "resnet18"])
@@ -241,21 +234,9 @@ def test_checkpoint_gives_back_the_network(network, checkpoint_path, no_network)
     np.testing.assert_array_equal(trained.colors, class_colors(13))
 
 
-def test_loaded_network_predicts_the_same(network, checkpoint_path):
-    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    trained = load_segmenter(checkpoint_path, device="cpu")
-    with torch.inference_mode():
-        torch.testing.assert_close(trained.network(images), network(images))
-
-
 def test_options_that_do_not_fit_the_input_size_are_refused_on_loading(checkpoint_path):
     with pytest.raises(ValueError, match=r"tta_scales 0\.75,1\.25 of image_size 64"):
         load_segmenter(checkpoint_path, "cpu", InferenceConfig(tta_scales="0.75,1.25"))
-
-
-def test_config_comes_back_from_a_checkpoint(checkpoint_path):
-    stored = read_checkpoint(checkpoint_path)[CHECKPOINT_KEY]["config"]
-    assert Config.model_validate(stored) == CONFIG
 
 
 class _Trap:

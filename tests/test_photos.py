@@ -2,11 +2,12 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from clothseg_utils.data.photos import check_photo, decode_photo, read_photo
+from clothseg_utils.data.photos import check_photo, decode_photo, read_photo, write_image
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -173,9 +174,17 @@ def test_bytes_are_read_as_a_file_is(tmp_path):
     assert (decode_photo(path.read_bytes(), "upload") == read_photo(path)).all()
 
 
-@pytest.mark.parametrize(
-    ("data", "reason"), [(b"", "is empty"), (b"no photo", "cannot be decoded")]
-)
-def test_bad_bytes_are_named(data, reason):
-    with pytest.raises(ValueError, match=f"photo mine.jpg {reason}"):
-        decode_photo(data, "mine.jpg")
+@pytest.mark.parametrize("name", ["a.png", "deep/a.jpg"])
+def test_write_image_keeps_rgb(tmp_path, name):
+    image = np.zeros((16, 24, 3), np.uint8)
+    image[..., 0] = 200  # red
+    write_image(tmp_path / name, image)
+    written = read_photo(tmp_path / name)
+    assert np.abs(written.astype(int) - image).max() <= 3  # JPEG rounds
+
+
+def test_write_image_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
+    with pytest.raises(OSError, match=r"a\.png could not be written"):
+        write_image(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []

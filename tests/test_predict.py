@@ -1,10 +1,9 @@
-"""Tests of `clothseg_utils.predict`: any photo to a mask of its own size, and where files go."""
+"""Tests of `network.predict`: any photo to a mask of its own size, and where files go."""
 
 import dataclasses
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,8 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES
-from clothseg_utils.core.workers import read_ahead
-from clothseg_utils.data.photos import read_photo, write_image
+from clothseg_utils.data.photos import read_photo
 from clothseg_utils.network.predict import PhotoTask, mask_to_coco, plan_predictions, predict_photos
 from clothseg_utils.network.segmenter import (
     logits_to_confidence,
@@ -240,21 +238,6 @@ def test_mask_does_not_depend_on_what_else_is_in_the_call(tiny_network, photos, 
     assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes()
 
 
-@pytest.mark.slow
-def test_predict_and_evaluate_write_equal_masks(cli, tiny_training, synthetic_root, tmp_path):
-    checkpoint = ("--checkpoint", tiny_training.run.best_checkpoint)
-    predicted = cli("predict", *checkpoint, "--out", tmp_path / "p", synthetic_root / "test")
-    scored = ("--data-root", synthetic_root, "--out", tmp_path / "e", "--write-masks")
-    evaluated = cli("evaluate", *checkpoint, *scored)
-    assert (predicted.code, evaluated.code) == (0, 0)
-    names = files_below(tmp_path / "e" / "masks")
-    assert len(names) == 8
-    for name in names:
-        assert (tmp_path / "e" / "masks" / name).read_bytes() == (
-            tmp_path / "p" / name
-        ).read_bytes()
-
-
 # --- what is read, and where results go ----------------------------------------------------------
 
 
@@ -401,44 +384,6 @@ def test_nothing_readable_is_an_error(cli, tiny_training, photos, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# --- small parts ---------------------------------------------------------------------------------
-
-
-def test_read_ahead_hands_over_results_and_errors_in_order():
-    def read(item):
-        if item == "bad":
-            raise ValueError("cannot be read")
-        return item.upper()
-
-    results = list(read_ahead(read, ["a", "bad", "c"]))
-    assert results[0] == ("a", "A")
-    assert results[1][0] == "bad"
-    assert isinstance(results[1][1], ValueError)
-    assert results[2] == ("c", "C")
-    assert list(read_ahead(read, [])) == []
-
-
-def test_read_ahead_does_not_hide_a_programming_error():
-    with pytest.raises(KeyError):
-        list(read_ahead({}.__getitem__, ["a"]))
-
-
-@pytest.mark.parametrize("name", ["a.png", "deep/a.jpg"])
-def test_write_image_keeps_rgb(tmp_path, name):
-    image = np.zeros((16, 24, 3), np.uint8)
-    image[..., 0] = 200  # red
-    write_image(tmp_path / name, image)
-    written = read_png(tmp_path / name)
-    assert np.abs(written.astype(int) - image).max() <= 3  # JPEG rounds
-
-
-def test_write_image_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
-    with pytest.raises(OSError, match=r"a\.png could not be written"):
-        write_image(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8))
-    assert files_below(tmp_path) == []
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [("--tta-flip", "--tta-scales", "2"), ("--window-px", "100", "--tta-flip")]
@@ -460,12 +405,3 @@ def test_test_time_options_give_predict_and_evaluate_one_mask(
     assert mask != (tmp_path / "plain" / name).read_bytes(), "the options changed nothing"
     metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
     assert "; test-time options: mirrored too" in metrics["protocol"]
-
-
-def test_bad_test_time_options_do_nothing(cli, tmp_path):
-    done = cli(
-        "predict", "--checkpoint", "no.ckpt", "--out", tmp_path, "--tta-scales", "big", tmp_path
-    )
-    assert done.code == 2
-    assert "inference.tta_scales: got 'big'; " in done.err
-    assert done.err.count("\n") == 1

@@ -1,32 +1,22 @@
-"""The run folder: whole files, one owner, a manifest that loses nothing."""
+"""The run folder: one owner, a manifest that loses nothing."""
 
 import contextlib
 import json
 import os
 import signal
-import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from test_files import HELLO_SHA256
 
 from clothseg_utils.core import runs
 from clothseg_utils.core.files import (
-    atomic_path,
-    portable_path,
     read_json,
     repo_root,
-    resolve_path,
-    sha256_file,
-    sha256_json,
-    whole_folder,
-    write_json,
-    write_text,
 )
 from clothseg_utils.core.runs import RunFolder
-
-HELLO_SHA256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
 
 
 def start_python(code, *arguments):
@@ -41,162 +31,6 @@ def start_python(code, *arguments):
     )
 
 
-# Atomic writes
-
-
-def test_the_file_appears_only_when_the_block_ends(tmp_path):
-    path = tmp_path / "new" / "mask.png"
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(b"whole")
-        assert temporary.parent == path.parent  # a rename across file systems would be a copy
-        assert temporary.suffix == ".png"  # image writers go by the suffix
-        assert not path.exists()
-    assert path.read_bytes() == b"whole"
-    assert list(path.parent.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, error):
-    path = tmp_path / "metrics.json"
-    path.write_text("old")
-
-    def write_half():
-        with atomic_path(path) as temporary:
-            temporary.write_text("half")
-            raise error
-
-    with pytest.raises(error):
-        write_half()
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failed_first_write_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "metrics.json", {"mean_iou": float("nan")})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_two_writers_of_one_file_do_not_meet(tmp_path):
-    path = tmp_path / "a.txt"
-    with atomic_path(path) as first, atomic_path(path) as second:
-        assert first != second
-        first.write_text("first")
-        second.write_text("second")
-    assert path.read_text() == "first"  # the outer block ends last
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_new_files_are_as_readable_as_others(tmp_path):
-    """A temporary file as Python makes them is private; these must follow the umask."""
-    before = os.umask(0o027)
-    try:
-        write_text(tmp_path / "a.txt", "é")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
-    assert (tmp_path / "a.txt").read_bytes() == b"\xc3\xa9"
-
-
-def test_a_very_long_name_is_written(tmp_path):
-    path = tmp_path / f"{'x' * 250}.txt"
-    write_text(path, "a")
-    assert path.read_text() == "a"
-
-
-def test_a_folder_appears_only_when_it_is_whole(tmp_path):
-    path = tmp_path / "data" / "mine"
-    with whole_folder(path) as unfinished:
-        (unfinished / "a.txt").touch()
-        assert not path.exists()
-    assert [p.name for p in path.iterdir()] == ["a.txt"]
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(path.parent.stat().st_mode)
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_failed_folder_leaves_nothing(tmp_path):
-    def fail():
-        with whole_folder(tmp_path / "mine") as unfinished:
-            (unfinished / "a.txt").touch()
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_somebody_filled_stays(tmp_path):
-    path = tmp_path / "mine"
-    with pytest.raises(OSError, match="not empty"), whole_folder(path):
-        write_text(path / "b.txt", "theirs")
-    assert list(tmp_path.rglob("*")) == [path, path / "b.txt"]
-
-
-def test_a_link_to_an_empty_folder_is_filled(tmp_path):
-    (tmp_path / "disk").mkdir()
-    (tmp_path / "link").symlink_to("disk")
-    with whole_folder(tmp_path / "link") as unfinished:
-        (unfinished / "a.txt").touch()
-    assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "disk" / "a.txt").exists()
-
-
-# JSON and hashes
-
-
-def test_json_round_trip(tmp_path):
-    write_json(tmp_path / "a.json", {"name": "Ärmel", "scores": [1, None]})
-    assert read_json(tmp_path / "a.json") == {"name": "Ärmel", "scores": [1, None]}
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00"])
-def test_broken_json_is_named(tmp_path, content):
-    (tmp_path / "a.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.json is not JSON .*; restore or delete it"):
-        read_json(tmp_path / "a.json")
-
-
-def test_missing_json_is_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"a\.json"):
-        read_json(tmp_path / "a.json")
-
-
-def test_sha256_of_a_known_file(tmp_path):
-    (tmp_path / "a").write_bytes(b"hello")
-    assert sha256_file(tmp_path / "a") == HELLO_SHA256
-
-
-def test_sha256_of_json_does_not_depend_on_key_order():
-    assert sha256_json({"a": 1, "b": [2]}) == sha256_json({"b": [2], "a": 1})
-    assert sha256_json({"a": 1}) != sha256_json({"a": 2})
-
-
-# Paths
-
-
-def test_a_relative_path_means_the_repository(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert resolve_path("data/synthetic") == repo_root() / "data" / "synthetic"
-    assert (repo_root() / "clothseg_utils" / "core" / "runs.py").is_file()
-
-
-def test_an_absolute_path_stays(tmp_path):
-    assert resolve_path(tmp_path / "a") == tmp_path / "a"
-
-
-def test_tilde_is_the_home_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert resolve_path("~/photos") == tmp_path / "photos"
-
-
-def test_records_name_files_of_the_repository_without_the_machine(tmp_path):
-    """A manifest from one machine must make sense on another."""
-    inside = repo_root() / "data" / "synthetic"
-    assert portable_path(inside) == "data/synthetic"
-    assert resolve_path(portable_path(inside)) == inside
-    assert portable_path(tmp_path / "a") == (tmp_path / "a").as_posix()
-
-
 # Run names
 
 
@@ -205,25 +39,10 @@ def test_plain_run_names(tmp_path, name):
     assert RunFolder(tmp_path, name).path == tmp_path / name
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        ".",
-        "..",
-        "../elsewhere",
-        "/etc",
-        "a/b",
-        "a\\b",
-        ".hidden",
-        "-rf",
-        "two words",
-        "line\n",
-        "nul\0",
-        "$(reboot)",
-        "x" * 101,
-    ],
-)
+HOSTILE = ("", ".", "..", "../elsewhere", "/etc", "a/b", "a\\b", ".hidden", "-rf", "two words")
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "line\n", "nul\0", "$(reboot)", "x" * 101])
 def test_hostile_run_names_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="is not a folder name; expected 1 to 100 letters"):
         RunFolder(tmp_path, name)

@@ -76,12 +76,8 @@ def test_record_holds_settings_time_and_hashes_of_all_that_was_used_and_made(par
     assert entry["parameters"] == config_to_parameters(step.config)
     assert entry["parameters"]["scheme"] == "category"
     assert list(entry["inputs"].values()) == [sha256_file(read)]
-    names = [
-        "audit.json",
-        "tables/01_summary.csv",
-        "figures/01_counts.png",
-        "figures/01_counts.svg",
-    ]
+    figures = ["figures/01_counts.png", "figures/01_counts.svg"]
+    names = ["audit.json", "tables/01_summary.csv", *figures]
     assert entry["outputs"] == {name: sha256_file(step.run.path / name) for name in names}
     assert entry["scores"] == {"different_pixels": 0}
 

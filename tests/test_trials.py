@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.trials`: every option on the same photos, against none."""
+"""Tests of `network.trials`: every option on the same photos, against none."""
 
 import math
 
@@ -66,11 +66,3 @@ def test_standard_options_start_plain_and_differ(tiny_training):
 def test_standard_scales_are_input_sizes_of_their_own(tiny_training, image_size, sizes):
     options = standard_options(tiny_training.val_split.images, image_size)
     assert options["scales"].input_sizes(image_size) == sizes
-
-
-@pytest.mark.parametrize(
-    ("options", "photos"), [({PLAIN: PLAIN_INFERENCE}, 0), ({"flip": PLAIN_INFERENCE}, 4)]
-)
-def test_nothing_to_measure_against_is_refused(tiny_network, tiny_training, options, photos):
-    with pytest.raises(ValueError, match='plain options under the name "none"'):
-        try_options(tiny_network, tiny_training.val_split, options, photos=photos)

@@ -6,7 +6,7 @@ import cv2
 import pytest
 
 from clothseg_utils.core import workers
-from clothseg_utils.core.workers import usable_cores, worker_pool
+from clothseg_utils.core.workers import read_ahead, usable_cores, worker_pool
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,22 @@ def test_usable_cores_without_affinity(monkeypatch, tmp_path):
 def test_opencv_starts_no_threads_in_workers():
     with worker_pool(1) as pool:
         assert pool.submit(cv2.getNumThreads).result(timeout=60) == 1
+
+
+def test_read_ahead_hands_over_results_and_errors_in_order():
+    def read(item):
+        if item == "bad":
+            raise ValueError("cannot be read")
+        return item.upper()
+
+    results = list(read_ahead(read, ["a", "bad", "c"]))
+    assert results[0] == ("a", "A")
+    assert results[1][0] == "bad"
+    assert isinstance(results[1][1], ValueError)
+    assert results[2] == ("c", "C")
+    assert list(read_ahead(read, [])) == []
+
+
+def test_read_ahead_does_not_hide_a_programming_error():
+    with pytest.raises(KeyError):
+        list(read_ahead({}.__getitem__, ["a"]))

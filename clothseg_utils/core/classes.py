@@ -157,7 +157,7 @@ def class_table(scheme: Scheme, categories: Iterable[_CategoryLike]) -> ClassTab
     """
     ordered = sorted(categories, key=lambda category: category.id)
     if scheme == "supercategory":
-        names = SUPERCATEGORY_NAMES
+        names: tuple[str, ...] = SUPERCATEGORY_NAMES
         class_ids = {name: class_id for class_id, name in enumerate(names)}
         unknown = [c for c in ordered if class_ids.get(c.supercategory, 0) == 0]
         if unknown:
@@ -194,7 +194,7 @@ def class_colors(num_classes: int) -> np.ndarray:
         [32, 32, 32]
     """
     if num_classes <= len(_SUPERCATEGORY_COLORS) + 1:
-        rows = (_BACKGROUND_COLOR, *_SUPERCATEGORY_COLORS)[:num_classes]
+        rows = [_BACKGROUND_COLOR, *_SUPERCATEGORY_COLORS][:num_classes]
     else:
         # Chosen by maximising the smallest CIELAB distance between any two of 47 colours.
         lightness = (0.4, 0.7, 0.5, 0.8, 0.6)
@@ -202,7 +202,8 @@ def class_colors(num_classes: int) -> np.ndarray:
         for index in range(num_classes - 1):
             hue = (index * 0.6180339887) % 1.0
             rgb = colorsys.hls_to_rgb(hue, lightness[index % len(lightness)], 0.75)
-            rows.append(tuple(round(255 * channel) for channel in rgb))
+            red, green, blue = (round(255 * channel) for channel in rgb)
+            rows.append((red, green, blue))
     colors = np.array(rows, dtype=np.uint8).reshape(num_classes, 3)
     colors.setflags(write=False)
     return colors

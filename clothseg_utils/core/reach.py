@@ -1,7 +1,6 @@
 """The code that a set of imports reaches inside the package, as one hash."""
 
 import ast
-import contextlib
 import functools
 import hashlib
 import json
@@ -44,9 +43,7 @@ def code_hash(imports: Iterable[str], *, without: Collection[str] = ()) -> str:
                 digests[path] = hashlib.sha256(source.encode()).hexdigest()
                 waiting += _imports(source)
     for folder in {path.parent for path in digests}:
-        for path in folder.rglob("*"):
-            if path.is_file() and path.suffix not in (".py", ".pyc"):
-                digests[path] = sha256_file(path)
+        digests |= {path: sha256_file(path) for path in folder.rglob("*.j2")}
     return sha256_json({p.relative_to(_PACKAGE_DIR).as_posix(): d for p, d in digests.items()})
 
 
@@ -54,8 +51,16 @@ def notebook_imports(path: str | Path) -> list[str]:
     """Dotted names that a notebook's code cells import, for `code_hash`."""
     cells = json.loads(Path(path).read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    # Lines for Jupyter, such as %load_ext, are no Python.
-    return [name for source in sources for name in _imports(re.sub(r"(?m)^\s*[%!].*", "", source))]
+    names: list[str] = []
+    for source in sources:
+        try:  # lines for Jupyter, such as %load_ext, are no Python
+            names += _imports(re.sub(r"(?m)^(\s*)[%!].*", r"\1pass", source))
+        except SyntaxError as error:
+            raise ValueError(
+                f"{path} has a cell that is no Python: {error.text or error}; expected code that "
+                "runs. Correct it, or restore the notebook."
+            ) from None
+    return names
 
 
 def _files_of(name: str) -> list[Path]:
@@ -77,11 +82,10 @@ def _files_of(name: str) -> list[Path]:
 @functools.cache
 def _imports(source: str) -> tuple[str, ...]:
     names: list[str] = []
-    with contextlib.suppress(SyntaxError):  # what is no Python fails when it runs
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Import):
-                names += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                # A name may be a module itself.
-                names += [f"{node.module}.{alias.name}" for alias in node.names]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            # A name may be a module itself.
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
     return tuple(names)

@@ -137,7 +137,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for one process; the lock goes with the process, even if it is killed.
+        """Hold the run for one process; on a local disk the lock goes with it, even if killed.
 
         Raises:
             ValueError: another process holds it.
@@ -147,14 +147,17 @@ class RunFolder:
         try:
             lock = FileLock(self.path / ".lock").acquire(timeout=0)
         except Timeout:
-            holder = holder_path.read_text() if holder_path.exists() else "?"
+            holder = (holder_path.read_text() if holder_path.exists() else "") or "?"
             raise ValueError(
                 f'run "{self.name}" is in use by process {holder}; '
                 "expected one process a run. Wait for it, or choose another --run-name."
             ) from None
         with lock:
             holder_path.write_text(str(os.getpid()))
-            yield
+            try:
+                yield
+            finally:
+                holder_path.unlink(missing_ok=True)
 
 
 def library_versions() -> dict[str, str]:

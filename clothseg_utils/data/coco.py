@@ -143,6 +143,23 @@ _decode_sound_segmentation = msgspec.json.Decoder(_SoundSegmentation).decode
 
 
 @dataclass(frozen=True)
+class Source:
+    """What a figure was made from, in a few words: `str` gives data, split, number of photos."""
+
+    dataset: str
+    split: Split
+    n_images: int
+
+    @property
+    def without_number(self) -> str:
+        """Data and split only."""
+        return f"{self.dataset}, {self.split}"
+
+    def __str__(self) -> str:
+        return f"{self.without_number}, n = {self.n_images:,} photos"
+
+
+@dataclass(frozen=True)
 class CocoFile:
     """A checked annotation file.
 
@@ -180,10 +197,10 @@ class CocoFile:
         """Whether the photos are drawn; every figure made from them says so."""
         return self.description.startswith("Synthetic")
 
-    def source(self, split: Split, n_images: int) -> str:
-        """Say in a few words what a figure was made from: data, split, number of photos."""
+    def source(self, split: Split, n_images: int) -> Source:
+        """What a figure of so many photos of this file is made from."""
         name = "synthetic" if self.is_synthetic else self.path.parent.name
-        return f"{name}, {split}, n = {n_images:,} photos"
+        return Source(name, split, n_images)
 
     @property
     def short_names(self) -> dict[int, str]:

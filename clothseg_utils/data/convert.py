@@ -383,12 +383,13 @@ def _convert_annotations(
     sources: _Sources, sizes_wh: Mapping[int, tuple[int, int]]
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Annotations with everything that our reader needs; and how many were left out, by reason."""
-    ids = [annotation.id for annotation in sources.own.annotations]
+    annotations = sources.own.annotations
+    ids = [one.id for one in annotations if one.id is not None]
     # Ids decide ties in the painting order; the file's own are kept where they can be.
-    keep_ids = len(set(ids)) == len(ids) and all(i is not None and i >= 0 for i in ids)
+    keep_ids = len(set(ids)) == len(annotations) and min(ids, default=0) >= 0
     kept: list[dict[str, Any]] = []
     left_out = {_OF_OTHER_CATEGORIES: 0, _WITHOUT_MASK: 0}
-    for index, annotation in enumerate(sources.own.annotations):
+    for index, annotation in enumerate(annotations):
         if annotation.image_id not in sizes_wh:
             continue
         if sources.class_of_category[annotation.category_id] is None:

@@ -12,6 +12,7 @@ from clothseg_utils.data.audit import photo_problems
 from clothseg_utils.data.coco import (
     CocoFile,
     ImageRecord,
+    Source,
     Split,
     annotation_path,
     images_dir,
@@ -43,7 +44,7 @@ class SplitData:
     excluded: dict[str, str]
 
     @property
-    def source(self) -> str:
+    def source(self) -> Source:
         """What a figure of this split was made from: data, split, number of photos."""
         return self.coco.source(self.split, len(self.images))
 

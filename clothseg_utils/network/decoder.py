@@ -1,5 +1,7 @@
 """The U-Net's decoder without feature maps of doubled size: same function, less time on a CPU."""
 
+from typing import Any
+
 import segmentation_models_pytorch as smp
 import torch
 from torch import nn
@@ -67,12 +69,14 @@ class _DecoderBlock(nn.Module):
 
     def __init__(self, block: nn.Module, n_below: int) -> None:
         super().__init__()
-        self.conv1, self.conv2 = block.conv1, block.conv2
+        self.conv1: Any = block.conv1  # convolution, norm, ReLU
+        self.conv2: Any = block.conv2
         self.n_below = n_below
         # [i, a]: whether weight a of three reaches an output pixel by weight i of the kernel of
         # four. Pixel y, upsampled, is pixel y // 2, so that neighbours share a source.
         reach = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
         spread = torch.einsum("ia,jb->abij", reach, reach)
+        self.spread: torch.Tensor
         self.register_buffer("spread", spread, persistent=False)
 
     def forward(
@@ -92,6 +96,6 @@ class _DecoderBlock(nn.Module):
         )
         kernel = torch.einsum("abij,oxab->xoij", self.spread, below)
         convolved = functional.conv_transpose2d(feature_map, kernel, stride=2, padding=1)
-        if beside.shape[1]:
+        if beside.shape[1] and skip_connection is not None:
             convolved = convolved + functional.conv2d(skip_connection, beside, padding=1)
         return self.conv2(relu(norm(convolved)))

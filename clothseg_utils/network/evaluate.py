@@ -84,9 +84,8 @@ class _Counter:
         self.composite_confusions: list[tuple[np.ndarray, np.ndarray]] = []
         # Predictions of the photos that composites are made of, packed: a few thousand bytes each,
         # and at most as many as composites need.
-        self._packed = dict.fromkeys(
-            image_id for composite in self.composites for image_id in composite.members
-        )
+        self._to_pack = {i for composite in self.composites for i in composite.members}
+        self._packed: dict[int, bytes] = {}
 
     def add(self, record: ImageRecord, image: np.ndarray, target: np.ndarray) -> None:
         """Predict one photo and count."""
@@ -122,8 +121,8 @@ class _Counter:
         self.per_photo["overlap_confusions"].append(by_annotation.overlap_confusion)
         self.instances += by_annotation.instances
         self.pairs += by_annotation.pairs
-        if record.id in self._packed:
-            self._packed[record.id] = zlib.compress(pred_mask, level=1)
+        if record.id in self._to_pack:
+            self._packed[record.id] = zlib.compress(pred_mask.tobytes(), level=1)
         self.watch.lap("strata")
 
     def _predict_squashed(self, image: np.ndarray, logits: torch.Tensor) -> np.ndarray:
@@ -268,7 +267,7 @@ def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[st
         "split": split_data.split,
         "dataset": split_data.coco.path.parent.name,
         "synthetic": split_data.coco.is_synthetic,
-        "source": split_data.source,
+        "source": str(split_data.source),
         "checkpoint": portable_path(segmenter.path),
         "checkpoint_sha256": sha256_file(segmenter.path),
         "annotations_sha256": split_data.coco.sha256,

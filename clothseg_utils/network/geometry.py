@@ -57,7 +57,7 @@ def fit_image(image: np.ndarray, image_size: int, resize: Resize) -> np.ndarray:
     Returns:
         (image_size, image_size, 3) uint8 RGB.
     """
-    box = content_box(*image.shape[:2], image_size, resize)
+    box = content_box(image.shape[0], image.shape[1], image_size, resize)
     shrinks = box.height < image.shape[0] or box.width < image.shape[1]
     # Averaging over areas keeps thin things and avoids moire; it is no good for enlarging.
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
@@ -76,7 +76,7 @@ def fit_mask(mask: np.ndarray, image_size: int, resize: Resize) -> np.ndarray:
     Returns:
         (image_size, image_size) uint8.
     """
-    box = content_box(*mask.shape, image_size, resize)
+    box = content_box(mask.shape[0], mask.shape[1], image_size, resize)
     # INTER_NEAREST rounds down and shifts by half a pixel; the exact form takes pixel centres.
     fitted = cv2.resize(mask, (box.width, box.height), interpolation=cv2.INTER_NEAREST_EXACT)
     return _pad(fitted, box, image_size, IGNORE_INDEX)

@@ -114,12 +114,12 @@ def plan_predictions(
             "no photo found; expected at least one file with a suffix of "
             f"{', '.join(sorted(PHOTO_SUFFIXES))}. Name a photo or a folder with photos."
         )
-    photos = {task.photo.resolve() for task in tasks}
+    inputs_read = {task.photo.resolve() for task in tasks}
     writers: dict[Path, Path] = {}
     for task in tasks:
         for result in task.results(as_json=as_json, probabilities=probabilities):
             resolved = result.resolve()
-            if resolved in photos:
+            if resolved in inputs_read:
                 raise ValueError(
                     f"the result {result} would overwrite an input photo; nothing was written. "
                     "Choose another --out."

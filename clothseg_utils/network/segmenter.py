@@ -129,7 +129,7 @@ class Segmenter:
             torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
         ):
             logits = self.network(images)
-        box = content_box(*photo.shape[:2], image_size, resize)
+        box = content_box(photo.shape[0], photo.shape[1], image_size, resize)
         logits = logits[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
         return logits.float().contiguous()  # by class, as masks are taken from them
 

@@ -1,4 +1,4 @@
-"""Figures of the data: annotations, photos, masks."""
+"""Figures of the data: annotations, photos, masks; `source` and `table` as in `style`."""
 
 from collections.abc import Sequence
 
@@ -24,6 +24,7 @@ from clothseg_utils.pictures.style import (
     shorten,
     styled,
     whole_numbers,
+    write_beside,
 )
 
 
@@ -33,7 +34,6 @@ def plot_category_counts(annotations: pd.DataFrame, *, source: str) -> Figure:
 
     Args:
         annotations: `exploration.annotation_table`: columns category, supercategory, image_id.
-        source: what the data are.
 
     Raises:
         ValueError: there are no annotations.
@@ -43,10 +43,11 @@ def plot_category_counts(annotations: pd.DataFrame, *, source: str) -> Figure:
     counts = annotations["category"].value_counts()
     counts = counts[counts > 0].iloc[::-1]
     supercategories = annotations.groupby("category", observed=True)["supercategory"].first()
-    colors = _supercategory_colors(supercategories[counts.index])
+    shown = supercategories[counts.index].tolist()
     figure = new_figure(rows_height_in(len(counts)), source)
     axes = figure.subplots()
-    _lollipops(axes, counts.to_numpy(), colors, [f"{count:,}" for count in counts])
+    texts = [f"{count:,}" for count in counts]
+    _lollipops(axes, counts.to_numpy(), _supercategory_colors(shown), texts)
     axes.set_yticks(range(len(counts)), counts.index)
     axes.set_xlabel("annotations (log scale)")
     figure.suptitle(
@@ -55,9 +56,9 @@ def plot_category_counts(annotations: pd.DataFrame, *, source: str) -> Figure:
         x=0.01,
         ha="left",
     )
-    present = [n for n in SUPERCATEGORY_NAMES if n in set(supercategories[counts.index])]
-    patches = legend_patches(present, _supercategory_colors(present))
+    present = [name for name in SUPERCATEGORY_NAMES if name in shown]
     if present:  # another taxonomy has no colours to explain
+        patches = legend_patches(present, _supercategory_colors(present))
         figure.legend(handles=patches, loc="outside right upper", title="supercategory")
     return figure
 
@@ -68,12 +69,12 @@ def plot_supercategory_counts(annotations: pd.DataFrame, *, source: str) -> Figu
 
     Args:
         annotations: `exploration.annotation_table`: column supercategory.
-        source: what the data are.
     """
     counts = annotations["supercategory"].value_counts().iloc[::-1]
     figure = new_figure(rows_height_in(len(counts)), source)
     axes = figure.subplots()
-    bars = axes.barh(counts.index, counts, color=_supercategory_colors(counts.index), ec="0.4")
+    names = counts.index.tolist()
+    bars = axes.barh(names, counts, color=_supercategory_colors(names), ec="0.4")
     labels = [f"{n:,} ({_percent_text(100 * n / len(annotations))})" for n in counts]
     axes.bar_label(bars, labels, padding=4, fontsize=8.5)
     axes.margins(x=0.18)
@@ -91,7 +92,6 @@ def plot_area_histogram(annotations: pd.DataFrame, *, source: str) -> Figure:
 
     Args:
         annotations: `exploration.annotation_table`: column area_px.
-        source: what the data are.
 
     Raises:
         ValueError: no annotation has an area.
@@ -100,7 +100,7 @@ def plot_area_histogram(annotations: pd.DataFrame, *, source: str) -> Figure:
     figure = new_figure(3.6, source)
     axes = figure.subplots()
     edges = np.geomspace(areas.min(), 1.1 * areas.max(), 50)
-    axes.hist(areas, bins=edges, color=BLUE, ec="white", lw=0.4)
+    axes.hist(areas, bins=edges.tolist(), color=BLUE, ec="white", lw=0.4)
     axes.set_xscale("log")
     top = axes.get_ylim()[1]
     for side in (32, 96):
@@ -120,7 +120,6 @@ def plot_area_by_supercategory(annotations: pd.DataFrame, *, source: str) -> Fig
 
     Args:
         annotations: `exploration.annotation_table`: columns area_px, supercategory.
-        source: what the data are.
 
     Raises:
         ValueError: no annotation has an area.
@@ -149,7 +148,6 @@ def plot_area_by_supercategory(annotations: pd.DataFrame, *, source: str) -> Fig
     axes.set_yticks(range(len(order)), [f"{name}  (n = {sizes[name]:,})" for name in order])
     axes.grid(axis="x")
     axes.set_xlabel("area, pixels (log scale); box: quartiles and median, whiskers: 5 % and 95 %")
-    axes.set_ylabel("")
     axes.set_title(f"Area by supercategory, {title}")
     return figure
 
@@ -160,7 +158,6 @@ def plot_annotations_per_image(images: pd.DataFrame, *, source: str) -> Figure:
 
     Args:
         images: `exploration.image_table`: column n_annotations.
-        source: what the data are.
     """
     counts = images["n_annotations"].to_numpy()
     figure = new_figure(3.4, source)
@@ -168,16 +165,14 @@ def plot_annotations_per_image(images: pd.DataFrame, *, source: str) -> Figure:
     # One bar per number up to 60 bars; then several numbers share one.
     step = max(1, -(-(int(counts.max()) + 1) // 60))
     edges = np.arange(0, counts.max() + step + 1, step) - 0.5
-    axes.hist(counts, bins=edges, color=BLUE, ec="white", lw=0.4)
-    axes.axvline(counts.mean(), color=ORANGE, lw=1.8, label=f"mean {counts.mean():.1f}")
-    axes.axvline(
-        np.median(counts), color="black", ls="--", lw=1.5, label=f"median {np.median(counts):g}"
-    )
+    axes.hist(counts, bins=edges.tolist(), color=BLUE, ec="white", lw=0.4)
+    mean, median = counts.mean(), np.median(counts)
+    axes.axvline(mean, color=ORANGE, lw=1.8, label=f"mean {mean:.1f}")
+    axes.axvline(median, color="black", ls="--", lw=1.5, label=f"median {median:g}")
     axes.xaxis.set_major_locator(whole_numbers())
     axes.yaxis.set_major_locator(whole_numbers())
     legend_above(axes)
-    axes.set_xlabel("annotations in one photo")
-    axes.set_ylabel("photos")
+    axes.set(xlabel="annotations in one photo", ylabel="photos")
     n_empty = int((counts == 0).sum())
     axes.set_title(f"Annotations per photo, n = {len(counts):,} photos, {n_empty:,} without any")
     return figure
@@ -189,25 +184,22 @@ def plot_image_sizes(images: pd.DataFrame, *, source: str) -> Figure:
 
     Args:
         images: `exploration.image_table`: columns width_px, height_px.
-        source: what the data are.
     """
-    sizes, counts = np.unique(
-        images[["width_px", "height_px"]].to_numpy(), axis=0, return_counts=True
-    )
+    sides = images[["width_px", "height_px"]].to_numpy()
+    sizes, counts = np.unique(sides, axis=0, return_counts=True)
     figure = new_figure(4.8, source, width_in=5.2)
     axes = figure.subplots()
     limit = 1.08 * sizes.max()
     axes.plot([0, limit], [0, limit], color=GREY, ls=":", lw=1, label="square")
     area = np.clip(12 * np.sqrt(counts), 12, 400)
     # As pictures inside the SVG: tens of thousands of dots would be megabytes of paths.
-    axes.scatter(*sizes.T, s=area, color=BLUE, alpha=0.45, lw=0, rasterized=True)
+    axes.scatter(sizes[:, 0], sizes[:, 1], s=area, color=BLUE, alpha=0.45, lw=0, rasterized=True)
     width, height = sizes[counts.argmax()]
     text = f"most frequent: {width} × {height}\n({counts.max():,} photos)"
     axes.text(0.98, 0.12, text, transform=axes.transAxes, ha="right", fontsize=8.5)
     axes.set(xlim=(0, limit), ylim=(0, limit), aspect="equal")
     axes.legend(loc="lower right")
-    axes.set_xlabel("width, pixels")
-    axes.set_ylabel("height, pixels")
+    axes.set(xlabel="width, pixels", ylabel="height, pixels")
     axes.set_title(f"Photo sizes, n = {len(images):,} photos, {len(sizes):,} sizes")
     return figure
 
@@ -219,7 +211,6 @@ def plot_cooccurrence(cooccurrence: pd.DataFrame, *, source: str) -> Figure:
     Args:
         cooccurrence: `exploration.supercategory_cooccurrence`: square and symmetric, photos with
             both; the diagonal counts photos with one. What occurs nowhere is left out.
-        source: what the data are.
     """
     counts = cooccurrence.to_numpy(dtype=np.float64)
     order = np.argsort(-counts.diagonal(), kind="stable")
@@ -229,8 +220,7 @@ def plot_cooccurrence(cooccurrence: pd.DataFrame, *, source: str) -> Figure:
     names = [shorten(str(cooccurrence.index[i]), 26) for i in order]
     rows = [f"{name}  (n = {n:,.0f})" for name, n in zip(names, n_photos, strict=True)]
     figure, axes = draw_heatmap(percent, rows, names, "photos, %", source)
-    axes.set_ylabel("of the photos with ...")
-    axes.set_xlabel("... this many also have, %")
+    axes.set(ylabel="of the photos with ...", xlabel="... this many also have, %")
     axes.set_title("What occurs together in one photo")
     return figure
 
@@ -244,7 +234,6 @@ def plot_gallery(
     Args:
         images: arrays (H, W, 3) uint8 RGB, 0..255.
         titles: one per image.
-        source: what the data are.
         columns: images in a row.
     """
     return image_grid(images, titles, columns, source)
@@ -258,8 +247,6 @@ def plot_layers(
 
     Args:
         stages: title and mask (H, W) uint8 of each stage, the last one complete.
-        table: names and colours of the classes.
-        source: what the data are.
     """
     painted = [colorize(mask, table.colors) for _, mask in stages]
     legend = mask_legend([mask for _, mask in stages], table)
@@ -272,8 +259,6 @@ def plot_class_shares(pixels: np.ndarray, table: ClassTable, *, source: str) -> 
 
     Args:
         pixels: (C,) pixels per class.
-        table: names and colours of the classes.
-        source: what the data are.
     """
     pixels = np.asarray(pixels, dtype=np.float64)
     percent = 100 * pixels / pixels.sum()
@@ -294,8 +279,6 @@ def plot_hidden_pixels(shares: np.ndarray, table: ClassTable, *, source: str) ->
 
     Args:
         shares: (C,) hidden part of the class's annotated pixels, 0..1; nan where a class has none.
-        table: names and colours of the classes.
-        source: what the data are.
     """
     shares = np.asarray(shares, dtype=np.float64)
     # Background is never annotated, so it cannot be hidden.
@@ -303,12 +286,8 @@ def plot_hidden_pixels(shares: np.ndarray, table: ClassTable, *, source: str) ->
     figure = new_figure(rows_height_in(len(order)), source)
     axes = figure.subplots()
     percent = 100 * shares[order]
-    bars = axes.barh(
-        [table.names[i] for i in order],
-        np.nan_to_num(percent),
-        color=table.colors[order] / 255,
-        ec="0.4",
-    )
+    names = [table.names[i] for i in order]
+    bars = axes.barh(names, np.nan_to_num(percent), color=table.colors[order] / 255, ec="0.4")
     texts = ["no annotations" if np.isnan(value) else _percent_text(value) for value in percent]
     axes.bar_label(bars, texts, padding=4, fontsize=8)
     axes.set_xlim(0, max(1.0, 1.15 * np.nanmax(percent, initial=0)))
@@ -328,13 +307,10 @@ def _lollipops(axes: Axes, values: np.ndarray, colors: np.ndarray, texts: Sequen
     axes.scatter(
         shown[positive], rows[positive], s=34, c=colors[positive], ec="0.3", lw=0.7, zorder=3
     )
-    for row, value, text in zip(rows, shown, texts, strict=True):
-        axes.annotate(
-            text, (value, row), (7, 0), textcoords="offset points", va="center", fontsize=8
-        )
+    for row, value, text in zip(rows.tolist(), shown, texts, strict=True):
+        write_beside(axes, text, (value, row), 7, fontsize=8)
     axes.set_xscale("log")
-    axes.set_xlim(left, shown.max() * 2)
-    axes.set_ylim(-0.7, len(values) - 0.3)
+    axes.set(xlim=(left, shown.max() * 2), ylim=(-0.7, len(values) - 0.3))
 
 
 def _supercategory_colors(names: Sequence[str]) -> np.ndarray:
@@ -351,9 +327,8 @@ def _positive_areas(annotations: pd.DataFrame) -> tuple[pd.Series, str]:
     if positive.empty:
         raise ValueError("no annotations with an area; expected at least one")
     n_zero = len(areas) - len(positive)
-    return positive, f"n = {len(positive):,}" + (
-        f" ({n_zero:,} of area 0 left out)" if n_zero else ""
-    )
+    left_out = f" ({n_zero:,} of area 0 left out)" if n_zero else ""
+    return positive, f"n = {len(positive):,}{left_out}"
 
 
 def _percent_text(value: float) -> str:

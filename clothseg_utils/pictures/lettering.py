@@ -60,10 +60,11 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
     Sans, which `find_spec` locates without importing matplotlib.
     """
     spec = importlib.util.find_spec("matplotlib")
-    path = Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf" if spec else None
-    if path and path.is_file():
-        return ImageFont.truetype(path, size)
-    return ImageFont.load_default(size)
+    if spec and spec.origin:
+        path = Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+        if path.is_file():
+            return ImageFont.truetype(path, size)
+    return ImageFont.load_default(size)  # type: ignore[return-value]  # with a size it is FreeType
 
 
 def fit_text(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:

@@ -185,7 +185,7 @@ def prediction_panel(
     titles.append("prediction")
     masks["pred."] = pred_mask
     rows = _share_rows(masks, class_names, colors)
-    if show_errors:
+    if show_errors and target is not None:
         images.append(error_map(truth, pred))
         titles.append("errors")
         codes = error_codes(target, pred_mask)

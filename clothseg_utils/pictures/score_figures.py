@@ -1,6 +1,7 @@
-"""Figures of scores."""
+"""Figures of scores; `source` and `table` as in `style`."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,9 @@ from clothseg_utils.pictures.style import (
     shorten,
     styled,
     whole_numbers,
+    write_beside,
 )
+from clothseg_utils.scores.strata import stratum_count_text
 
 
 @styled
@@ -39,7 +42,6 @@ def plot_confusion_matrix(
     Args:
         confusion: (C, C) counts; rows = target, columns = prediction.
         class_names: index = class id.
-        source: what the data are.
     """
     confusion = np.asarray(confusion)
     totals = confusion.sum(axis=1)
@@ -48,12 +50,10 @@ def plot_confusion_matrix(
     names = [shorten(name, 26) for name in class_names]
     figure, axes = draw_heatmap(percent, names, names, "pixels of the true class, %", source)
     absent = np.flatnonzero(totals == 0)
-    for row in absent:
+    for row in absent.tolist():
         axes.add_patch(Rectangle((0, row), len(names), 1, fc="0.96", ec="0.75", hatch="////", lw=0))
-    axes.set_ylabel("true class")
-    axes.set_xlabel(
-        "predicted class" + ("; hatched: no pixels in the truth" if len(absent) else "")
-    )
+    hatched = "; hatched: no pixels in the truth" if len(absent) else ""
+    axes.set(ylabel="true class", xlabel=f"predicted class{hatched}")
     axes.set_title(f"Confusion, rows sum to 100 %, n = {EngFormatter(places=1)(totals.sum())}px")
     return figure
 
@@ -65,8 +65,6 @@ def plot_class_scores(scores: pd.DataFrame, table: ClassTable, *, source: str) -
     Args:
         scores: one row per class: columns class_name, status ("ok", "absent" or "no target"), iou,
             iou_low, iou_high, f1, f1_low, f1_high; 0..1 or nan.
-        table: names and colours of the classes.
-        source: what the data are, and the level of the intervals.
     """
     metrics = {"iou": "IoU", "f1": "F1"}
     scores = scores.sort_values("iou", na_position="first", kind="stable")
@@ -95,8 +93,7 @@ def plot_strata(
     Args:
         title: what the groups are.
         strata: one row per group, in the order to be shown: columns stratum, score, low, high
-            (0..1; nan where a group is empty) and n (text or number, with its unit if text).
-        source: what the data are, and the level of the intervals.
+            (0..1; nan where a group is empty), n and unit (how many of what).
         score_name: label of the axis.
     """
     rows = np.arange(len(strata))[::-1]
@@ -113,12 +110,15 @@ def plot_strata(
             ha="center" if known else "left",
             fontsize=8.5,
         )
-    n_texts = [n if isinstance(n, str) else f"{n:,}" for n in strata["n"]]
-    names = [f"{s}  (n = {n})" for s, n in zip(strata["stratum"], n_texts, strict=True)]
-    axes.set_yticks(rows, names)
+    axes.set_yticks(rows, _names_with_counts(strata))
     axes.set(ylim=(-0.6, len(strata) - 0.3), xlim=(0, 1), xlabel=score_name, title=title)
     axes.grid(axis="x")
     return figure
+
+
+def _names_with_counts(strata: pd.DataFrame) -> list[str]:
+    groups = strata.to_dict("records")
+    return [f"{one['stratum']}  (n = {stratum_count_text(one)})" for one in groups]
 
 
 @styled
@@ -128,8 +128,6 @@ def plot_boundary_scores(scores: pd.DataFrame, table: ClassTable, *, source: str
     Args:
         scores: one row per class: columns class_name, iou, boundary_iou, low, high (of the boundary
             IoU); 0..1 or nan for absent classes.
-        table: names and colours of the classes.
-        source: what the data are, and the level of the intervals.
     """
     scores = scores.sort_values("boundary_iou", na_position="first", kind="stable")
     rows = np.arange(len(scores))
@@ -145,9 +143,7 @@ def plot_boundary_scores(scores: pd.DataFrame, table: ClassTable, *, source: str
         Line2D([], [], ls="", marker="o", mfc="white", mec="0.2", label="boundary IoU"),
         Line2D([], [], ls="", marker="|", mew=2.2, ms=8, color=BLUE, label="mask IoU"),
     ]
-    axes.legend(
-        handles=handles, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0
-    )
+    legend_above(axes, handles)
     mean = scores["boundary_iou"].mean()
     axes.set_title(f"Boundary IoU, mean {mean:.3f}" if np.isfinite(mean) else "Boundary IoU")
     return figure
@@ -161,7 +157,6 @@ def plot_reliability(bins: pd.DataFrame, *, ece: float, source: str) -> Figure:
         bins: one row per bin of probability: columns low, high (its limits, 0..1), pixels, accuracy
             and confidence (mean probability; nan where a bin is empty).
         ece: expected calibration error, 0..1; nan if there is none.
-        source: what the data are.
     """
     total = bins["pixels"].sum()
     figure = new_figure(5.6, source, width_in=5.6)
@@ -180,8 +175,8 @@ def plot_reliability(bins: pd.DataFrame, *, ece: float, source: str) -> Figure:
     lower.grid(axis="y")
     lower.set_xlabel("probability of the predicted class; orange: gap between sure and right")
     upper.set_title("Reliability of the probabilities")
-    n_pixels = f"n = {EngFormatter(places=1)(total)}px"
-    text = "no pixels" if np.isnan(ece) else f"ECE {ece:.3f}, {n_pixels}"
+    measured = f"ECE {ece:.3f}, n = {EngFormatter(places=1)(total)}px"
+    text = "no pixels" if np.isnan(ece) else measured
     upper.set_title(text, loc="right", weight="normal")
     return figure
 
@@ -191,9 +186,8 @@ def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
     """Plot the score of composites next to their photos alone, the drop, and what gets lost.
 
     Args:
-        strata: one row per group: columns stratum, n, score, low, high, alone, alone_low,
+        strata: one row per group: columns stratum, n, unit, score, low, high, alone, alone_low,
             alone_high, drop, drop_low, drop_high, missed, missed_alone; 0..1, or nan.
-        source: what the data are, and the level of the intervals.
     """
     rows = np.arange(len(strata))[::-1]
     figure = new_figure(1.7 + 0.42 * len(strata), source, width_in=9.5)
@@ -211,8 +205,7 @@ def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
     for axes in (scores, drops, missed):
         axes.grid(axis="x")
         axes.xaxis.set_major_locator(MaxNLocator(5))
-    names = [f"{s}  (n = {n})" for s, n in zip(strata["stratum"], strata["n"], strict=True)]
-    scores.set_yticks(rows, names)
+    scores.set_yticks(rows, _names_with_counts(strata))
     scores.set_ylim(-0.6, len(strata) - 0.4)
     handles = [
         Line2D([], [], color=color, marker="o", lw=2, label=label)
@@ -234,8 +227,6 @@ def plot_area_curve(
             high, iou, iou_low, iou_high; nan where a band is empty.
         categories: one row per category: columns stratum, n, class_name, median_area (pixels),
             score, low, high; may be empty.
-        table: names and colours of the classes.
-        source: what the data are, and the level of the intervals.
     """
     figure = new_figure(max(4.4, 1.2 + 0.2 * len(categories)), source, width_in=9.5)
     by_band, by_category = figure.subplots(1, 2, width_ratios=[1, 1.15])
@@ -248,8 +239,7 @@ def plot_area_curve(
         by_band.fill_between(places, *_ends(bands, column), color=color, alpha=0.18, lw=0)
         by_band.plot(places, bands[column], "o-", color=color, lw=width, ms=size, label=label)
     names = [
-        f"{s.removesuffix(' px')}\n{str(n).split()[0]}"
-        for s, n in zip(bands["stratum"], bands["n"], strict=True)
+        f"{s.removesuffix(' px')}\n{n:,}" for s, n in zip(bands["stratum"], bands["n"], strict=True)
     ]
     by_band.set_xticks(places, names)
     by_band.set(xlim=(-0.3, len(bands) - 0.7), ylim=(0, 1), title="By area")
@@ -272,7 +262,7 @@ def _draw_categories(axes: Axes, categories: pd.DataFrame, table: ClassTable) ->
     colors = _class_colors(categories["class_name"], table)
     _draw_dots(axes, rows, categories, "score", colors, 30, line="0.5", lw=1.4)
     names = [
-        f"{shorten(name, 24)}  {np.sqrt(area):,.0f}², n = {str(n).split()[0]}"
+        f"{shorten(name, 24)}  {np.sqrt(area):,.0f}², n = {n:,}"
         for name, area, n in zip(
             categories["stratum"], categories["median_area"], categories["n"], strict=True
         )
@@ -288,9 +278,9 @@ def plot_overlap_pairs(pairs: pd.DataFrame, *, source: str) -> Figure:
     """Plot, for pairs of overlapping categories, as what the upper one's pixels are seen.
 
     Args:
-        pairs: one row per pair, the most confused first: columns stratum, n, score (part predicted
-            as the class below), low, high and recall (as the class on top); 0..1.
-        source: what the data are, and the level of the intervals.
+        pairs: one row per pair, the most confused first: columns stratum, n (pixels), unit,
+            photos, score (part predicted as the class below), low, high and recall (as the class on
+            top); 0..1.
     """
     rows = np.arange(len(pairs))[::-1]
     figure = new_figure(1.5 + 0.34 * len(pairs), source, width_in=9)
@@ -309,7 +299,10 @@ def plot_overlap_pairs(pairs: pd.DataFrame, *, source: str) -> Figure:
     for row, text in zip(rows, texts, strict=True):
         axes.text(101.5, row, text, va="center", fontsize=8.5, color=ORANGE)
     axes.set_xlim(0, 100)
-    names = [f"{shorten(s, 44)}\n{n}" for s, n in zip(pairs["stratum"], pairs["n"], strict=True)]
+    names = [
+        f"{shorten(pair['stratum'], 44)}\n{stratum_count_text(pair)}"
+        for pair in pairs.to_dict("records")
+    ]
     axes.set_yticks(rows, names, fontsize=7.5)
     axes.set_ylim(-0.6, len(pairs) - 0.4)
     axes.set_xlabel("overlapping pixels of the category on top, %; at the right: as the one below")
@@ -326,7 +319,6 @@ def plot_option_trials(trials: pd.DataFrame, *, source: str) -> Figure:
         trials: one row per option, the plain one first: columns option, settings, mean_iou, gain
             (of mean IoU), low, high (its interval; nan where there is none), seconds (per photo)
             and cost (times the plain prediction).
-        source: what the data are, and the level of the intervals.
     """
     rows = np.arange(len(trials))[::-1]
     figure = new_figure(1.6 + 0.42 * len(trials), source, width_in=9)
@@ -365,7 +357,6 @@ def plot_differences(
         run_names: right of zero the first one is better.
         class_names: index = class id.
         colors: (C, 3) uint8 RGB.
-        source: what the data are, and the level of the intervals.
     """
     differences = differences.sort_values("difference", na_position="first", kind="stable")
     rows = np.arange(len(differences))
@@ -393,7 +384,6 @@ def plot_error_kinds(kinds: np.ndarray, class_names: Sequence[str], *, source: s
         kinds: (C, 4) pixels of each class that are correct, missed, of a wrong class, and false
             alarms (`rankings.error_kinds`); class 0, background, is left out.
         class_names: index = class id.
-        source: what the data are.
     """
     kinds = np.asarray(kinds, np.float64)
     totals = kinds[1:, :3].sum(axis=1)
@@ -437,7 +427,6 @@ def plot_class_extremes(
 
     Args:
         tiles: class name -> up to three pairs of title and image (H, W, 3) uint8 RGB.
-        source: what the data are.
 
     Raises:
         ValueError: no class has a photo.
@@ -499,7 +488,6 @@ def plot_image_score_histogram(scores: Sequence[float] | np.ndarray, *, source: 
 
     Args:
         scores: one per photo, 0..1; nan for photos that cannot be scored.
-        source: what the data are.
 
     Raises:
         ValueError: no photo has a score.
@@ -510,20 +498,17 @@ def plot_image_score_histogram(scores: Sequence[float] | np.ndarray, *, source: 
         raise ValueError("no scores; expected at least one photo with pixels that count")
     figure = new_figure(3.4, source)
     axes = figure.subplots()
-    axes.hist(scored, bins=np.linspace(0, 1, 41), color=BLUE, ec="white", lw=0.4)
-    axes.axvline(scored.mean(), color=ORANGE, lw=1.8, label=f"mean {scored.mean():.3f}")
-    axes.axvline(
-        np.median(scored), color="black", ls="--", lw=1.5, label=f"median {np.median(scored):.3f}"
-    )
+    axes.hist(scored, bins=np.linspace(0, 1, 41).tolist(), color=BLUE, ec="white", lw=0.4)
+    mean, median = scored.mean(), np.median(scored)
+    axes.axvline(mean, color=ORANGE, lw=1.8, label=f"mean {mean:.3f}")
+    axes.axvline(median, color="black", ls="--", lw=1.5, label=f"median {median:.3f}")
     axes.set_xlim(0, 1)
     axes.yaxis.set_major_locator(whole_numbers())
     legend_above(axes)
     axes.set(xlabel="mean IoU of one photo", ylabel="photos")
-    left_out = len(scores) - len(scored)
-    axes.set_title(
-        f"Scores of single photos, n = {len(scored):,}"
-        + (f" ({left_out} not scorable)" if left_out else "")
-    )
+    n_out = len(scores) - len(scored)
+    left_out = f" ({n_out} not scorable)" if n_out else ""
+    axes.set_title(f"Scores of single photos, n = {len(scored):,}{left_out}")
     return figure
 
 
@@ -551,7 +536,7 @@ def _draw_dots(
 ) -> PathCollection:
     """Dots with their intervals as lines; edged where the lines have a colour of their own."""
     axes.hlines(rows, *_ends(table, column), color=line or colors, lw=lw)
-    edge = {"ec": "0.2", "lw": 0.8} if line else {}
+    edge: dict[str, Any] = {"ec": "0.2", "lw": 0.8} if line else {}
     return axes.scatter(table[column], rows, s=size, c=colors, zorder=3, **edge)
 
 
@@ -582,13 +567,7 @@ def _draw_differences(
     axes.scatter(difference[~real], rows[~real], s=14, c="white", zorder=4)
     for row, value, end in zip(rows, difference, np.fmax(difference, high), strict=True):
         if np.isfinite(value):
-            axes.annotate(
-                f"{value:+.3f}".replace("-", "−"),  # as on the axis
-                (end, row),
-                (6, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-            )
+            text = f"{value:+.3f}".replace("-", "−")  # as on the axis
+            write_beside(axes, text, (end, row), fontsize=8)
     axes.margins(x=0.15)
     axes.grid(axis="x")

@@ -5,7 +5,8 @@ value of its cell, and long sessions do not collect open figures. One style serv
 The same class has the same colour in every one.
 
 `source` is the small line at a figure's foot that says what the figure was made from, such as
-"synthetic, val, n = 60 photos, native resolution".
+"synthetic, val, n = 60 photos, native resolution", and the level of its intervals. `table` has the
+names and colours of the classes.
 """
 
 import functools
@@ -13,13 +14,14 @@ import io
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, ParamSpec
 from weakref import WeakKeyDictionary
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
@@ -39,7 +41,7 @@ DPI = 200  # of saved figures; shown at half their pixels, as HiDPI screens do
 
 FEW_ROWS = 20  # rows up to which there is room for normal text
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {  # the types of matplotlib 3.11 list every name, those of 3.10 none
     "font.family": "DejaVu Sans",  # shipped with matplotlib: the same on every machine
     "font.size": 9,
     "axes.titlesize": 10.5,
@@ -94,68 +96,47 @@ def new_figure(height_in: float, source: str, width_in: float = _WIDTH_IN) -> Fi
     return figure
 
 
-class NamedFigure(NamedTuple):
-    """A figure that notebooks save under a name of its own.
-
-    Attributes:
-        title: what it shows, for those who do not see it.
-        of_photos: made of photos, which JPEG keeps well; the others are drawings, which it blurs.
-    """
-
-    title: str
-    of_photos: bool = False
-
-
 FIGURES = {
-    "01_category_counts": NamedFigure("Annotations per category"),
-    "01_supercategory_counts": NamedFigure("Annotations per supercategory"),
-    "01_area_histogram": NamedFigure("Areas of the annotations"),
-    "01_area_by_supercategory": NamedFigure("Areas by supercategory"),
-    "01_annotations_per_image": NamedFigure("Annotations per photo"),
-    "01_image_sizes": NamedFigure("Sizes of the photos"),
-    "01_cooccurrence": NamedFigure("Supercategories that occur together"),
-    "01_gallery": NamedFigure("Photos with their annotations drawn", of_photos=True),
-    "02_layers": NamedFigure("One mask, layer by layer", of_photos=True),
-    "02_class_shares": NamedFigure("Share of the pixels of each class"),
-    "02_hidden_pixels": NamedFigure("What painting order hides of each class"),
-    "03_batch": NamedFigure("Photos and masks as the network gets them", of_photos=True),
-    "03_curves": NamedFigure(
-        "Training curves: train Dice loss, train loss, val loss, val mIoU, val F1"
-    ),
-    "04_class_scores": NamedFigure("Scores of each class"),
-    "04_confusion_matrix": NamedFigure("Confusion matrix, rows are the truth"),
-    "04_error_kinds": NamedFigure(
-        "Kinds of error of each class: correct, missed, wrong class, false alarm"
-    ),
-    "04_options": NamedFigure("Test-time options: gain of mean IoU and cost"),
-    "04_boundaries": NamedFigure("Boundary IoU of each class, beside its mask IoU"),
-    "04_reliability": NamedFigure("Reliability diagram of the pixel probabilities"),
-    "04_people": NamedFigure("Score by number of people"),
-    "04_composites": NamedFigure("Composites of several photos, beside the photos alone"),
-    "04_object_area": NamedFigure("Recall and IoU by size of the object, and by category"),
-    "04_overlap": NamedFigure("Score of overlapping annotations"),
-    "04_overlap_pairs": NamedFigure("Categories that are taken for the one below them"),
-    "04_hidden": NamedFigure("What painting order hides of each class"),
-    "04_image_scores": NamedFigure("Scores of single photos"),
-    "04_comparison": NamedFigure("Comparison with the earlier system"),
-    "05_examples": NamedFigure(
-        "Best, median and worst photo: truth and prediction", of_photos=True
-    ),
-    "05_best": NamedFigure("Best photos: input, truth, prediction", of_photos=True),
-    "05_median": NamedFigure("Median photos: input, truth, prediction", of_photos=True),
-    "05_worst": NamedFigure("Worst photos: input, truth, prediction", of_photos=True),
-    "05_class_extremes": NamedFigure(
-        "Best, median and worst photo of each class, errors in colour", of_photos=True
-    ),
-    "05_confusions": NamedFigure(
-        "The largest confusions: photo, truth, prediction", of_photos=True
-    ),
-    "05_disagreement": NamedFigure(
-        "Photos on which network and label disagree, with error maps", of_photos=True
-    ),
-    "05_own_photos": NamedFigure("Own photos: overlays", of_photos=True),
+    "01_category_counts": "Annotations per category",
+    "01_supercategory_counts": "Annotations per supercategory",
+    "01_area_histogram": "Areas of the annotations",
+    "01_area_by_supercategory": "Areas by supercategory",
+    "01_annotations_per_image": "Annotations per photo",
+    "01_image_sizes": "Sizes of the photos",
+    "01_cooccurrence": "Supercategories that occur together",
+    "01_gallery": "Photos with their annotations drawn",
+    "02_layers": "One mask, layer by layer",
+    "02_class_shares": "Share of the pixels of each class",
+    "02_hidden_pixels": "What painting order hides of each class",
+    "03_batch": "Photos and masks as the network gets them",
+    "03_curves": "Training curves: train Dice loss, train loss, val loss, val mIoU, val F1",
+    "04_class_scores": "Scores of each class",
+    "04_confusion_matrix": "Confusion matrix, rows are the truth",
+    "04_error_kinds": "Kinds of error of each class: correct, missed, wrong class, false alarm",
+    "04_options": "Test-time options: gain of mean IoU and cost",
+    "04_boundaries": "Boundary IoU of each class, beside its mask IoU",
+    "04_reliability": "Reliability diagram of the pixel probabilities",
+    "04_people": "Score by number of people",
+    "04_composites": "Composites of several photos, beside the photos alone",
+    "04_object_area": "Recall and IoU by size of the object, and by category",
+    "04_overlap": "Score of overlapping annotations",
+    "04_overlap_pairs": "Categories that are taken for the one below them",
+    "04_hidden": "What painting order hides of each class",
+    "04_image_scores": "Scores of single photos",
+    "04_comparison": "Comparison with the earlier system",
+    "05_examples": "Best, median and worst photo: truth and prediction",
+    "05_best": "Best photos: input, truth, prediction",
+    "05_median": "Median photos: input, truth, prediction",
+    "05_worst": "Worst photos: input, truth, prediction",
+    "05_class_extremes": "Best, median and worst photo of each class, errors in colour",
+    "05_confusions": "The largest confusions: photo, truth, prediction",
+    "05_disagreement": "Photos on which network and label disagree, with error maps",
+    "05_own_photos": "Own photos: overlays",
 }
-"""File name without suffix -> figure, in the order of the notebooks."""
+"""File name without suffix -> what the figure shows; in the order of the notebooks."""
+
+OF_PHOTOS = {"01_gallery", "02_layers", "03_batch"} | {n for n in FIGURES if n.startswith("05_")}
+"""Figures made of photos, which JPEG keeps well; the others are drawings, which it blurs."""
 
 
 def save_figure(figure: Figure, path_stem: str | Path, *, caption: str = "") -> list[Path]:
@@ -174,7 +155,7 @@ def save_figure(figure: Figure, path_stem: str | Path, *, caption: str = "") -> 
     paths = [path_stem.with_name(f"{path_stem.name}.{suffix}") for suffix in ("png", "svg")]
     # Ids in an SVG are random and its date is today's, unless told otherwise.
     with mpl.rc_context({"svg.hashsalt": "clothseg", "svg.fonttype": "path"}):
-        pages = [render_png(figure), _render_svg(figure)]
+        pages = [render_png(figure), _render(figure, "svg", {"Date": None})]
     for path, page in zip(paths, pages, strict=True):
         with atomic_path(path) as temporary:
             temporary.write_bytes(page)
@@ -189,10 +170,6 @@ _rendered: WeakKeyDictionary[Figure, bytes] = WeakKeyDictionary()
 def render_png(figure: Figure) -> bytes:
     # The lowest compression takes half the time, for a quarter more bytes.
     return _render(figure, "png", {}, pil_kwargs={"compress_level": 1})
-
-
-def _render_svg(figure: Figure) -> bytes:
-    return _render(figure, "svg", {"Date": None})
 
 
 def _render(figure: Figure, suffix: str, metadata: dict[str, Any], **options: Any) -> bytes:
@@ -312,9 +289,18 @@ def legend_patches(names: Sequence[str], colors: np.ndarray) -> list[Patch]:
     ]
 
 
-def legend_above(axes: Axes) -> None:
+def legend_above(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
     """Put the legend at the right of the title's line, where it cannot cover bars."""
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0)
+    axes.legend(
+        handles=handles, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0
+    )
+
+
+def write_beside(
+    axes: Axes, text: str, place: tuple[float, float], away_pt: int = 6, **look: Any
+) -> None:
+    """Write a text at the right of a place on the axes."""
+    axes.annotate(text, place, (away_pt, 0), textcoords="offset points", va="center", **look)
 
 
 def shorten(text: str, longest: int) -> str:

@@ -1,7 +1,8 @@
-"""Figures of training: curves and batches."""
+"""Figures of training: curves and batches; `source` and `table` as in `style`."""
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from clothseg_utils.core.classes import ClassTable
@@ -16,6 +17,7 @@ from clothseg_utils.pictures.style import (
     new_figure,
     styled,
     whole_numbers,
+    write_beside,
 )
 
 
@@ -26,7 +28,6 @@ def plot_training_curves(history: pd.DataFrame, *, source: str) -> Figure:
     Args:
         history: one row per epoch (`logs/history.csv`): columns epoch (from 0), train/dice_loss,
             train/loss, val/loss, val/mean_iou, val/macro_f1; nan where nothing was logged.
-        source: what the data are.
     """
     curves = {
         "train/dice_loss": ("Train Dice loss", BLUE),
@@ -37,31 +38,35 @@ def plot_training_curves(history: pd.DataFrame, *, source: str) -> Figure:
     }
     done = history["epoch"] + 1
     scores = history["val/mean_iou"]
-    best = scores.idxmax() if scores.notna().any() else None
+    best = int(scores.argmax()) if scores.notna().any() else None
     figure = new_figure(5.0, source, width_in=9)
     grid = figure.subplot_mosaic([list("aabbcc"), list("dddeee")])
     for axes, (column, (title, color)) in zip(grid.values(), curves.items(), strict=True):
         values = history[column]
-        axes.plot(
-            done, values, color=color, lw=1.6, marker="o" if len(done) <= 40 else None, ms=3.5
-        )
-        axes.set_title(title)
-        axes.set_xlabel("epochs done")
-        axes.set_xlim(0, 1.04 * done.max())
-        axes.xaxis.set_major_locator(whole_numbers())
-        axes.grid()
+        marker = "o" if len(done) <= 40 else None
+        axes.plot(done, values, color=color, lw=1.6, marker=marker, ms=3.5)
+        _lay_out(axes, title, done)
         if values.isna().all():
             axes.set_yticks([])
             axes.text(0.5, 0.5, "nothing logged", ha="center", transform=axes.transAxes)
         elif best is not None:
-            axes.axvline(done[best], color=GREEN, ls="--", lw=1.2)
-            axes.plot(done[best], values[best], "*", color=GREEN, ms=13, mec="white", zorder=5)
-            axes.set_title(f"{values[best]:.3f}", loc="right", color=GREEN)
+            x, y = done.iloc[best], values.iloc[best]
+            axes.axvline(x, color=GREEN, ls="--", lw=1.2)
+            axes.plot(x, y, "*", color=GREEN, ms=13, mec="white", zorder=5)
+            axes.set_title(f"{y:.3f}", loc="right", color=GREEN)
     title = f"Training, {len(history)} epochs"
     if best is not None:
-        title += f"; green: best val mIoU, after epoch {done[best]}"
+        title += f"; green: best val mIoU, after epoch {done.iloc[best]}"
     figure.suptitle(title, x=0.01, ha="left")
     return figure
+
+
+def _lay_out(axes: Axes, title: str, done: pd.Series) -> None:
+    axes.set_title(title)
+    axes.set_xlabel("epochs done")
+    axes.set_xlim(0, 1.04 * done.max())
+    axes.xaxis.set_major_locator(whole_numbers())
+    axes.grid()
 
 
 @styled
@@ -70,14 +75,10 @@ def plot_live_curves(history: pd.DataFrame, *, source: str) -> Figure:
 
     Args:
         history: one row per epoch, as for `plot_training_curves`.
-        source: what the data are.
     """
     charts = {
         "Loss": {"train/loss": ("train", BLUE), "val/loss": ("val", ORANGE)},
-        "Val score": {
-            "val/mean_iou": ("mean IoU", ORANGE),
-            "val/macro_f1": ("macro F1", GREEN),
-        },
+        "Val score": {"val/mean_iou": ("mean IoU", ORANGE), "val/macro_f1": ("macro F1", GREEN)},
     }
     done = history["epoch"] + 1
     figure = new_figure(2.7, source)
@@ -85,20 +86,9 @@ def plot_live_curves(history: pd.DataFrame, *, source: str) -> Figure:
         for column, (name, color) in curves.items():
             latest = history[column].iloc[-1]
             axes.plot(done, history[column], color=color, marker="o", ms=3, label=name)
-            axes.annotate(
-                f"{latest:.3f}",
-                (done.iloc[-1], latest),
-                (6, 0),
-                textcoords="offset points",
-                va="center",
-                color=color,
-                fontsize=8.5,
-            )
-        axes.set_title(title)
-        axes.set_xlabel("epochs done")
-        axes.set_xlim(0, 1.04 * done.max())
-        axes.xaxis.set_major_locator(whole_numbers())
-        axes.grid()
+            place = done.iloc[-1], latest
+            write_beside(axes, f"{latest:.3f}", place, color=color, fontsize=8.5)
+        _lay_out(axes, title, done)
         legend_above(axes)
     return figure
 
@@ -110,8 +100,6 @@ def plot_batch(images: np.ndarray, masks: np.ndarray, table: ClassTable, *, sour
     Args:
         images: (N, H, W, 3) uint8 RGB, 0..255, after augmentation.
         masks: (N, H, W) uint8 class ids, or 255.
-        table: names and colours of the classes.
-        source: what the data are.
     """
     pairs = [
         np.concatenate([image, overlay(image, mask, table.colors)], axis=1)

@@ -412,7 +412,7 @@ class PredictionViewer(_Viewer):
         if loaded.target is None and view in ("truth", "errors"):
             notes.append("This photo has no truth: the prediction is shown.")
             view = "prediction"
-        if view == "errors":
+        if view == "errors" and loaded.target is not None:
             codes = error_codes(loaded.target, loaded.pred_mask)
             drawn = overlay(loaded.image, codes, ERROR_COLORS, self.opacity, outline=False)
             rows = [
@@ -423,7 +423,10 @@ class PredictionViewer(_Viewer):
         else:
             drawn = loaded.image
             if view != "photo":
-                mask = self._shown(loaded.target if view == "truth" else loaded.pred_mask)
+                shown = (
+                    loaded.pred_mask if view != "truth" or loaded.target is None else loaded.target
+                )
+                mask = self._shown(shown)
                 drawn = overlay(drawn, mask, self._colors, self.opacity)
             rows = self._class_rows(loaded)
             notes.append(
@@ -724,7 +727,7 @@ def _jpeg_base64(image: np.ndarray) -> str:
 
 
 def _encode(suffix: str, image: np.ndarray, options: Sequence[int]) -> str:
-    return base64.b64encode(cv2.imencode(suffix, image, options)[1]).decode("ascii")
+    return base64.b64encode(cv2.imencode(suffix, image, options)[1].tobytes()).decode("ascii")
 
 
 def _css(color: np.ndarray) -> str:

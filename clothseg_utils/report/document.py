@@ -143,7 +143,7 @@ class _Renderer(mistune.HTMLRenderer):
             return super().paragraph(text)
         image, caption = found.groups()
         kind = ' class="photos"' if "data:image/jpeg" in image else ""
-        box = _box(image, re.search('alt="(.*?)"', image)[1])
+        box = _box(image, image.partition('alt="')[2].partition('"')[0])
         return f"<figure{kind}>{box}<figcaption>{caption}</figcaption></figure>\n"
 
     def table(self, text: str) -> str:

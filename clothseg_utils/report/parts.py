@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 from clothseg_utils.data.photos import read_photo
-from clothseg_utils.pictures.style import FIGURES, NamedFigure
+from clothseg_utils.pictures.style import FIGURES, OF_PHOTOS
 
 _MAX_WIDTH_PX = 1600
 _JPEG_QUALITY = 85
@@ -57,7 +57,7 @@ class Table:
     def to_markdown(self) -> Markup:
         """The table under its title."""
         rules = ["---" if i < self.text_columns else "---:" for i in range(len(self.head))]
-        lines = [list(map(to_markdown, self.head)), rules]
+        lines: list[list[str]] = [list(map(to_markdown, self.head)), rules]
         for index, row in enumerate(self.rows):
             cells = map(to_markdown, row)
             lines.append([f"**{c}**" if index == self.marked and c else c for c in cells])
@@ -119,25 +119,25 @@ def read_picture(path: Path, alt: str = "") -> Picture:
     image = Image.fromarray(read_photo(path))
     with Image.open(path) as original:  # the head alone: `save_figure` puts the text before pixels
         caption = str(original.info.get("Description", ""))
-    unknown = NamedFigure(path.stem[3:].replace("_", " ").capitalize())
-    figure = FIGURES.get(path.stem, unknown)
+    title = FIGURES.get(path.stem) or path.stem[3:].replace("_", " ").capitalize()
+    of_photos = path.stem in OF_PHOTOS
     fits = image.width <= _MAX_WIDTH_PX
     if not fits:
         height = max(1, round(image.height * _MAX_WIDTH_PX / image.width))
         image = image.resize((_MAX_WIDTH_PX, height), Image.Resampling.LANCZOS)
-    if fits and not figure.of_photos:
+    if fits and not of_photos:
         data = path.read_bytes()
     else:
         buffer = io.BytesIO()
-        if figure.of_photos:
+        if of_photos:
             image.save(buffer, "JPEG", quality=_JPEG_QUALITY, optimize=True)
         else:
             image.save(buffer, "PNG")
         data = buffer.getvalue()
     return Picture(
-        file_name=f"{path.stem}.{'jpg' if figure.of_photos else 'png'}",
+        file_name=f"{path.stem}.{'jpg' if of_photos else 'png'}",
         data=data,
         size_wh=image.size,
-        alt=alt or figure.title,
+        alt=alt or title,
         caption=" ".join(caption.split()),
     )

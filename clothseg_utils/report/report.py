@@ -25,7 +25,8 @@ from clothseg_utils.report.document import Document
 from clothseg_utils.report.facts import Facts, read_facts
 from clothseg_utils.report.latex import PACKAGES, tables_to_latex
 from clothseg_utils.report.parts import Picture, read_picture
-from clothseg_utils.scores.compare import LEVEL, compare_runs, verdict
+from clothseg_utils.scores.bootstrap import LEVEL
+from clothseg_utils.scores.compare import compare_runs, verdict
 from clothseg_utils.scores.evaluation import REPORTED_SCORES
 
 # Tables that a chapter shows in its own way, or as a figure; all others are shown as they are.

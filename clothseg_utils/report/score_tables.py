@@ -19,7 +19,7 @@ from clothseg_utils.report.parts import Picture, Table, read_picture
 from clothseg_utils.scores.compare import COMPARED_MEANS, Comparison, Difference, class_verdict
 from clothseg_utils.scores.evaluation import REPORTED_SCORES
 from clothseg_utils.scores.rankings import largest_confusions, rank_photos
-from clothseg_utils.scores.strata import STRATA, Stratum
+from clothseg_utils.scores.strata import STRATA, Stratum, stratum_count_text
 
 _INTERVAL = "95 % interval"
 _MOST_CONFUSIONS = 10
@@ -44,7 +44,7 @@ def headline(facts: Facts) -> Table:
         row = (_MEANS[name], score_text(metrics[name]), interval_text(intervals.get(name)))
         beside = (score_text(squashed.get(name)), score_text(reported))
         rows.append(row + (beside if metrics["comparable_with_reported"] else ()))
-    head = ("", "this run", _INTERVAL)
+    head: tuple[str, ...] = ("", "this run", _INTERVAL)
     if metrics["comparable_with_reported"]:
         head += ("squashed", "earlier system")
     return Table(head, tuple(rows))
@@ -84,8 +84,8 @@ def classes(facts: Facts) -> Table:
         cells = [(score_text(scores[kind]), interval_text(ends.get(kind))) for kind in kinds]
         share = percent_text(scores["target_pixels"] / total) if total else MISSING
         rows.append((name, scores["status"], photos[name], *sum(cells, ()), share))
-    head = ("class", "status", "photos", "IoU", _INTERVAL, "F1", _INTERVAL)
-    head += ("precision", _INTERVAL, "recall", _INTERVAL, "target share")
+    scored = ("IoU", _INTERVAL, "F1", _INTERVAL, "precision", _INTERVAL, "recall", _INTERVAL)
+    head = ("class", "status", "photos", *scored, "target share")
     return Table(head, tuple(rows), text_columns=2, title=f"Per class; {facts.source}")
 
 
@@ -171,7 +171,7 @@ def limit(facts: Facts, name: str) -> Table:
     rows = tuple(
         (
             group["stratum"],
-            group["n"],
+            stratum_count_text(group),
             score_text(group["score"]),
             interval_text((group["low"], group["high"])),
             *(_group_cell(group, keys) for keys in stratum.columns.values()),
@@ -180,7 +180,8 @@ def limit(facts: Facts, name: str) -> Table:
     )
     source = facts.source
     if name == "composites":
-        source = f"{facts.metrics['source'].split(', n =')[0]}, scaled to one height"
+        name = "synthetic" if facts.metrics["synthetic"] else facts.metrics["dataset"]
+        source = f"{name}, {facts.metrics['split']}, scaled to one height"
     return Table(
         ("group", "n", stratum.score, _INTERVAL, *stratum.columns),
         rows,

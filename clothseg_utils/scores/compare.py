@@ -5,17 +5,15 @@ it varies from photo to photo, not by how much the photos themselves do.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.text import count_text, first_names
 from clothseg_utils.scores.bootstrap import LEVEL, bootstrap_differences
+from clothseg_utils.scores.evaluation import Evaluation, read_evaluation
 from clothseg_utils.scores.metrics import scores_from_confusion
-
-if TYPE_CHECKING:
-    from clothseg_utils.scores.evaluation import Evaluation
 
 COMPARED_MEANS = {
     "mean_iou": "mean IoU",
@@ -64,9 +62,7 @@ class Comparison(NamedTuple):
     f1: dict[str, Difference]
 
 
-def compare_evaluations(
-    ours: "Evaluation", theirs: "Evaluation", names: tuple[str, str]
-) -> Comparison:
+def compare_evaluations(ours: Evaluation, theirs: Evaluation, names: tuple[str, str]) -> Comparison:
     """Compare two evaluations of the same photos; their order may differ.
 
     Args:
@@ -111,9 +107,6 @@ def compare_runs(run: RunFolder, other: RunFolder) -> Comparison:
         FileNotFoundError: one of them is not evaluated.
         ValueError: they are one run, or were not scored on the same photos.
     """
-    # evaluate loads torch; importing this module must not.
-    from clothseg_utils.scores.evaluation import read_evaluation
-
     if run.path == other.path:
         raise ValueError(f"run {run.name} is compared with itself; expected another run.")
     return compare_evaluations(
@@ -121,7 +114,7 @@ def compare_runs(run: RunFolder, other: RunFolder) -> Comparison:
     )
 
 
-def match_photos(ours: "Evaluation", theirs: "Evaluation", names: tuple[str, str]) -> np.ndarray:
+def match_photos(ours: Evaluation, theirs: Evaluation, names: tuple[str, str]) -> np.ndarray:
     """Find each of our photos among theirs; refuse what cannot be compared.
 
     The same id is not enough, because drawn datasets number their photos alike: file name and the

@@ -95,10 +95,6 @@ class Evaluation:
         person_counts: (n,) int64; -1 where the annotations do not say.
         instances: one row per annotation, (m, 8) int64: `strata.INSTANCE_COLUMNS`.
         class_names: index = class id.
-
-    The following are None where they were not counted:
-
-    Attributes:
         boundaries: (n, 3, C) int64, pixels in both bands of a class, in the target's, in the
             prediction's.
         calibration: (n, N_BINS, 3) float64, by confidence: pixels, right ones, sum of confidences.
@@ -119,14 +115,14 @@ class Evaluation:
     person_counts: np.ndarray
     instances: np.ndarray
     class_names: tuple[str, ...]
-    boundaries: np.ndarray | None = None
-    calibration: np.ndarray | None = None
-    class_calibration: np.ndarray | None = None
-    pairs: np.ndarray | None = None
-    composite_members: np.ndarray | None = None
-    composite_groups: np.ndarray | None = None
-    composite_confusions: np.ndarray | None = None
-    composite_alone: np.ndarray | None = None
+    boundaries: np.ndarray
+    calibration: np.ndarray
+    class_calibration: np.ndarray
+    pairs: np.ndarray
+    composite_members: np.ndarray
+    composite_groups: np.ndarray
+    composite_confusions: np.ndarray
+    composite_alone: np.ndarray
 
 
 def bootstrap_scores(confusions: np.ndarray, samples: int) -> dict[str, np.ndarray]:
@@ -185,9 +181,9 @@ def calibration_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]:
     garments = expected_calibration_error(by_class[1:].sum(axis=0))
     return {
         "protocol": CALIBRATION_PROTOCOL,
-        "ece": nan_to_none(expected_calibration_error(bins)),
+        "ece": nan_to_none(float(expected_calibration_error(bins))),
         "interval": _pair(low, high),
-        "ece_no_background": nan_to_none(garments),  # of the pixels predicted as a garment
+        "ece_no_background": nan_to_none(float(garments)),  # of the pixels predicted as a garment
         "mean_confidence": confidence / pixels if pixels else None,
         "pixel_accuracy": right / pixels if pixels else None,
         "bins": [
@@ -273,13 +269,10 @@ def write_evaluation(out_dir: str | Path, evaluation: Evaluation) -> list[Path]:
     metrics_path = Path(out_dir) / "metrics.json"
     arrays_path = Path(out_dir) / "evaluation" / "per_image.npz"
     names = [field.name for field in dataclasses.fields(Evaluation)]
-    arrays = {name: getattr(evaluation, name) for name in names}
+    arrays: dict[str, Any] = {name: np.asarray(getattr(evaluation, name)) for name in names}
     del arrays["metrics"]
     with atomic_path(arrays_path) as temporary:
-        np.savez_compressed(
-            temporary,
-            **{name: np.asarray(value) for name, value in arrays.items() if value is not None},
-        )
+        np.savez_compressed(temporary, **arrays)
     write_json(metrics_path, evaluation.metrics)
     return [metrics_path, arrays_path]
 
@@ -289,6 +282,7 @@ def read_evaluation(out_dir: str | Path) -> Evaluation:
 
     Raises:
         FileNotFoundError: nothing was evaluated into this folder.
+        ValueError: the arrays are those of another version.
     """
     metrics_path = Path(out_dir) / "metrics.json"
     arrays_path = Path(out_dir) / "evaluation" / "per_image.npz"
@@ -299,6 +293,12 @@ def read_evaluation(out_dir: str | Path) -> Evaluation:
             )
     with np.load(arrays_path) as stored:
         arrays = dict(stored)
+    differing = {field.name for field in dataclasses.fields(Evaluation)} ^ {"metrics", *arrays}
+    if differing:
+        raise ValueError(
+            f"{arrays_path} holds other counts than this version ({', '.join(sorted(differing))}); "
+            "expected those of this one. Rerun notebook 04."
+        )
     for name, to_plain in (("file_names", list), ("class_names", tuple)):
         arrays[name] = to_plain(arrays[name].tolist())
     return Evaluation(metrics=read_json(metrics_path), **arrays)

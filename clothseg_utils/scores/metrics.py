@@ -168,11 +168,12 @@ def scores_from_confusion(confusion: np.ndarray) -> Scores:
     hits, target, predicted = np.diagonal(confusion), confusion.sum(1), confusion.sum(0)
     scores = scores_of_counts(hits, target, predicted)
     del scores["target_share"]
+    plain: dict[str, Any] = {n: v if v.ndim else float(v) for n, v in scores.items()}
     return Scores(
         confusion=confusion,
         target_pixels=target,
         predicted_pixels=predicted,
-        **{name: value if value.ndim else float(value) for name, value in scores.items()},
+        **plain,
     )
 
 

@@ -27,7 +27,7 @@ class RankedPhoto(NamedTuple):
 
     class_id: int
     rank: str
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody needs here
     iou: float
 
 

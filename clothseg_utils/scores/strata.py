@@ -2,8 +2,8 @@
 
 First what is counted in one photo with the help of its annotations, then the groups (strata) that
 follow from these counts over a split. A stratum is a dict of plain values: `stratum` (name), `n`
-(in words), `score`, `low`, `high` (95 % interval over photos), and what else the group can say;
-None where there is nothing to say.
+and `unit` (how many of what), `score`, `low`, `high` (95 % interval over photos), and what else the
+group can say; None where there is nothing to say.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +17,9 @@ from clothseg_utils.core.text import count_text
 from clothseg_utils.data.coco import Annotation
 from clothseg_utils.data.rasterize import annotation_to_instance_mask, painting_order
 from clothseg_utils.scores.bootstrap import (
+    bootstrap_differences,
     bootstrap_intervals,
     bootstrap_ratios,
-    percentile_ends,
-    resample_weights,
 )
 from clothseg_utils.scores.metrics import confusion_matrix, nan_to_none, scores_from_confusion
 
@@ -140,6 +139,22 @@ STRATA = {
 """The measured limits, by name."""
 
 
+def stratum_count_text(group: Mapping[str, Any]) -> str:
+    """Say in words what a stratum counts; text of metrics of earlier releases stays as it is.
+
+    Example:
+        >>> stratum_count_text({"n": 1, "unit": "photo"})
+        '1 photo'
+        >>> stratum_count_text({"n": 1234, "unit": "px", "photos": 3})
+        '1,234 px in 3 photos'
+    """
+    n = group["n"]
+    if isinstance(n, str):
+        return n
+    text = count_text(n, group["unit"], "px" if group["unit"] == "px" else None)
+    return f"{text} in {count_text(group['photos'], 'photo')}" if "photos" in group else text
+
+
 # --- one photo -----------------------------------------------------------------------------------
 
 
@@ -181,7 +196,20 @@ def count_annotations(
     for place, annotation in enumerate(ordered):
         instance_mask = annotation_to_instance_mask(annotation, *target.shape)
         class_id = class_of_category[annotation.category_id]
-        instances.append(_count_instance(annotation, class_id, instance_mask, target, pred_mask))
+        visible = instance_mask & (target == class_id)
+        predicted = instance_mask & (pred_mask == class_id)
+        instances.append(
+            (
+                annotation.image_id,
+                annotation.id,
+                class_id,
+                int(np.count_nonzero(visible)),
+                int(np.count_nonzero(visible & predicted)),
+                annotation.category_id,
+                int(np.count_nonzero(instance_mask)),
+                int(np.count_nonzero(predicted)),
+            )
+        )
         np.copyto(below, top, where=instance_mask)
         np.copyto(top, np.int32(place), where=instance_mask)
     overlaps = below >= 0
@@ -192,28 +220,6 @@ def count_annotations(
         pairs=_count_pairs(
             ordered, class_of_category, top[overlaps], below[overlaps], pred_mask[overlaps]
         ),
-    )
-
-
-def _count_instance(
-    annotation: Annotation,
-    class_id: int,
-    instance_mask: np.ndarray,
-    target: np.ndarray,
-    pred_mask: np.ndarray,
-) -> tuple[int, ...]:
-    """One row of `INSTANCE_COLUMNS`."""
-    predicted = instance_mask & (pred_mask == class_id)
-    visible = instance_mask & (target == class_id)
-    return (
-        annotation.image_id,
-        annotation.id,
-        class_id,
-        np.count_nonzero(visible),
-        np.count_nonzero(visible & predicted),
-        annotation.category_id,
-        np.count_nonzero(instance_mask),
-        np.count_nonzero(predicted),
     )
 
 
@@ -259,10 +265,11 @@ def people_strata(
         samples: resamples behind each interval.
     """
     return [
-        confusion_stratum(
+        _confusion_stratum(
             count_text(count, "person", "people"),
             confusions[person_counts == count],
             samples,
+            unit="photo",
         )
         for count in np.unique(person_counts[person_counts >= 0]).tolist()
     ]
@@ -296,37 +303,21 @@ def composite_strata(
 def _composite_stratum(
     name: str, confusions: np.ndarray, alone_confusions: np.ndarray, samples: int
 ) -> dict[str, Any]:
-    together = confusion_stratum(name, confusions, samples, what="composite")
-    alone = confusion_stratum(name, alone_confusions, samples)
-    ends = [np.nan, np.nan]
-    if len(confusions) >= 2:
-        drops = []
-        for weights in resample_weights(len(confusions), samples, np.random.default_rng(0)):
-            summed = [
-                np.tensordot(weights, counts.astype(np.float64), axes=1)
-                for counts in (alone_confusions, confusions)
-            ]
-            drops.append(_mean_iou(summed[0]) - _mean_iou(summed[1]))
-        ends = percentile_ends(np.concatenate(drops)).tolist()
-    return {
-        **together,
-        **{f"alone{end}": alone[key] for end, key in _ENDS.items()},
-        "drop": _difference(alone["score"], together["score"]),
-        "drop_low": nan_to_none(ends[0]),
-        "drop_high": nan_to_none(ends[1]),
+    together = _confusion_stratum(name, confusions, samples, unit="composite")
+    alone = _confusion_stratum(name, alone_confusions, samples, unit="composite")
+    is_known = together["score"] is not None
+    low, high = bootstrap_differences(
+        alone_confusions, confusions, samples=samples, rng=np.random.default_rng(0)
+    )["mean_iou"]
+    return together | {
+        "alone": alone["score"],
+        "alone_low": alone["low"],
+        "alone_high": alone["high"],
+        "drop": alone["score"] - together["score"] if is_known else None,
+        "drop_low": nan_to_none(low),
+        "drop_high": nan_to_none(high),
         "missed_alone": alone["missed"],
     }
-
-
-_ENDS = {"": "score", "_low": "low", "_high": "high"}
-
-
-def _mean_iou(confusions: np.ndarray) -> np.ndarray:
-    """Mean IoU of each of several matrices, (k, C, C) float, over the classes that occur: (k,)."""
-    hits = np.diagonal(confusions, axis1=1, axis2=2)
-    union = confusions.sum(1) + confusions.sum(2) - hits
-    with np.errstate(invalid="ignore"):
-        return np.nanmean(np.where(union > 0, hits / union, np.nan), axis=1)
 
 
 # --- small accessories ---------------------------------------------------------------------------
@@ -403,20 +394,16 @@ def _instance_strata(
     owners = _positions(_column(seen, "image_id"), image_ids)
     shape = (len(image_ids), len(names))
     counts = _sums(owners, groups, np.ones(len(seen)), shape)
-    (recall, *recall_ends), (iou, *iou_ends) = (
+    recall, iou = (
         _ratios(_sums(owners, groups, values, shape), counts, samples)
         for values in (hits / area, hits / union)
     )
     return [
-        {
-            "stratum": name,
-            "n": count_text(int(n), "annotation"),
-            "score": nan_to_none(recall[group]),
-            "low": nan_to_none(recall_ends[0][group]),
-            "high": nan_to_none(recall_ends[1][group]),
-            "iou": nan_to_none(iou[group]),
-            "iou_low": nan_to_none(iou_ends[0][group]),
-            "iou_high": nan_to_none(iou_ends[1][group]),
+        _stratum(name, n, "annotation", recall[:, group])
+        | {
+            "iou": nan_to_none(iou[0, group]),
+            "iou_low": nan_to_none(iou[1, group]),
+            "iou_high": nan_to_none(iou[2, group]),
         }
         for group, (name, n) in enumerate(zip(names, counts.sum(axis=0), strict=True))
     ]
@@ -445,17 +432,11 @@ def overlap_strata(
     groups = np.stack([confusions - overlap_confusions, overlap_confusions], axis=1)[:, :, 1:]
     garments = groups.sum(axis=(2, 3))  # (n, 2)
     right = np.trace(groups[..., 1:], axis1=2, axis2=3)
-    shares, low, high = _ratios(right, garments, samples)
+    shares = _ratios(right, garments, samples)
     missed = groups[..., 0].sum(axis=(0, 2)) / np.maximum(1, garments.sum(axis=0))
     return [
-        {
-            "stratum": name,
-            "n": count_text(int(np.count_nonzero(garments[:, group])), "photo"),
-            "score": nan_to_none(shares[group]),
-            "low": nan_to_none(low[group]),
-            "high": nan_to_none(high[group]),
-            "missed": float(missed[group]) if garments[:, group].any() else None,
-        }
+        _stratum(name, np.count_nonzero(garments[:, group]), "photo", shares[:, group])
+        | {"missed": float(missed[group]) if garments[:, group].any() else None}
         for group, name in enumerate(names)
     ]
 
@@ -474,7 +455,7 @@ def pair_strata(
     Returns:
         Strata of the part of the upper category's pixels that are predicted as the class below,
         those with most such pixels first, at most 12, none that overlap in one photo only; further
-        `recall` (predicted as the class on top) and `confused` (pixels).
+        `photos` (how many), `recall` (predicted as the class on top) and `confused` (pixels).
     """
     keys, group_of_row = np.unique(pairs[:, 1:3], axis=0, return_inverse=True)
     owners = _positions(_column(pairs, "image_id", PAIR_COLUMNS), image_ids)
@@ -486,16 +467,17 @@ def pair_strata(
     n_photos = np.count_nonzero(pixels, axis=0)
     order = np.argsort(-confused.sum(axis=0), kind="stable")
     order = order[n_photos[order] >= _FEWEST_PAIR_PHOTOS][:_MOST_PAIRS]
-    shares, low, high = _ratios(confused[:, order], pixels[:, order], samples)
+    shares = _ratios(confused[:, order], pixels[:, order], samples)
     recalls = hits[:, order].sum(axis=0) / np.maximum(1, pixels[:, order].sum(axis=0))
     return [
-        {
-            "stratum": f"{categories[int(keys[group, 0])]} on {categories[int(keys[group, 1])]}",
-            "n": f"{int(pixels[:, group].sum()):,} px in "
-            f"{count_text(int(n_photos[group]), 'photo')}",
-            "score": nan_to_none(shares[place]),
-            "low": nan_to_none(low[place]),
-            "high": nan_to_none(high[place]),
+        _stratum(
+            f"{categories[int(keys[group, 0])]} on {categories[int(keys[group, 1])]}",
+            pixels[:, group].sum(),
+            "px",
+            shares[:, place],
+        )
+        | {
+            "photos": int(n_photos[group]),
             "recall": float(recalls[place]),
             "confused": int(confused[:, group].sum()),
         }
@@ -522,16 +504,10 @@ def hidden_strata(
     shape = (len(image_ids), len(class_names))
     area = _sums(owners, classes, areas, shape)
     hidden = _sums(owners, classes, areas - _column(instances, "visible"), shape)
-    shares, low, high = _ratios(hidden, area, samples)
+    shares = _ratios(hidden, area, samples)
     counts = np.bincount(classes, minlength=len(class_names))
     return [
-        {
-            "stratum": name,
-            "n": count_text(int(counts[class_id]), "annotation"),
-            "score": nan_to_none(shares[class_id]),
-            "low": nan_to_none(low[class_id]),
-            "high": nan_to_none(high[class_id]),
-        }
+        _stratum(name, counts[class_id], "annotation", shares[:, class_id])
         for class_id, name in enumerate(class_names)
         if class_id > 0
     ]
@@ -540,32 +516,23 @@ def hidden_strata(
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def confusion_stratum(
-    name: str, confusions: np.ndarray, samples: int, *, what: str = "photo"
+def _confusion_stratum(
+    name: str, confusions: np.ndarray, samples: int, *, unit: str
 ) -> dict[str, Any]:
-    """Mean IoU of one group of photos.
-
-    Args:
-        name: of the stratum.
-        confusions: (n, C, C) counts.
-        samples: resamples behind the interval.
-        what: one of the n is called so.
-
-    Returns:
-        The stratum; further `missed`: part of the garments' pixels taken for background.
-    """
+    """Mean IoU of photos, (n, C, C); further `missed`: garments' pixels taken for background."""
     confusion = confusions.sum(axis=0)
     intervals = bootstrap_intervals(confusions, samples=samples, rng=np.random.default_rng(0))
-    low, high = intervals["mean_iou"]
+    score = scores_from_confusion(confusion).mean_iou
     garments = confusion[1:].sum()
-    return {
-        "stratum": name,
-        "n": count_text(len(confusions), what),
-        "score": nan_to_none(scores_from_confusion(confusion).mean_iou),
-        "low": nan_to_none(low),
-        "high": nan_to_none(high),
-        "missed": float(confusion[1:, 0].sum() / garments) if garments else None,
+    return _stratum(name, len(confusions), unit, (score, *intervals["mean_iou"])) | {
+        "missed": float(confusion[1:, 0].sum() / garments) if garments else None
     }
+
+
+def _stratum(name: str, n: Any, unit: str, values: Iterable[float]) -> dict[str, Any]:
+    """What every stratum has; the values are its score and both ends of the interval."""
+    score, low, high = map(nan_to_none, values)
+    return {"stratum": name, "n": int(n), "unit": unit, "score": score, "low": low, "high": high}
 
 
 def _column(rows: np.ndarray, name: str, columns: Sequence[str] = INSTANCE_COLUMNS) -> np.ndarray:
@@ -586,16 +553,10 @@ def _sums(
     return np.bincount(cells, weights=values, minlength=shape[0] * shape[1]).reshape(shape)
 
 
-def _ratios(
-    numerators: np.ndarray, denominators: np.ndarray, samples: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Ratio of the sums over photos, and both ends of its interval, each (k,); NaN is undefined."""
+def _ratios(numerators: np.ndarray, denominators: np.ndarray, samples: int) -> np.ndarray:
+    """Ratios of the sums over photos, and both ends of the intervals: (3, k); NaN: undefined."""
     above, below = numerators.sum(axis=0), denominators.sum(axis=0)
     ratios = np.where(below > 0, above / np.where(below > 0, below, 1), np.nan)
     # A fixed generator of its own: the intervals of a checkpoint are the same every time.
     ends = bootstrap_ratios(numerators, denominators, samples=samples, rng=np.random.default_rng(0))
-    return ratios, *ends
-
-
-def _difference(first: float | None, second: float | None) -> float | None:
-    return None if first is None or second is None else first - second
+    return np.stack([ratios, *ends])

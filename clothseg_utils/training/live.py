@@ -108,7 +108,7 @@ class LiveLine(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Fill the line: training that stopped early is finished too."""
         if self._bar is not None:
-            self._bar.n = self._bar.total
+            self._bar.n = self._bar.total or 1.0
             self._refresh(trainer)
             self._bar.close()
 
@@ -217,13 +217,17 @@ def log_precision_recall(
             logits = module(sample["image"][None].to(module.device))
             probability = logits.float().softmax(dim=1)[0].flatten(1).cpu().numpy()  # (C, S * S)
         targets.append(target[pixels])
-        probabilities.append(probability[:, pixels])
+        probabilities.append(probability[:, pixels].astype(np.float16))  # a million pixels each
     target, probability = np.concatenate(targets), np.concatenate(probabilities, axis=1)
     for class_id, name in enumerate(module.classes.names):
         is_class = target == class_id
         if is_class.any():
             writer.add_pr_curve(
-                f"val_pr/{_tag(name)}", is_class, probability[class_id], step, _PR_THRESHOLDS
+                f"val_pr/{_tag(name)}",
+                is_class,
+                np.float32(probability[class_id]),
+                step,
+                _PR_THRESHOLDS,
             )
 
 

@@ -78,7 +78,7 @@ def seed_worker(worker_id: int) -> None:
     """
     del worker_id
     stop_opencv_threads()
-    info = torch.utils.data.get_worker_info()
+    info: Any = torch.utils.data.get_worker_info()
     info.dataset.set_random_seed(torch.initial_seed() % 2**31)
 
 

@@ -144,7 +144,7 @@ class _PixelSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits: Tensor, target: Tensor, gamma: float):
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        kept = ()
+        kept: tuple[Tensor, ...] = ()
         if ctx.needs_input_grad[0]:
             kept = tuple(torch.empty(logits.shape, dtype=dtype, device=logits.device) for _ in "pf")
         sums = []

@@ -205,7 +205,7 @@ class PanelLogger(pl.Callback):
         """Predict the first val photos and log a picture of each."""
         if not trainer.is_global_zero:
             return
-        dataset = trainer.datamodule.val_dataset
+        dataset = trainer.datamodule.val_dataset  # type: ignore[attr-defined]  # fit sets it
         samples = [dataset[index] for index in range(min(PANEL_COUNT, len(dataset)))]
         images = torch.stack([sample["image"] for sample in samples]).to(pl_module.device)
         with torch.inference_mode(), trainer.precision_plugin.forward_context():
@@ -258,6 +258,7 @@ def train(
     Raises:
         ValueError: settings that do not fit, or a loss that is no longer finite.
     """
+    code = _learning_code()  # as it is now: files may change while training runs
     check_encoder_name(config.train.encoder_name)  # before a former training is moved aside
     data_info = {
         "train_sha256": train_split.coco.sha256,
@@ -272,7 +273,7 @@ def train(
     if state is not None:
         is_finished = run.training_path.exists() and run.best_checkpoint.exists()
         difference = _difference(config, data_info, state) if resume else "no resume was asked for"
-        if is_finished and not difference and _trained_by(run) != _learning_code():
+        if is_finished and not difference and _trained_by(run) != code:
             difference = "the code of training changed since"
         if difference:
             _set_aside(run)
@@ -326,10 +327,10 @@ def train(
         writer = trainer.logger.experiment
         module.load_state_dict(read_checkpoint(run.best_checkpoint)["state_dict"])
         with trainer.precision_plugin.forward_context():
-            log_precision_recall(writer, module, data_module.val_dataset, best_row["step"])
+            log_precision_recall(writer, module, data_module.val_dataset, int(best_row["step"]))
         log_layout(writer)
         _log_hyperparameters(trainer, config, best_row)
-        write_json(run.training_path, summary | {"code": _learning_code()})
+        write_json(run.training_path, summary | {"code": code})
     return _finished_result(run, tuple(notes))
 
 
@@ -352,7 +353,7 @@ def write_history(path: str | Path, history: list[dict[str, float]]) -> None:
 def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source: str) -> pl.Trainer:
     train = config.train
     attended = is_attended()
-    checkpoint_options = {
+    checkpoint_options: dict[str, Any] = {
         "dirpath": run.checkpoints_dir,
         "auto_insert_metric_name": False,
         "enable_version_counter": False,  # a "-v1" copy would leave the plain name stale
@@ -403,7 +404,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
     )
 
 
-def _lightning_precision(train: TrainConfig) -> str:
+def _lightning_precision(train: TrainConfig) -> Any:
     if train.precision != "auto":
         return train.precision
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

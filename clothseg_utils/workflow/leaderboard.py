@@ -16,7 +16,7 @@ from markupsafe import Markup
 from clothseg_utils.core.config import field_sections
 from clothseg_utils.core.files import read_json, write_text
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.core.text import MISSING, count_text, score_text
+from clothseg_utils.core.text import MISSING, score_text
 from clothseg_utils.pictures.score_figures import plot_strata
 from clothseg_utils.pictures.style import DPI, render_png
 from clothseg_utils.report.document import write_page
@@ -212,7 +212,8 @@ def _picture(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Pictur
             "score": [row["mean_iou"] for row in scored],
             "low": [row["mean_iou_low"] for row in scored],
             "high": [row["mean_iou_high"] for row in scored],
-            "n": [count_text(row["n_images"], "photo") for row in scored],
+            "n": [row["n_images"] for row in scored],
+            "unit": "photo",
         }
     ).astype({"low": float, "high": float})  # None becomes NaN
     figure = plot_strata(

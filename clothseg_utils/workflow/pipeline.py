@@ -190,15 +190,20 @@ def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
         check_data_root(config.data)
     weights = config.train.encoder_weights
     named = {
-        "evaluate.checkpoint": (config.evaluate.checkpoint, "a checkpoint that training wrote"),
-        "predict.photos_dir": (config.predict.photos_dir, "a folder of photos"),
+        "evaluate.checkpoint": (
+            config.evaluate.checkpoint,
+            "a checkpoint that training wrote",
+            NOTEBOOKS[3:],
+        ),
+        "predict.photos_dir": (config.predict.photos_dir, "a folder of photos", NOTEBOOKS[4:]),
         "train.encoder_weights": (
             "" if weights in ("imagenet", "none") else weights,
             "imagenet, none, or a file with the encoder's state dict",
+            (_TRAINING,),
         ),
     }
-    for name, (path, expected) in named.items():
-        if path and not resolve_path(path).exists():
+    for name, (path, expected, readers) in named.items():
+        if path and {*readers} & {*notebooks} and not resolve_path(path).exists():
             raise FileNotFoundError(
                 f"{name} is {path}, which does not exist; expected {expected}. Check the path."
             )

@@ -1,9 +1,7 @@
-"""Splits without broken photos, augmentation that moves photo and mask alike, honest loaders."""
+"""Loaders: samples as they are fitted, every photo as often as asked for, other draws each time."""
 
 import dataclasses
-import json
 import multiprocessing
-import shutil
 import time
 from collections import Counter
 from types import SimpleNamespace
@@ -14,17 +12,14 @@ import pytest
 import torch
 from test_augment import NO_AUGMENTATION
 
-from clothseg_utils.core.classes import IGNORE_INDEX, class_table
+from clothseg_utils.core.classes import IGNORE_INDEX
 from clothseg_utils.core.config import (
-    PLAIN_INFERENCE,
     AugmentConfig,
     Config,
     DataConfig,
-    InferenceConfig,
     replace_fields,
 )
-from clothseg_utils.data.coco import annotation_path
-from clothseg_utils.data.splits import check_disjoint, load_split
+from clothseg_utils.data.splits import load_split
 from clothseg_utils.network.geometry import PAD_COLOR, fit_image, fit_mask
 from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, seed_worker
 
@@ -37,23 +32,15 @@ def only(**changes):
     return AugmentConfig(**NO_AUGMENTATION | changes)
 
 
-def data_config(data_root, derived_root, **fields):
+@pytest.fixture(scope="module")
+def config(synthetic_root, tmp_path_factory):
     return DataConfig(
-        data_root=str(data_root),
-        derived_root=str(derived_root),
+        data_root=str(synthetic_root),
+        derived_root=str(tmp_path_factory.mktemp("derived")),
         mask_workers=1,
-        **{"image_size": 64, "resize": "letterbox"} | fields,
+        image_size=64,
+        resize="letterbox",
     )
-
-
-@pytest.fixture(scope="module")
-def derived_root(tmp_path_factory):
-    return tmp_path_factory.mktemp("derived")
-
-
-@pytest.fixture(scope="module")
-def config(synthetic_root, derived_root):
-    return data_config(synthetic_root, derived_root)
 
 
 @pytest.fixture(scope="module")
@@ -66,132 +53,9 @@ def val_split(config):
     return load_split(config, "val")
 
 
-@pytest.fixture
-def val_root(synthetic_root, tmp_path):
-    """A writable copy that holds the val split only, as for evaluation alone."""
-    root = tmp_path / "val_only"
-    shutil.copytree(synthetic_root / "test", root / "test")
-    shutil.copy(annotation_path(synthetic_root, "val"), annotation_path(root, "val"))
-    return root
-
-
-def load_val(root):
-    return load_split(data_config(root, root.parent / "derived"), "val")
-
-
 def split_of(image, mask, n_images=1):
     """A split of equal photos, all that a Dataset asks of one."""
     return SimpleNamespace(images=(0,) * n_images, read_pair=lambda _: (image, mask))
-
-
-# Splits
-
-
-def test_split_holds_every_photo_in_the_jsons_order(train_split, synthetic_root):
-    listed = json.loads(annotation_path(synthetic_root, "train").read_text())["images"]
-    assert [record.file_name for record in train_split.images] == [i["file_name"] for i in listed]
-    assert train_split.excluded == {}
-    assert train_split.classes.num_classes == 13
-    assert train_split.source == "synthetic, train, n = 16 photos"
-    native = f"{train_split.source}, native resolution"
-    assert train_split.scored_source(PLAIN_INFERENCE) == native
-    mirrored = InferenceConfig(tta_flip=True)
-    assert train_split.scored_source(mirrored) == f"{native}, mirrored too"
-
-
-def test_split_pairs_each_photo_with_its_own_mask(train_split):
-    for record in train_split.images:
-        image, mask = train_split.read_pair(record)
-        assert image.shape == (record.height, record.width, 3)
-        assert mask.shape == (record.height, record.width)
-        assert mask.dtype == np.uint8
-        assert 0 < mask.max() <= 12
-
-
-def test_image_limit_takes_the_first(config):
-    limited = load_split(config.model_copy(update={"image_limit": 3}), "val")
-    whole = load_split(config, "val")
-    assert limited.images == whole.images[:3]
-
-
-def test_broken_photos_are_left_out_by_name(val_split, val_root):
-    names = [record.file_name for record in val_split.images]
-    photos = [val_root / "test" / name for name in names]
-    photos[0].write_bytes(b"")
-    photos[2].write_bytes(photos[2].read_bytes()[:2000])
-    photos[4].unlink()
-    cv2.imwrite(str(photos[6]), np.zeros((10, 20, 3), np.uint8))
-
-    split = load_val(val_root)
-
-    assert [record.file_name for record in split.images] == names[1::2]
-    assert list(split.excluded) == names[::2]
-    for name, reason in zip(
-        names[::2], ["0 bytes", "cannot be decoded", "no such file", "20 x 10 px"], strict=True
-    ):
-        assert reason in split.excluded[name]
-    for record in split.images:  # the others keep their own masks
-        np.testing.assert_array_equal(split.read_pair(record)[1], val_split.read_pair(record)[1])
-
-
-def test_split_without_any_usable_photo_is_an_error(val_root):
-    for photo in (val_root / "test").iterdir():
-        photo.unlink()
-    with pytest.raises(ValueError, match=r"no usable photo in .*Check --data-root"):
-        load_val(val_root)
-
-
-def test_photo_that_changed_since_is_not_paired_with_the_old_mask(val_root):
-    split = load_val(val_root)
-    record = split.images[0]
-    cv2.imwrite(str(split.photo_path(record)), np.zeros((10, 20, 3), np.uint8))
-    with pytest.raises(
-        ValueError,
-        match=f"photo {record.file_name} is 20 x 10 but its mask {record.width} x {record.height}",
-    ):
-        split.read_pair(record)
-
-
-def test_photo_without_annotations_is_background(val_root):
-    path = annotation_path(val_root, "val")
-    content = json.loads(path.read_text())
-    image_id = content["images"][0]["id"]
-    content["annotations"] = [a for a in content["annotations"] if a["image_id"] != image_id]
-    path.write_text(json.dumps(content))
-    split = load_val(val_root)
-    assert split.images[0].id == image_id
-    assert not split.read_pair(split.images[0])[1].any()
-
-
-def test_data_root_with_the_val_split_only(val_root, val_split):
-    assert load_val(val_root).images == val_split.images
-    with pytest.raises(FileNotFoundError, match=r"instances_attributes_train2020\.json"):
-        load_split(data_config(val_root, val_root.parent), "train")
-
-
-def test_split_without_its_folder_of_photos(val_root):
-    shutil.rmtree(val_root / "test")
-    with pytest.raises(FileNotFoundError, match="val_only/test"):
-        load_val(val_root)
-
-
-def test_splits_of_a_dataset_are_disjoint(train_split, val_split):
-    check_disjoint(train_split, val_split)
-
-
-def test_shared_photos_are_refused(train_split, val_split):
-    shared = train_split.images[3]
-    leaky = dataclasses.replace(val_split, images=(*val_split.images, shared))
-    with pytest.raises(
-        ValueError, match=f"1 photos are in train and in val, such as {shared.file_name}"
-    ):
-        check_disjoint(train_split, leaky)
-
-
-def test_splits_with_different_classes_are_refused(train_split, val_split):
-    other = class_table("category", val_split.coco.categories)
-    with pytest.raises(ValueError, match="define different classes"):
-        check_disjoint(train_split, dataclasses.replace(val_split, classes=other))
 
 
 # Dataset
@@ -228,19 +92,6 @@ def test_squash_pads_nothing(augment):
     assert sample["mask"].shape == (64, 64)
     assert (sample["mask"] == 5).all()
     assert (sample["image"] == 255).all()
-
-
-def test_augmentation_is_reproducible_by_seed(train_split, config):
-    dataset = SegmentationDataset(train_split, config, AugmentConfig())
-
-    def draw(seed):
-        dataset.set_random_seed(seed)
-        return torch.stack([dataset[index]["image"] for index in (0, 1, 0)])
-
-    first = draw(1)
-    assert torch.equal(first, draw(1))
-    assert not torch.equal(first, draw(2))
-    assert not torch.equal(first[0], first[2])
 
 
 # Loaders

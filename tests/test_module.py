@@ -1,4 +1,4 @@
-"""Tests of `clothseg_utils.model`: what an epoch counts, and what a checkpoint keeps."""
+"""Tests of `training.module`: what an epoch counts, and what a checkpoint keeps."""
 
 import copy
 

@@ -1,0 +1,157 @@
+"""The audit lists every fault by name, and leaves out only what cannot be used."""
+
+import json
+
+import msgspec
+import pytest
+from PIL import Image
+from test_coco import IMAGE, annotation_json, read
+
+from clothseg_utils.data import audit as audit_module
+from clothseg_utils.data.audit import audit, write_audit
+from clothseg_utils.data.coco import (
+    annotation_path,
+    colliding_images,
+    images_dir,
+    read_annotations,
+)
+from clothseg_utils.data.rle import Rle
+
+
+def test_two_images_of_one_stem_are_excluded(tmp_path):
+    images = [IMAGE, IMAGE | {"id": 8, "file_name": "a.png"}, IMAGE | {"id": 9, "file_name": "b"}]
+    coco = read(tmp_path, images=images)
+    assert list(colliding_images(coco)) == ["a.jpg", "a.png"]
+    report = audit(coco)
+    assert report.counts == {"same_stem": 2}
+    assert 'share the stem "a"' in report.excluded["a.png"]
+    assert "b" not in report.excluded
+
+
+def test_odd_area_and_bbox_are_listed_but_kept(tmp_path):
+    coco = read(
+        tmp_path,
+        annotation_json(1),
+        annotation_json(2, area=0),
+        annotation_json(3, bbox=[1, 1, 2, 5]),
+        annotation_json(4, bbox=[1, 1, 2, 4]),  # within the tolerance of 2 px
+    )
+    report = audit(coco)
+    assert [(p.kind, p.subject) for p in report.problems] == [
+        ("area_zero", "annotation 2 of a.jpg"),
+        ("bbox_differs", "annotation 3 of a.jpg"),
+    ]
+    assert report.n_annotations == 4
+    assert report.excluded == {}
+
+
+@pytest.mark.parametrize(
+    ("counts", "box"),
+    [
+        ([6, 3, 21], (1, 1, 2, 4)),  # rows 1..3 of column 1
+        ([6, 3, 2, 3, 16], (1, 1, 3, 4)),  # rows 1..3 of columns 1 and 2
+        ([8, 4, 18], (1, 0, 3, 5)),  # runs over the foot of column 1 into column 2
+        ([0, 30], (0, 0, 6, 5)),
+        ([30], (0, 0, 0, 0)),
+        ([6, 0, 24], (0, 0, 0, 0)),
+    ],
+)
+def test_box_of_rle(counts, box):
+    assert audit_module._segmentation_to_box(Rle(size=(5, 6), counts=counts)) == box
+
+
+@pytest.fixture
+def photo_root(tmp_path):
+    """Images a..e: a is sound, each other has its own fault; h is on disk only."""
+    images = [
+        {"id": i, "file_name": f"{name}.png", "width": 6, "height": 5}
+        for i, name in enumerate("abcde")
+    ]
+    coco = read(tmp_path, images=images)
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in "abcdeh":
+        Image.new("RGB", (6, 5)).save(photos / f"{name}.png")
+    (photos / "b.png").unlink()
+    (photos / "c.png").write_bytes(b"")
+    (photos / "d.png").write_bytes((photos / "a.png").read_bytes()[:-30])
+    Image.new("RGB", (5, 6)).save(photos / "e.png")
+    return coco, photos
+
+
+def test_folder_of_other_photos_is_refused(photo_root, tmp_path):
+    coco, photos = photo_root
+    (tmp_path / "other").mkdir()
+    (photos / "h.png").rename(tmp_path / "other" / "h.png")
+    with pytest.raises(FileNotFoundError, match=r"other holds none of the photos that .* \(5\);"):
+        audit(coco, image_dir=tmp_path / "other")
+
+
+def test_every_faulty_photo_is_listed_by_name(photo_root):
+    coco, photos = photo_root
+    report = audit(coco, image_dir=photos)
+    assert [(p.kind, p.subject) for p in report.problems] == [
+        ("photo_missing", "b.png"),
+        ("photo_empty", "c.png"),
+        ("photo_unreadable", "d.png"),
+        ("photo_size", "e.png"),
+    ]
+    assert list(report.excluded) == ["b.png", "c.png", "d.png", "e.png"]
+    assert "5 x 6 px (width x height); the JSON says 6 x 5" in report.excluded["e.png"]
+    assert str(photos) not in json.dumps(report.excluded)
+    assert report.photos_checked
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"folder .*nowhere not found"):
+        audit(read(tmp_path), image_dir=tmp_path / "nowhere")
+
+
+def test_image_without_annotations_is_no_fault(tmp_path):
+    report = audit(read(tmp_path, annotation_json()))
+    assert (report.n_images, report.n_images_without_annotations) == (2, 1)
+    assert report.problems == []
+    assert report.summary() == (
+        "annotations.json: 2 images (1 without annotations), 1 annotations (1 polygon, 0 RLE)\n"
+        "left out: 0 images, 0 annotations"
+    )
+
+
+@pytest.mark.parametrize(
+    ("licenses", "counted"),
+    [
+        ([{"id": 1, "name": "CC BY 4.0"}, {"id": 2, "name": "MIT"}], {"CC BY 4.0": 1}),
+        ([{"id": "1", "name": "CC BY 4.0"}], {"CC BY 4.0": 1}),  # an id is an id
+        ([{"id": 5, "name": "of no photo"}], {}),
+        ([7, {"id": 1}, {"id": 1, "name": None}], {}),  # no reason to refuse the file
+        (None, {}),
+    ],
+)
+def test_photos_are_counted_by_licence(tmp_path, licenses, counted):
+    assert audit(read(tmp_path, annotation_json(), licenses=licenses)).licenses == counted
+
+
+def test_summary_names_the_first_of_each_kind(tmp_path):
+    report = audit(read(tmp_path, *(annotation_json(i, area=0) for i in range(7))))
+    *_, line = report.summary().splitlines()
+    assert line.startswith("  area_zero 7: annotation 0 of a.jpg; annotation 1 of a.jpg; ")
+    assert line.endswith("; annotation 4 of a.jpg and 2 more")
+
+
+def test_audit_is_written_as_json(tmp_path):
+    report = audit(read(tmp_path, annotation_json(area=0)))
+    write_audit(tmp_path / "audit.json", report)
+    written = json.loads((tmp_path / "audit.json").read_text())
+    assert written == msgspec.to_builtins(report)
+    assert written["counts"] == {"area_zero": 1}
+    write_audit(tmp_path / "audit.json", {"train": report, "val": report})
+    assert json.loads((tmp_path / "audit.json").read_text()) == {"train": written, "val": written}
+
+
+@pytest.mark.real
+def test_real_photos_pass_the_audit(real_data):
+    root = real_data / "fashionpedia_mini"
+    coco = read_annotations(annotation_path(root, "val"))
+    report = audit(coco, image_dir=images_dir(root, "val"))
+    assert report.n_images == 8
+    assert report.excluded == {}
