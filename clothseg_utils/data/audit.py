@@ -15,7 +15,7 @@ from clothseg_utils.core.text import first_names
 from clothseg_utils.core.workers import usable_cores
 from clothseg_utils.data.coco import CocoFile, ImageRecord, Problem, ProblemKind, colliding_images
 from clothseg_utils.data.photos import check_photo
-from clothseg_utils.data.rle import Rle, rle_to_counts
+from clothseg_utils.data.rle import Rle, Segmentation, rle_to_counts
 
 _BBOX_TOLERANCE_PX = 2.0
 
@@ -65,11 +65,7 @@ class Audit(Struct, frozen=True):
         return "\n".join(lines)
 
 
-def audit(
-    coco: CocoFile,
-    *,
-    image_dir: str | Path | None = None,
-) -> Audit:
+def audit(coco: CocoFile, *, image_dir: str | Path | None = None) -> Audit:
     """Find what would be paired wrongly or could not be read, and name it.
 
     Photos are decoded in full, since a truncated file shows only then. An image without annotations
@@ -83,8 +79,7 @@ def audit(
         FileNotFoundError: `image_dir` is not a folder, or holds none of the photos.
     """
     collisions = colliding_images(coco)
-    problems = list(coco.problems)
-    problems += _annotation_problems(coco)
+    problems = [*coco.problems, *_annotation_problems(coco)]
     problems += [Problem("same_stem", name, reason) for name, reason in collisions.items()]
     excluded = dict(collisions)
     if image_dir is not None:
@@ -119,10 +114,7 @@ def audit(
 
 
 def photo_problems(
-    images: Sequence[ImageRecord],
-    image_dir: str | Path,
-    *,
-    cache_path: str | Path,
+    images: Sequence[ImageRecord], image_dir: str | Path, *, cache_path: Path
 ) -> dict[str, str]:
     """Find the photos that cannot be used: missing, empty, undecodable, or of another size.
 
@@ -140,7 +132,6 @@ def photo_problems(
         FileNotFoundError: `image_dir` is not a folder.
     """
     folder = _check_folder(image_dir)
-    cache_path = Path(cache_path)
     stamps = {image.file_name: _file_stamp(folder / image.file_name) for image in images}
     known = _read_photo_cache(cache_path)
     unknown = [
@@ -184,11 +175,11 @@ def write_audit(path: str | Path, audit: Audit | Mapping[str, Audit]) -> None:
 def _annotation_problems(coco: CocoFile) -> Iterator[Problem]:
     """Oddities that leave an annotation in: it is still rasterized, by the rule."""
     file_name_of_id = {image.id: image.file_name for image in coco.images}
-    for annotation in coco.annotations:
+    for packed in coco.packed:
+        annotation = packed.unpack()
         subject = f"annotation {annotation.id} of {file_name_of_id[annotation.image_id]}"
         if annotation.area <= 0:
-            detail = f"area {annotation.area:g}; painted last, on top"
-            yield Problem("area_zero", subject, detail)
+            yield Problem("area_zero", subject, f"area {annotation.area:g}; painted last, on top")
         box = _segmentation_to_box(annotation.segmentation)
         x, y, width, height = annotation.bbox
         differences = [abs(a - b) for a, b in zip(box, (x, y, x + width, y + height), strict=True)]
@@ -201,9 +192,7 @@ def _annotation_problems(coco: CocoFile) -> Iterator[Problem]:
             )
 
 
-def _segmentation_to_box(
-    segmentation: list[list[float]] | Rle,
-) -> tuple[float, float, float, float]:
+def _segmentation_to_box(segmentation: Segmentation) -> tuple[float, float, float, float]:
     """Tight box (left, top, right, bottom) of a segmentation, pixels; zeros where it is empty."""
     if isinstance(segmentation, Rle):
         height = segmentation.size[0]
@@ -242,10 +231,7 @@ def _check_photos(
     # Threads: the decoders release the interpreter lock.
     with ThreadPoolExecutor(usable_cores()) as pool:
         found = progress_bar(
-            pool.map(check, images),
-            total=len(images),
-            desc="checking photos",
-            unit="photo",
+            pool.map(check, images), total=len(images), desc="checking photos", unit="photo"
         )
         for image, problem in zip(images, found, strict=True):
             if problem is not None:

@@ -3,16 +3,16 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, NoReturn, get_args
+from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 from msgspec import Meta, Struct
 
 from clothseg_utils.core.files import sha256_file
-from clothseg_utils.data.rle import MAX_COORDINATE, Rle, segmentation_fault
+from clothseg_utils.data.rle import MAX_COORDINATE, Rle, Segmentation, segmentation_fault
 
 Split = Literal["train", "val"]
 
@@ -27,14 +27,9 @@ ProblemKind = Literal[
     "photo_size",
 ]
 
-_MAX_SIDE_PX = 65_535
-
 _Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-
-_Side = Annotated[int, Meta(ge=1, le=_MAX_SIDE_PX)]
-
+_Side = Annotated[int, Meta(ge=1, le=65_535)]  # pixels
 _Coordinate = Annotated[float, Meta(ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
-
 _Part = Annotated[list[_Coordinate], Meta(min_length=6)]
 
 
@@ -71,7 +66,6 @@ class Annotation(Struct, frozen=True, gc=False):
     """One annotated item.
 
     Attributes:
-        segmentation: polygon parts, each [x0, y0, x1, y1, ...] in pixels, or an Rle.
         area: the JSON's own field, square pixels; it decides the painting order.
         bbox: (x, y, width, height), pixels.
     """
@@ -79,7 +73,7 @@ class Annotation(Struct, frozen=True, gc=False):
     id: int
     image_id: int
     category_id: int
-    segmentation: list[list[float]] | Rle
+    segmentation: Segmentation
     area: float
     bbox: tuple[float, float, float, float]
     iscrowd: int = 0
@@ -107,15 +101,9 @@ class PackedAnnotation(Struct, gc=False):
 
     def unpack(self) -> Annotation:
         """Decode the segmentation."""
-        return Annotation(
-            self.id,
-            self.image_id,
-            self.category_id,
-            _decode_segmentation(self.segmentation),
-            self.area,
-            self.bbox,
-            self.iscrowd,
-        )
+        segmentation = decode_segmentation(self.segmentation)
+        ids = self.id, self.image_id, self.category_id
+        return Annotation(*ids, segmentation, self.area, self.bbox, self.iscrowd)
 
 
 class Problem(Struct, frozen=True, gc=False):
@@ -126,12 +114,14 @@ class Problem(Struct, frozen=True, gc=False):
     detail: str
 
 
-class _Info(Struct):
+class Info(Struct):
+    """The JSON's `info`, as far as it is used."""
+
     description: str = ""
 
 
 class _AnnotationFile(Struct, kw_only=True):
-    info: _Info | None = None
+    info: Info | None = None
     licenses: Any = None
     categories: list[Category]
     images: list[ImageRecord]
@@ -147,30 +137,9 @@ class _RawRecords(Struct):
 
 
 _decode_file = msgspec.json.Decoder(_AnnotationFile).decode
-
-_decode_segmentation = msgspec.json.Decoder(list[list[float]] | Rle).decode
-
-_decode_sound_segmentation = msgspec.json.Decoder(
-    Annotated[list[_Part], Meta(min_length=1)] | Rle
-).decode
-
-
-class _Annotations(Sequence[Annotation]):
-    """Packed annotations that look like a tuple of decoded ones."""
-
-    def __init__(self, packed: Sequence[PackedAnnotation]) -> None:
-        self._packed = packed
-
-    def __len__(self) -> int:
-        return len(self._packed)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return _Annotations(self._packed[index])
-        return self._packed[index].unpack()
-
-    def __iter__(self) -> Iterator[Annotation]:
-        return (packed.unpack() for packed in self._packed)
+decode_segmentation = msgspec.json.Decoder(Segmentation).decode
+_SoundSegmentation = Annotated[list[_Part], Meta(min_length=1)] | Rle
+_decode_sound_segmentation = msgspec.json.Decoder(_SoundSegmentation).decode
 
 
 @dataclass(frozen=True)
@@ -240,8 +209,8 @@ class CocoFile:
 
     @property
     def annotations(self) -> Sequence[Annotation]:
-        """All annotations, decoded one by one as they are asked for."""
-        return _Annotations(self.packed)
+        """All annotations, decoded: in memory ten times the file's size."""
+        return tuple(packed.unpack() for packed in self.packed)
 
     def annotations_of(self, image_id: int) -> Sequence[Annotation]:
         """Annotations of one image, in the file's order; empty where it has none."""
@@ -255,30 +224,16 @@ class CocoFile:
 def annotation_path(data_root: str | Path, split: Split) -> Path:
     """Annotation JSON of a split.
 
-    Raises:
-        ValueError: unknown split.
-
     Example:
         >>> annotation_path("data", "val").name
         'instances_attributes_val2020.json'
     """
-    _check_split(split)
     return Path(data_root) / f"instances_attributes_{split}2020.json"
 
 
 def images_dir(data_root: str | Path, split: Split) -> Path:
-    """Photo folder of a split; val shares `test` with the unlabelled test photos.
-
-    Raises:
-        ValueError: unknown split.
-    """
-    _check_split(split)
+    """Photo folder of a split; val shares `test` with the unlabelled test photos."""
     return Path(data_root) / ("train" if split == "train" else "test")
-
-
-def _check_split(split: str) -> None:
-    if split not in get_args(Split):
-        raise ValueError(f'unknown split "{split}"; expected {" or ".join(get_args(Split))}.')
 
 
 def read_annotations(path: str | Path) -> CocoFile:
@@ -373,10 +328,9 @@ def _raise_malformed(path: Path, data: bytes, message: str) -> NoReturn:
 
 
 def _license_names(licenses: Any) -> dict[str, str]:
-    entries = licenses if isinstance(licenses, list) else []
     return {
         str(entry.get("id")): entry["name"]
-        for entry in entries
+        for entry in (licenses if isinstance(licenses, list) else [])
         if isinstance(entry, dict) and isinstance(entry.get("name"), str)
     }
 
@@ -434,7 +388,7 @@ def _check_segmentation(path: Path, packed: PackedAnnotation, image: ImageRecord
     except msgspec.ValidationError:
         is_sound = False
         try:
-            segmentation = _decode_segmentation(packed.segmentation)
+            segmentation = decode_segmentation(packed.segmentation)
         except msgspec.ValidationError as error:
             if "out of range" in str(error):
                 return "a number is too large to be finite"
@@ -466,10 +420,10 @@ def colliding_images(coco: CocoFile) -> dict[str, str]:
     Returns:
         file_name -> reason; empty for a sound file.
     """
-    stems = Counter(PurePath(image.file_name).stem for image in coco.images)
+    stem_of = {image.file_name: PurePath(image.file_name).stem for image in coco.images}
+    counts = Counter(PurePath(image.file_name).stem for image in coco.images)
     return {
-        image.file_name: f"{stems[PurePath(image.file_name).stem]} images share the stem "
-        f'"{PurePath(image.file_name).stem}", and with it one mask file'
-        for image in coco.images
-        if stems[PurePath(image.file_name).stem] > 1
+        name: f'{counts[stem]} images share the stem "{stem}", and with it one mask file'
+        for name, stem in stem_of.items()
+        if counts[stem] > 1
     }

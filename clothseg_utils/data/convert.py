@@ -16,7 +16,14 @@ from msgspec import Struct
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES
 from clothseg_utils.core.files import sha256_file, sha256_json, whole_folder
 from clothseg_utils.core.text import first_names, suggestion
-from clothseg_utils.data.coco import Split, annotation_path, images_dir, read_annotations
+from clothseg_utils.data.coco import (
+    Info,
+    Split,
+    annotation_path,
+    decode_segmentation,
+    images_dir,
+    read_annotations,
+)
 from clothseg_utils.data.photos import PHOTO_SUFFIXES, check_photo
 from clothseg_utils.data.rle import Rle, segmentation_fault
 
@@ -26,7 +33,6 @@ _OF_OTHER_CATEGORIES = "of categories to leave out"
 _WITHOUT_MASK = "without a mask (boxes only)"
 _EMPTY_SEGMENTATIONS = (b"[]", b"[[]]", b"{}", b"null")
 _SPLITS: tuple[Split, ...] = ("train", "val")
-_FEW_PHOTOS = 10  # below this many val photos the summary warns
 
 
 class _OwnCategory(Struct):
@@ -53,37 +59,23 @@ class _OwnAnnotation(Struct):
     iscrowd: int = 0
 
 
-class _OwnInfo(Struct):
-    description: str = ""
-
-
 class _OwnFile(Struct):
     categories: list[_OwnCategory]
     images: list[_OwnImage]
     annotations: list[_OwnAnnotation]
-    info: _OwnInfo | None = None
+    info: Info | None = None
     licenses: Any = None
 
 
 @dataclass(frozen=True)
 class _Sources:
-    """What a dataset is made from.
-
-    Attributes:
-        photos_dir, coco_file: as given.
-        own: content of the COCO file.
-        class_of_category: category_id -> class; None to leave it out.
-        photos: image_id -> path, for the photos that are there.
-    """
+    """What a dataset is made from."""
 
     photos_dir: Path
     coco_file: Path
     own: _OwnFile
-    class_of_category: Mapping[int, str | None]
-    photos: Mapping[int, Path]
-
-
-_decode_segmentation = msgspec.json.Decoder(list[list[float]] | Rle).decode
+    class_of_category: Mapping[int, str | None]  # None to leave it out
+    photos: Mapping[int, Path]  # by image_id, those that are there
 
 
 class Conversion(Struct, frozen=True, kw_only=True):
@@ -120,25 +112,17 @@ class Conversion(Struct, frozen=True, kw_only=True):
             f"{self.photos['train']:,} train and {self.photos['val']:,} val photos, "
             f"{self.annotations:,} annotations in {len(self.categories):,} categories"
         ]
-        if self.photos["val"] < _FEW_PHOTOS:
+        if self.photos["val"] < 10:
             lines.append("few val photos: expect wide intervals around every score")
-        of_class: dict[str, list[str]] = {}
-        for name, class_name in self.categories.items():
-            of_class.setdefault(class_name, []).append(name)
         if self.has_known_classes:
-            lines += [
-                f"{class_name}: {first_names(names)}" for class_name, names in of_class.items()
-            ]
-        if self.photos_without_annotations:
-            lines.append(
-                f"photos without annotations, taken as all background: "
-                f"{self.photos_without_annotations:,}"
-            )
+            for class_name in dict.fromkeys(self.categories.values()):
+                names = [name for name, own in self.categories.items() if own == class_name]
+                lines.append(f"{class_name}: {first_names(names)}")
+        if count := self.photos_without_annotations:
+            lines.append(f"photos without annotations, taken as all background: {count:,}")
         if self.photos_missing:
-            lines.append(
-                "left out, named by the file but not in the folder: "
-                f"{first_names(self.photos_missing)}"
-            )
+            missing = first_names(self.photos_missing)
+            lines.append(f"left out, named by the file but not in the folder: {missing}")
         if self.photos_not_listed:
             lines.append(f"not used, in the folder but not in the file: {self.photos_not_listed:,}")
         for reason, count in self.annotations_left_out.items():
@@ -197,11 +181,7 @@ def convert_coco(
 def check_sources(
     photos_dir: str | Path, coco_file: str | Path, classes_file: str | Path | None
 ) -> None:
-    """Check that what a conversion reads is there.
-
-    Raises:
-        FileNotFoundError: the folder or one of the files is missing.
-    """
+    """Check that what a conversion reads is there; FileNotFoundError where it is not."""
     if not Path(photos_dir).is_dir():
         raise FileNotFoundError(
             f"photo folder {photos_dir} not found; expected the folder of the photos that "
@@ -290,11 +270,7 @@ def _read_classes(
 
 
 def _find_photos(images: Iterable[_OwnImage], photos_dir: Path, coco_file: Path) -> dict[int, Path]:
-    """Find each image's photo: below the folder by its whole name, else by its last part.
-
-    Returns:
-        image_id -> path, without the images whose photo is not there.
-    """
+    """Find photos, by image_id: below the folder by the whole name, else by its last part."""
     found: dict[int, Path] = {}
     for image in images:
         relative = PurePosixPath(image.file_name.replace("\\", "/"))
@@ -362,8 +338,7 @@ def _write_dataset(folder: Path, sources: _Sources, val_share: float, recipe: st
     annotated = {annotation["image_id"] for annotation in annotations}
     names = _plain_names(images, sources.coco_file)
     val_ids = _choose_val(names, annotated, val_share, sources.coco_file)
-    own_info = sources.own.info
-    description = own_info.description if own_info else ""
+    description = sources.own.info.description if sources.own.info else ""
     shared = {
         "info": {"description": description or f"Own photos: {sources.photos_dir.resolve().name}"},
         "licenses": sources.own.licenses,
@@ -373,30 +348,23 @@ def _write_dataset(folder: Path, sources: _Sources, val_share: float, recipe: st
             if sources.class_of_category[c.id] is not None
         ],
     }
-    licenses = {image.id: image.license for image in images}
     for split in _SPLITS:
-        ids = [i for i in names if (i in val_ids) == (split == "val")]
-        content = shared | {
-            "images": [
-                {
-                    "id": i,
-                    "file_name": names[i],
-                    "width": sizes_wh[i][0],
-                    "height": sizes_wh[i][1],
-                    "license": licenses[i],
-                }
-                for i in ids
-            ],
-            "annotations": [
-                a for a in annotations if (a["image_id"] in val_ids) == (split == "val")
-            ],
-        }
+        chosen = [i for i in images if (i.id in val_ids) == (split == "val")]
+        records = []
+        for image in chosen:
+            name, (width, height) = names[image.id], sizes_wh[image.id]
+            record = {"id": image.id, "file_name": name, "width": width, "height": height}
+            records.append(record | {"license": image.license})
+        own = [a for a in annotations if (a["image_id"] in val_ids) == (split == "val")]
         path = annotation_path(folder, split)
-        path.write_bytes(msgspec.json.encode(content))
-        _check_result(path, sources.coco_file)
+        path.write_bytes(msgspec.json.encode(shared | {"images": records, "annotations": own}))
+        try:  # read as everybody will read it
+            read_annotations(path)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(path), str(sources.coco_file))) from None
         images_dir(folder, split).mkdir()
-        for image_id in ids:
-            _link_or_copy(sources.photos[image_id], images_dir(folder, split) / names[image_id])
+        for image in chosen:
+            _link_or_copy(sources.photos[image.id], images_dir(folder, split) / names[image.id])
     made = Conversion(
         recipe=recipe,
         photos={"train": len(names) - len(val_ids), "val": len(val_ids)},
@@ -433,8 +401,8 @@ def _convert_annotations(
         area, bbox = annotation.area, annotation.bbox
         if area is None or bbox is None or len(bbox) != 4:
             where = f"{sources.coco_file}: annotations[{index}]"
-            measured = _measure(annotation.segmentation, sizes_wh[annotation.image_id], where)
-            area, bbox = measured[0] if area is None else area, measured[1]
+            measured, bbox = _measure(annotation.segmentation, sizes_wh[annotation.image_id], where)
+            area = measured if area is None else area
         kept.append(
             {
                 "id": annotation.id if keep_ids else index + 1,
@@ -456,7 +424,7 @@ def _measure(
     from pycocotools import mask as coco_mask
 
     try:
-        segmentation = _decode_segmentation(packed)
+        segmentation = decode_segmentation(packed)
     except msgspec.ValidationError as error:
         raise ValueError(
             f"{where} has a malformed segmentation ({error}); expected polygons or RLE. Correct "
@@ -522,14 +490,6 @@ def _size_wh(image: _OwnImage, photo: Path) -> tuple[int, int]:
         return image.width, image.height
     height, width = check_photo(photo)
     return width, height
-
-
-def _check_result(path: Path, coco_file: Path) -> None:
-    """Read what was written as everybody will, and name the user's file in what is wrong."""
-    try:
-        read_annotations(path)
-    except ValueError as error:
-        raise ValueError(str(error).replace(str(path), str(coco_file))) from None
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -51,11 +51,7 @@ class Fetched:
     was_there: bool
 
 
-def download(
-    data_root: str | Path,
-    *,
-    base_url: str = OFFICIAL,
-) -> list[Fetched]:
+def download(data_root: str | Path, *, base_url: str = OFFICIAL) -> list[Fetched]:
     """Fetch both annotation files and both photo archives, and unpack the archives.
 
     May be called again at any time: what is there stays, and a broken transfer goes on where it
@@ -142,7 +138,6 @@ class _Record:
 
 
 def _fetch(session: requests.Session, url: str, path: Path, record: _Record) -> None:
-    """Bring one file to `path`, trying again where the connection fails."""
     part_path = path.with_name(f"{path.name}.part")
     for wait_s in (*_RETRY_WAITS_S, None):
         try:

@@ -76,9 +76,7 @@ def image_table(coco: CocoFile) -> "pd.DataFrame":
             "file_name": [image.file_name for image in coco.images],
             "width_px": np.array([image.width for image in coco.images], dtype=np.int64),
             "height_px": np.array([image.height for image in coco.images], dtype=np.int64),
-            "n_annotations": np.array(
-                [len(coco.packed_of(image.id)) for image in coco.images], dtype=np.int64
-            ),
+            "n_annotations": np.array([len(coco.packed_of(i.id)) for i in coco.images], np.int64),
         }
     )
 

@@ -4,7 +4,7 @@ import contextlib
 import re
 import struct
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,6 @@ from clothseg_utils.core.files import atomic_path
 from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.core.workers import usable_cores, worker_pool
 from clothseg_utils.data.coco import (
-    Annotation,
     CocoFile,
     ImageRecord,
     PackedAnnotation,
@@ -40,18 +39,11 @@ RULE_VERSION = 1
 
 INDEX_NAME = "index.json"
 
-# Higher levels save bytes, but take twice as long to read, and that every epoch.
-_PNG_LEVEL = 1
-
+_PNG_LEVEL = 1  # higher ones save bytes, but take twice as long to read, and that every epoch
 _CHUNK_IMAGES = 16
-
-# Below this a process costs more to start than it saves.
-_MIN_IMAGES_PER_WORKER = 100
-
+_MIN_IMAGES_PER_WORKER = 100  # below this a process costs more to start than it saves
 _INDEX_WRITE_SECONDS = 2.0
-
 _LOCK_NAME = ".lock"
-
 _TEMPORARY_NAME = re.compile(r"\..*-[a-z0-9_]{8}\.(png|json)")  # as atomic_path makes them
 
 
@@ -90,20 +82,7 @@ def read_mask(path: str | Path, num_classes: int) -> np.ndarray:
 
 
 def write_mask(path: str | Path, mask: np.ndarray) -> None:
-    """Write a mask as a single-channel PNG, atomically.
-
-    Args:
-        path: ends in .png.
-        mask: (H, W) uint8, class ids.
-
-    Raises:
-        ValueError: `mask` is of another shape or type.
-    """
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        raise ValueError(
-            f"mask for {path} is of shape {mask.shape}, {mask.dtype}; expected (H, W) uint8. "
-            "Convert it first."
-        )
+    """Write a mask, (H, W) uint8 class ids, as a single-channel PNG, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(_encode_png(mask))
 
@@ -121,13 +100,13 @@ def _encode_png(mask: np.ndarray) -> bytes:
     )
 
 
-def _count_pixels(mask: np.ndarray, painted: Iterable[int], num_classes: int) -> list[int]:
+def _count_pixels(mask: np.ndarray, painted: set[int], num_classes: int) -> list[int]:
     """Pixels of each class id, num_classes numbers; the rest of the mask is background.
 
     A comparison for each of the few classes painted is several times as fast as a histogram.
     """
     counts = [0] * num_classes
-    for class_id in set(painted):
+    for class_id in painted:
         counts[class_id] = int(np.count_nonzero(mask == class_id))
     counts[0] = mask.size - sum(counts[1:])
     return counts
@@ -179,7 +158,6 @@ class MaskIndex(Struct, frozen=True, kw_only=True, dict=True):
     Attributes:
         mask_dir: folder of the PNGs.
         sha256: of the annotation JSON, hex.
-        scheme: "supercategory" or "category".
         class_names: index = class id.
         entries: one per image asked for, in the JSON's order.
     """
@@ -223,19 +201,10 @@ class MaskIndex(Struct, frozen=True, kw_only=True, dict=True):
 
 
 def select_images(coco: CocoFile, image_limit: int) -> tuple[ImageRecord, ...]:
-    """Choose the first images of a file, by its own order.
+    """Choose the first images of a file, by its own order; a limit of 0 means all.
 
     Images whose masks would collide (`coco.colliding_images`) are left out; the audit names them.
-
-    Args:
-        coco: the annotation file.
-        image_limit: how many; 0 means all.
-
-    Raises:
-        ValueError: a negative limit.
     """
-    if image_limit < 0:
-        raise ValueError(f"image_limit is {image_limit}; expected 0 (every image) or more.")
     colliding = colliding_images(coco)
     images = tuple(image for image in coco.images if image.file_name not in colliding)
     return images[:image_limit] if image_limit else images
@@ -258,8 +227,8 @@ def make_masks(
 
     Args:
         data_root: dataset in Fashionpedia's layout; only the split's JSON is read.
-        split: "train" or "val".
-        scheme: "supercategory" or "category".
+        split: whose masks.
+        scheme: what a class is.
         derived_root: folder of everything derived, such as data/derived.
         workers: processes; 0 means one per core, 1 works in this process.
         image_limit: first images of the JSON to make; 0 means all.
@@ -295,7 +264,7 @@ def rasterize_split(
     Args:
         annotations_path: the annotation JSON; image sizes come from it.
         out_dir: made if missing; must be empty or hold masks made by this function.
-        scheme: "supercategory" or "category".
+        scheme: what a class is.
         workers: processes; 0 means one per core, 1 works in this process. A script needs
             the usual `if __name__ == "__main__"` for more than one.
         image_limit: first images of the JSON to make; 0 means all.
@@ -306,10 +275,8 @@ def rasterize_split(
     Raises:
         FileNotFoundError: no annotation JSON.
         ValueError: a file that `read_annotations` or `class_table` refuses; an `out_dir` that
-            holds somebody else's files; negative `workers` or `image_limit`.
+            holds somebody else's files.
     """
-    if workers < 0:
-        raise ValueError(f"workers is {workers}; expected 0 (one per core) or more.")
     coco = read_annotations(annotations_path)
     classes = class_table(scheme, coco.categories)
     images = select_images(coco, image_limit)
@@ -329,11 +296,7 @@ def _mask_name(image: ImageRecord) -> str:
 
 
 def _read_index(out_dir: Path) -> _IndexFile | None:
-    """Read a folder's index; None where it has none.
-
-    Raises:
-        ValueError: index.json is not ours.
-    """
+    """Read a folder's index; None where it has none, ValueError where index.json is not ours."""
     path = out_dir / INDEX_NAME
     try:
         return msgspec.json.decode(path.read_bytes(), type=_IndexFile)
@@ -359,16 +322,13 @@ def _read_ready_index(
         index = _read_index(mask_dir)
     except ValueError:
         return None
-    if index is None or image_limit < 0:
+    if index is None:
         return None
     n_wanted = min(image_limit or index.n_images, index.n_images)
     entries = index.entries[:n_wanted]
     is_current = (index.sha256, index.scheme, index.rule_version) == (sha256, scheme, RULE_VERSION)
-    if not is_current or len(entries) < n_wanted:
-        return None
-    if not all(_is_whole(mask_dir, entry) for entry in entries):
-        return None
-    return _to_mask_index(index, mask_dir, n_wanted)
+    is_complete = len(entries) == n_wanted and all(_is_whole(mask_dir, entry) for entry in entries)
+    return _to_mask_index(index, mask_dir, n_wanted) if is_current and is_complete else None
 
 
 def _to_mask_index(index: _IndexFile, mask_dir: Path, n_images: int) -> MaskIndex:
@@ -429,8 +389,7 @@ def _folder_lock(folder: Path) -> Iterator[None]:
 def _plan_index(coco: CocoFile, classes: ClassTable, out_dir: Path, n_wanted: int) -> _IndexFile:
     """Lay out the index, with what is already there; remove masks that are stale.
 
-    Entries beyond `n_wanted` that an earlier call made are kept: a smaller image_limit undoes no
-    work.
+    Entries beyond `n_wanted` are kept: a smaller image_limit undoes no earlier work.
     """
     images = select_images(coco, 0)
     blank = _IndexFile(
@@ -486,11 +445,9 @@ def _make_missing(
         with (
             progress_bar(total=len(missing), desc="rasterizing", unit="image") as bar,
             # Closed at once when interrupted: the pool must drop what it has not begun.
-            contextlib.closing(
-                _rasterize_chunks(coco, classes, out_dir, missing, workers)
-            ) as chunks,
+            contextlib.closing(_rasterize_chunks(coco, classes, out_dir, missing, workers)) as done,
         ):
-            for entries in chunks:
+            for entries in done:
                 made.update((entry.mask, entry) for entry in entries)
                 bar.update(len(entries))
                 if time.monotonic() - last_write > _INDEX_WRITE_SECONDS:
@@ -512,11 +469,7 @@ class _Chunk:
 
 
 def _rasterize_chunks(
-    coco: CocoFile,
-    classes: ClassTable,
-    out_dir: Path,
-    missing: Sequence[MaskEntry],
-    workers: int,
+    coco: CocoFile, classes: ClassTable, out_dir: Path, missing: Sequence[MaskEntry], workers: int
 ) -> Generator[list[MaskEntry], None, None]:
     """Yield the finished entries, chunk by chunk, in the order in which they get done."""
     chunks = [
@@ -538,21 +491,17 @@ def _rasterize_chunks(
 
 
 def _rasterize_chunk(chunk: _Chunk) -> list[MaskEntry]:
-    return [
-        _rasterize_image(entry, [packed.unpack() for packed in annotations], chunk)
-        for entry, annotations in chunk.images
-    ]
-
-
-def _rasterize_image(
-    entry: MaskEntry, annotations: Sequence[Annotation], chunk: _Chunk
-) -> MaskEntry:
-    mask = rasterize(annotations, chunk.class_of_category, entry.height, entry.width)
-    path = chunk.out_dir / entry.mask
-    write_mask(path, mask)
-    painted = [chunk.class_of_category[annotation.category_id] for annotation in annotations]
-    return msgspec.structs.replace(
-        entry,
-        n_bytes=path.stat().st_size,
-        class_pixels=tuple(_count_pixels(mask, painted, chunk.num_classes)),
-    )
+    finished = []
+    for entry, packed in chunk.images:
+        annotations = [annotation.unpack() for annotation in packed]
+        mask = rasterize(annotations, chunk.class_of_category, entry.height, entry.width)
+        path = chunk.out_dir / entry.mask
+        write_mask(path, mask)
+        painted = {chunk.class_of_category[annotation.category_id] for annotation in annotations}
+        class_pixels = _count_pixels(mask, painted, chunk.num_classes)
+        finished.append(
+            msgspec.structs.replace(
+                entry, n_bytes=path.stat().st_size, class_pixels=tuple(class_pixels)
+            )
+        )
+    return finished

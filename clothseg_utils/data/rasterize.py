@@ -34,8 +34,7 @@ def rasterize(
     Args:
         annotations: records of ONE image, in any order; polygons may have several parts.
         class_of_category: category_id -> class id, as in `ClassTable`.
-        height: rows of the image, pixels.
-        width: columns of the image, pixels.
+        height, width: of the image, pixels.
 
     Returns:
         mask, (height, width) uint8, class ids; 0 is background.
@@ -62,13 +61,7 @@ def build_layers(
     height: int,
     width: int,
 ) -> Iterator[tuple[Annotation, np.ndarray]]:
-    """Yield the mask after each painted annotation; the last one is what `rasterize` returns.
-
-    Args:
-        annotations, class_of_category, height, width: as for `rasterize`.
-
-    Yields:
-        the annotation just painted, and the mask so far, (height, width) uint8.
+    """Yield each annotation, as `rasterize` paints it, and the mask so far, (height, width) uint8.
 
     Raises:
         ValueError: as for `rasterize`.

@@ -22,7 +22,11 @@ class Rle(Struct, frozen=True, gc=False):
     counts: str | list[int]
 
 
-def segmentation_fault(segmentation: list[list[float]] | Rle) -> str | None:
+Segmentation = list[list[float]] | Rle
+"""Polygon parts, each [x0, y0, x1, y1, ...] in pixels, or run lengths."""
+
+
+def segmentation_fault(segmentation: Segmentation) -> str | None:
     """Say what keeps a segmentation from being rasterized; None where nothing does.
 
     Example:
@@ -41,16 +45,12 @@ def segmentation_fault(segmentation: list[list[float]] | Rle) -> str | None:
         return "the segmentation has no polygon part"
     for index, part in enumerate(segmentation):
         if len(part) < 6 or len(part) % 2:
-            return (
-                f"polygon part {index} has {len(part)} coordinates; expected an even number of "
-                "at least 6"
-            )
+            expected = "expected an even number of at least 6"
+            return f"polygon part {index} has {len(part)} coordinates; {expected}"
         # sum() is not finite if one coordinate is not, which min() and max() may miss for NaN.
         if not (math.isfinite(sum(part)) and max(map(abs, part)) <= MAX_COORDINATE):
-            return (
-                f"polygon part {index} has a coordinate that is not finite or beyond "
-                f"{MAX_COORDINATE:.0f} px"
-            )
+            where = f"not finite or beyond {MAX_COORDINATE:.0f} px"
+            return f"polygon part {index} has a coordinate that is {where}"
     return None
 
 
@@ -91,13 +91,10 @@ def rle_to_counts(rle: Rle) -> np.ndarray:
 
 
 def compressed_to_counts(codes: Sequence[bytes]) -> list[np.ndarray]:
-    """Decode COCO's compressed run lengths, of several masks at once; see `rle_to_counts`.
+    """Decode COCO's compressed run lengths, one string for each mask; see `rle_to_counts`.
 
     Arrays of a few hundred numbers cost NumPy more to begin than to work through: all masks of an
     image in one go take a fraction of the time.
-
-    Args:
-        codes: one string for each mask.
 
     Returns:
         (R,) int64 for each mask; whether they fit an image is for the caller to check.
@@ -120,8 +117,7 @@ def compressed_to_counts(codes: Sequence[bytes]) -> list[np.ndarray]:
     shifts = 5 * (np.arange(symbols.size) - np.repeat(starts, lengths))
     numbers = np.add.reduceat((symbols & 31) << shifts, starts)
     numbers -= ((symbols[ends] & 16) >> 4) << (5 * lengths)  # sign
-    counts_of_code = []
-    n_before = 0
+    counts_of_code, n_before = [], 0
     for n_until in np.searchsorted(ends, code_ends).tolist():
         counts = numbers[n_before:n_until]
         counts[1::2] = np.cumsum(counts[1::2])

@@ -27,7 +27,6 @@ class SplitData:
     """The photos of one split that can be used, with their masks.
 
     Attributes:
-        split: "train" or "val".
         coco: the checked annotation file.
         classes: class table of the scheme in use.
         images: records of the photos, in the JSON's order, without the excluded ones.
@@ -77,9 +76,7 @@ class SplitData:
 def load_split(config: DataConfig, split: Split) -> SplitData:
     """Read a split's annotations, check its photos, and make the masks that are missing or stale.
 
-    Args:
-        config: data section of the config; needs the files of this split only.
-        split: "train" or "val".
+    Needs the files of this split only.
 
     Raises:
         FileNotFoundError: no data root, no annotation file or no folder of photos.
@@ -88,21 +85,17 @@ def load_split(config: DataConfig, split: Split) -> SplitData:
     data_root = resolve_path(config.data_root)
     coco = read_annotations(annotation_path(data_root, split))
     image_dir = images_dir(data_root, split)
-    derived_root = resolve_path(config.derived_root)
     masks = make_masks(
         data_root,
         split,
         config.scheme,
-        derived_root,
+        resolve_path(config.derived_root),
         workers=config.mask_workers,
         image_limit=config.image_limit,
     )
     records = select_images(coco, config.image_limit)
-    excluded = photo_problems(
-        records,
-        image_dir,
-        cache_path=masks.mask_dir.parent.parent / "photos.json",
-    )
+    cache_path = masks.mask_dir.parent.parent / "photos.json"
+    excluded = photo_problems(records, image_dir, cache_path=cache_path)
     images = tuple(record for record in records if record.file_name not in excluded)
     if not images:
         name, reason = next(iter(excluded.items()), ("", "the annotation file lists none"))

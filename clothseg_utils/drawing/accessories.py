@@ -1,21 +1,10 @@
 """What is worn over clothes or carried: ties, belts, scarves, watches, bags, umbrellas."""
 
-from __future__ import annotations
-
 import numpy as np
 
-from clothseg_utils.drawing import ids
+from clothseg_utils.drawing import details, ids
 from clothseg_utils.drawing.body import WAIST_Y, WRIST_T, Limb
 from clothseg_utils.drawing.canvas import Fabric, ellipse, ribbon, smooth, xy
-from clothseg_utils.drawing.details import (
-    draw_bow,
-    draw_bow_loops,
-    draw_buckle,
-    draw_dot,
-    draw_fringe,
-    draw_tassel,
-    draw_zipper,
-)
 from clothseg_utils.drawing.outfit import Person
 
 
@@ -24,19 +13,19 @@ def draw_belt(person: Person) -> None:
     body, canvas, rng = person.body, person.canvas, person.rng
     width = rng.uniform(0.05, 0.1)
     y = WAIST_Y - 0.012
-    cloth = Fabric.random(rng, person.outfit.cloths[0].color if rng.random() < 0.2 else None)
+    color = person.outfit.cloths[0].color if rng.random() < 0.2 else None
+    cloth = Fabric.random(rng, color).plain()
     shape = canvas.cover(body.waist_band(y, y + width, 0.014))
-    style = {"folds": 0.04, "edge": 0.35, "outline": 0.5, "shadow": 0.4}
-    layer = person.add(ids.BELT, shape, cloth.plain(), 0, **style)
+    layer = person.add(ids.BELT, shape, cloth, folds=0.04, edge=0.35, outline=0.5, shadow=0.4)
     middle = y + width / 2
     if person.wants(ids.BOW):
-        draw_bow(person, layer, Fabric.random(rng), body.at((0, middle)), body.px(0.05))
+        details.draw_bow(person, layer, Fabric.random(rng), body.at((0, middle)), body.px(0.05))
     elif person.wants(ids.BUCKLE):
         centre = body.at((0, middle + 0.006))
-        draw_buckle(person, layer, centre, body.px(width * 0.62), body.px(width * 0.5))
+        details.draw_buckle(person, layer, centre, body.px(width * 0.62), body.px(width * 0.5))
     if person.wants(ids.RIVET):
         for x in (-0.055, -0.04, 0.04, 0.055):
-            draw_dot(person, ids.RIVET, layer, body.at((x, middle + 0.003)), 0.006)
+            details.draw_dot(person, ids.RIVET, layer, body.at((x, middle + 0.003)), 0.006)
 
 
 def draw_tie(person: Person) -> None:
@@ -46,13 +35,12 @@ def draw_tie(person: Person) -> None:
     layer = canvas.add_layer(ids.TIE)
     end_y, width = rng.uniform(0.36, 0.42), rng.uniform(0.04, 0.065)
     if rng.random() < 0.2:
-        draw_bow_loops(person, layer, cloth, body.at((0, 0.188)), body.px(0.045))
+        details.draw_bow_loops(person, layer, cloth, body.at((0, 0.188)), body.px(0.045))
         return
     blade = [(-0.009, 0.199), (0.009, 0.199), (width, end_y), (0, end_y + 0.03), (-width, end_y)]
     knot = [(-0.015, 0.178), (0.015, 0.178), (0.01, 0.2), (-0.01, 0.2)]
-    shape = canvas.cover(body.at(blade))
-    canvas.paint(shape, cloth, layer, angle=0.6, outline=0.55, shadow=0.5)
-    canvas.paint(canvas.cover(body.at(knot)), cloth, layer, angle=-0.6, outline=0.55)
+    canvas.fill(body.at(blade), cloth, layer, angle=0.6, outline=0.55, shadow=0.5)
+    canvas.fill(body.at(knot), cloth, layer, angle=-0.6, outline=0.55)
 
 
 def draw_scarf(person: Person) -> None:
@@ -66,16 +54,17 @@ def draw_scarf(person: Person) -> None:
     for start_x, end_x, y in tails[: int(rng.integers(1, 3))]:
         line = smooth(body.at([(start_x, 0.175), (end_x, 0.27), (end_x, y)]))
         shape = ribbon(line, np.linspace(body.px(0.04), body.px(0.056), len(line)))
-        canvas.paint(canvas.cover(shape), cloth, layer, outline=0.5, folds=0.16, shadow=0.5)
+        canvas.fill(shape, cloth, layer, outline=0.5, folds=0.16, shadow=0.5)
         half = xy(body.px(0.027), 0)
         if person.wants(ids.FRINGE):
-            draw_fringe(person, layer, cloth, np.stack([line[-1] - half, line[-1] + half]), 0.035)
+            edge = np.stack([line[-1] - half, line[-1] + half])
+            details.draw_fringe(person, layer, cloth, edge, 0.035)
         elif person.wants(ids.TASSEL):
             for shift in (-0.7, 0.7):
-                draw_tassel(person, layer, cloth, line[-1] + half * shift)
+                details.draw_tassel(person, layer, cloth, line[-1] + half * shift)
     ring = [(-0.062, 0.15), (0, 0.168), (0.062, 0.15), (0.07, 0.184), (0, 0.214), (-0.07, 0.184)]
-    wrap = canvas.cover(smooth(body.at(ring), closed=True))
-    canvas.paint(wrap, cloth, layer, outline=0.5, folds=0.2, shadow=0.5)
+    wrap = smooth(body.at(ring), closed=True)
+    canvas.fill(wrap, cloth, layer, outline=0.5, folds=0.2, shadow=0.5)
     canvas.crease(smooth(body.at([(-0.062, 0.17), (0, 0.192), (0.06, 0.166)])), 1.4, 0.4)
 
 
@@ -85,7 +74,7 @@ def draw_watch(person: Person, arm: Limb) -> None:
     strap = canvas.cover(arm.outline(t - 0.025, t + 0.03, 0.046))
     layer = person.add(ids.WATCH, strap, Fabric.random(person.rng).plain(), shadow=0.3)
     dial = arm.at(t)
-    canvas.paint(canvas.cover(ellipse(dial, body.px(0.017))), person.metal, layer)
+    canvas.fill(ellipse(dial, body.px(0.017)), person.metal, layer)
     canvas.tint(canvas.cover(ellipse(dial, body.px(0.011))), 240)
     canvas.crease(np.stack([dial, dial + xy(0, -body.px(0.009))]), 1.2, 0.8)
 
@@ -107,21 +96,21 @@ def draw_bag(person: Person) -> None:
     strap = canvas.stroke(handle, max(2.5, body.px(0.012)))
     canvas.paint(strap, cloth.plain(), layer, outline=0.4, shadow=0.4)
     box = [(-0.9, -1), (0.9, -1), (1.05, 0.8), (0.9, 1), (-0.9, 1), (-1.05, 0.8)]
-    shape = canvas.cover(centre + np.multiply(box, [w, h / 2]))
-    canvas.paint(shape, cloth, layer, outline=0.55, edge=0.4, shadow=0.5)
+    shape = centre + np.multiply(box, [w, h / 2])
+    canvas.fill(shape, cloth, layer, outline=0.55, edge=0.4, shadow=0.5)
     flap = [(-0.92, -1), (0.92, -1), (0.8, 0.0), (0, 0.15), (-0.8, 0.0)]
-    shape = canvas.cover(centre + np.multiply(flap, [w, h / 2]))
-    canvas.paint(shape, cloth.plain(), layer, outline=0.5, edge=0.25, shadow=0.3)
+    shape = centre + np.multiply(flap, [w, h / 2])
+    canvas.fill(shape, cloth.plain(), layer, outline=0.5, edge=0.25, shadow=0.3)
     if person.wants(ids.BUCKLE):
-        draw_buckle(person, layer, centre + xy(0, h * 0.08), body.px(0.022), body.px(0.018))
+        details.draw_buckle(person, layer, centre + xy(0, h * 0.08), body.px(0.022), body.px(0.018))
     elif person.wants(ids.ZIPPER):
         line = np.stack([centre + xy(-w * 0.8, h * 0.25), centre + xy(w * 0.8, h * 0.25)])
-        draw_zipper(person, layer, line, 0.012)
+        details.draw_zipper(person, layer, line, 0.012)
     if person.wants(ids.TASSEL):
-        draw_tassel(person, layer, cloth, centre + xy(w * 0.7, -h * 0.1))
+        details.draw_tassel(person, layer, cloth, centre + xy(w * 0.7, -h * 0.1))
     if person.wants(ids.FRINGE):
         line = np.stack([centre + xy(-w * 0.9, h * 0.45), centre + xy(w * 0.9, h * 0.45)])
-        draw_fringe(person, layer, cloth, line, 0.04)
+        details.draw_fringe(person, layer, cloth, line, 0.04)
 
 
 def draw_umbrella(person: Person) -> tuple[int, np.ndarray]:

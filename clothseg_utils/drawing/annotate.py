@@ -1,7 +1,5 @@
 """What a canvas shows, as annotations: polygons or run lengths that paint back to the picture."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +9,8 @@ from pycocotools import mask as coco_mask
 
 from clothseg_utils.core.classes import FASHIONPEDIA_CATEGORIES
 from clothseg_utils.drawing.canvas import Canvas
+
+Polygons = list[list[float]]  # each x0, y0, x1, y1, ... in pixels
 
 _MIN_VISIBLE_PX = 6  # what shows less than this is too little to annotate
 
@@ -36,10 +36,7 @@ def annotate(canvas: Canvas) -> tuple[np.ndarray, list[dict[str, Any]]]:
 
     A thing's mask is where it was drawn and is seen, and where something that lies on it (a
     pocket on a coat) is seen instead. Painted in the order (-area, position), later on top, the
-    annotations give `category_map`, to the pixel.
-
-    Args:
-        canvas: a finished picture.
+    annotations give the category map, to the pixel.
 
     Returns:
         The category map, (H, W) int16, -1 where nothing annotated is seen; and the annotations
@@ -51,10 +48,11 @@ def annotate(canvas: Canvas) -> tuple[np.ndarray, list[dict[str, Any]]]:
     annotations = []
     for index, mask in masks.items():
         segmentation, encoded = mask_to_segmentation(mask)
+        category_id = canvas.layers[index].category_id
         annotations.append(
             {
-                "category_id": canvas.layers[index].category_id,
-                "attribute_ids": _attribute_ids(canvas.layers[index].category_id),
+                "category_id": category_id,
+                "attribute_ids": _attribute_ids(category_id),
                 "segmentation": segmentation,
                 "area": int(coco_mask.area(encoded)),
                 "bbox": [float(v) for v in coco_mask.toBbox(encoded)],
@@ -78,9 +76,8 @@ def _drop_slivers(canvas: Canvas) -> np.ndarray:
 
 def _consistent_masks(canvas: Canvas, owner: np.ndarray) -> dict[int, np.ndarray]:
     """Return (H, W) bool masks by layer, whose painting in area order gives the owner map."""
-    masks = {}
-    for index in _present(owner):
-        masks[index] = _lies_on(canvas, index)[owner] & canvas.layers[index].drawn
+    drawn = {index: canvas.layers[index].drawn for index in _present(owner)}
+    masks = {index: _lies_on(canvas, index)[owner] & mask for index, mask in drawn.items()}
     while True:
         order = sorted(masks, key=lambda index: (-np.count_nonzero(masks[index]), index))
         painted = np.zeros_like(owner)
@@ -91,7 +88,7 @@ def _consistent_masks(canvas: Canvas, owner: np.ndarray) -> dict[int, np.ndarray
             return masks
         # whatever hides the true owner loses these pixels; the owner itself never does
         for index in _present(wrong):
-            masks[index] = masks[index] & (wrong != index)
+            masks[index] &= wrong != index
 
 
 def _present(owner: np.ndarray) -> list[int]:
@@ -108,17 +105,11 @@ def _lies_on(canvas: Canvas, index: int) -> np.ndarray:
     return found
 
 
-def mask_to_segmentation(
-    mask: np.ndarray,
-) -> tuple[list[list[float]] | dict[str, Any], dict[str, Any]]:
-    """Write a mask as polygons, or as compressed RLE where it has a hole.
-
-    Args:
-        mask: (H, W) bool, not empty.
+def mask_to_segmentation(mask: np.ndarray) -> tuple[Polygons | dict[str, Any], dict[str, Any]]:
+    """Write a mask, (H, W) bool, not empty, as polygons, or as RLE where it has a hole.
 
     Returns:
-        The segmentation for the JSON, and pycocotools' own encoding of it; both decode to
-        exactly `mask`.
+        The segmentation for the JSON, and pycocotools' own encoding; both decode to `mask`.
 
     Example:
         >>> square = np.zeros((4, 4), bool)
@@ -142,22 +133,20 @@ def mask_to_segmentation(
     return rle, target
 
 
-def _to_polygons(
-    outlines: Sequence[np.ndarray], tolerance: float, x: int, y: int
-) -> list[list[float]]:
+def _to_polygons(outlines: Sequence[np.ndarray], tolerance: float, x: int, y: int) -> Polygons:
     polygons = []
     for outline in outlines:
         short = cv2.approxPolyDP(outline, tolerance, True)[:, 0]
         if len(short) < 3:
             short = outline[:, 0]
         # sub-pixels 0, 1, 2 of a pixel are at 0.2, 0.5, 0.8: pycocotools rounds to fifths
-        places = np.round((short // 3 + 0.2 + 0.3 * (short % 3) + [x, y]), 1)
+        places = np.round(short // 3 + 0.2 + 0.3 * (short % 3) + [x, y], 1)
         polygons.append(places.ravel().tolist())
     return polygons
 
 
 def _attribute_ids(category_id: int) -> list[int]:
-    supercategory = FASHIONPEDIA_CATEGORIES[category_id][1]
+    name, supercategory, _ = FASHIONPEDIA_CATEGORIES[category_id]
     if supercategory in ("upperbody", "lowerbody", "wholebody"):
         return [115, 136, 295]
-    return {"sleeve": [204], "pocket": [218]}.get(FASHIONPEDIA_CATEGORIES[category_id][0], [])
+    return {"sleeve": [204], "pocket": [218]}.get(name, [])

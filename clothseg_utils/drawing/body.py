@@ -1,7 +1,5 @@
 """A posed body: where its limbs, trunk and head are, and the outlines of what hangs on them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,7 +28,7 @@ class Limb:
     """An arm or a leg: a smooth line from its root (t = 0) to its end (t = 1)."""
 
     def __init__(self, joints: Sequence[np.ndarray], body_px: float) -> None:
-        """Run the limb of a body of some height through joints, each (2,) x and y in pixels."""
+        """Run the limb through joints, each (2,) x and y in pixels."""
         self._body_px = body_px
         self._points = smooth(joints)
         steps = np.linalg.norm(np.diff(self._points, axis=0), axis=1)
@@ -42,9 +40,7 @@ class Limb:
         """Return the point (or points) at t, (2,) or (n, 2); t may pass the ends a little."""
         t = np.asarray(t, dtype=np.float64)
         inside = np.clip(t, 0, 1)
-        point = np.stack(
-            [np.interp(inside, self._t, self._points[:, axis]) for axis in (0, 1)], axis=-1
-        )
+        point = np.stack([np.interp(inside, self._t, v) for v in self._points.T], axis=-1)
         end = self._points[-1] - self._points[-3]
         end = end / max(np.linalg.norm(end), 1e-6)
         return point + (np.maximum(t - 1, 0) * self._length_px)[..., None] * end
@@ -71,12 +67,9 @@ class Body:
         top_y: float,
         height_px: float,
         *,
-        raise_arm: bool = False,
+        raise_arm: bool,
     ) -> None:
-        """Pose a body with its crown at (centre_x, top_y), pixels.
-
-        `raise_arm` lifts the hand that holds an umbrella.
-        """
+        """Pose a body, its crown at (centre_x, top_y), pixels; `raise_arm` is for an umbrella."""
         self.s = height_px
         self.centre_x, self.top_y = centre_x, top_y
         self.build = rng.uniform(1.0, 1.3)  # slim .. heavy
@@ -86,9 +79,8 @@ class Body:
         self.lean = rng.normal(0, 0.045)
         self.tilt = rng.normal(0, 0.09)  # of the head, radians
         self.head = self.at((0, 0)) + self.px(0.068) * np.array([np.sin(self.tilt), 1.0])
-        self.skin = Fabric(
-            near_color(rng, _SKIN_TONES[rng.integers(len(_SKIN_TONES))], 5), sheen=0.2
-        )
+        skin = near_color(rng, _SKIN_TONES[rng.integers(len(_SKIN_TONES))], 5)
+        self.skin = Fabric(skin, sheen=0.2)
         self.legs = self._pose_legs(rng)
         self.arms = self._pose_arms(rng, raise_arm)
 
@@ -153,13 +145,10 @@ class Body:
         return arms[0], arms[1]
 
     def side(self, sign: int, ease: float, hem_y: float, hem_half: float = 0.0) -> np.ndarray:
-        """Return a side seam from the shoulder down, (n, 2) pixels.
+        """Return a side seam from the shoulder down to `hem_y`, (n, 2) pixels.
 
-        Args:
-            sign: -1 left in the picture, 1 right.
-            ease: how loose the cloth is, body heights.
-            hem_y: where it ends, body coordinates.
-            hem_half: half width at the hem, body heights; at least as wide as the legs below it.
+        The cloth is looser than the body by `ease`, and `hem_half` wide at the hem, or as wide as
+        the legs below it, all body heights; sign -1 is left in the picture, 1 right.
         """
         profile = [
             (self.shoulder + ease * 0.5, SHOULDER_Y - 0.004),

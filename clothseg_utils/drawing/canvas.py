@@ -4,11 +4,9 @@ The canvas remembers for each pixel what lies on top, so that the masks of a dra
 exactly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import cv2
 import numpy as np
@@ -28,9 +26,9 @@ _PATTERN_CHANCES = (0.44, 0.12, 0.09, 0.07, 0.07, 0.09, 0.05, 0.03, 0.04)
 
 
 def random_color(rng: np.random.Generator) -> Color:
-    """Draw a colour from the one distribution that garments AND backgrounds share, (3,) 0..255.
+    """Draw a colour, (3,) 0..255.
 
-    One distribution for all is what keeps the class from being readable from colour.
+    Garments AND backgrounds share this distribution: so no class can be read from colour.
     """
     kind = rng.random()
     if kind < 0.3:  # black, grey, white
@@ -70,13 +68,10 @@ class Fabric:
     @classmethod
     def random(
         cls, rng: np.random.Generator, color: Color | None = None, typical: Sequence[Pattern] = ()
-    ) -> Fabric:
-        """Draw a fabric; every garment and every piece of background clutter uses this.
+    ) -> Self:
+        """Draw a fabric, for a garment or for background clutter; None draws its colour too.
 
-        Args:
-            rng: what to draw with.
-            color: its colour; None draws one.
-            typical: patterns that nine in ten of such things have; the others have any.
+        Nine in ten things have one of the `typical` patterns, where there are any.
         """
         base = random_color(rng) if color is None else color
         accent = contrast_color(base, 45) if rng.random() < 0.5 else random_color(rng)
@@ -87,32 +82,25 @@ class Fabric:
         period = rng.uniform(8, 18)  # seen even when a photo is shrunk to a network input
         return cls(base, pattern, accent, period, angle, rng.random() ** 3)
 
-    def plain(self, color: Color | None = None) -> Fabric:
+    def plain(self, color: Color | None = None) -> "Fabric":
         """Return the same cloth without its pattern, in its own colour or another."""
         return Fabric(self.color if color is None else color, sheen=self.sheen)
 
     def texture(self, rows: np.ndarray, columns: np.ndarray, angle: float) -> np.ndarray:
-        """Return the cloth's colour at the given places.
+        """Return the colour, (h, w, 3) float32 RGB, about 0..255, of cloth turned by radians.
 
-        Args:
-            rows: (h, w) float32, pixels.
-            columns: (h, w) float32, pixels.
-            angle: how far the cloth is turned, radians.
-
-        Returns:
-            (h, w, 3) float32 RGB, about 0..255.
+        `rows` and `columns` are the places, (h, w) float32, pixels.
         """
-        shape = (*rows.shape, 3)
         if self.pattern == "plain":
-            return np.broadcast_to(self.color, shape).astype(np.float32)
+            return np.broadcast_to(self.color, (*rows.shape, 3)).astype(np.float32)
         turn = self.angle + angle
         u = columns * np.float32(np.cos(turn)) + rows * np.float32(np.sin(turn))
         v = rows * np.float32(np.cos(turn)) - columns * np.float32(np.sin(turn))
-        weight = _PATTERN_WEIGHT[self.pattern](u, v, np.float32(self.period_px))  # type: ignore[arg-type]  # keeps float32
+        weight = _PATTERN_WEIGHT[self.pattern](u, v, np.float32(self.period_px))
         return self.color + weight[..., None] * (self.accent - self.color)
 
 
-def _wave(x: np.ndarray, period: float) -> np.ndarray:
+def _wave(x: np.ndarray, period: float | np.floating) -> np.ndarray:
     return np.sin(x * np.float32(2 * np.pi / period))
 
 
@@ -120,7 +108,7 @@ def _soft_step(x: np.ndarray, sharpness: float = 3.0) -> np.ndarray:
     return np.clip(0.5 + x * np.float32(sharpness), 0, 1)
 
 
-def _floral(u: np.ndarray, v: np.ndarray, period: float) -> np.ndarray:
+def _floral(u: np.ndarray, v: np.ndarray, period: np.floating) -> np.ndarray:
     p = period * 1.5
     du = (u + p / 2 * (np.floor(v / p) % 2)) % p - p / 2  # every second row is shifted
     dv = v % p - p / 2
@@ -130,7 +118,7 @@ def _floral(u: np.ndarray, v: np.ndarray, period: float) -> np.ndarray:
 
 
 # How much of the accent colour shows at (u, v), 0..1, for each pattern.
-_PATTERN_WEIGHT: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
+_PATTERN_WEIGHT: dict[str, Callable[[np.ndarray, np.ndarray, np.floating], np.ndarray]] = {
     "stripes": lambda u, v, p: _soft_step(_wave(v, p)),
     "check": lambda u, v, p: (
         0.5 * _soft_step(_wave(u, p * 1.5)) + 0.5 * _soft_step(_wave(v, p * 1.5))
@@ -194,6 +182,10 @@ class Canvas:
             cv2.fillPoly(coverage, [fixed], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
         return coverage
 
+    def fill(self, polygon: np.ndarray, fabric: Fabric, layer: int = 0, **style: float) -> None:
+        """Lay cloth on a polygon, as `paint` does."""
+        self.paint(self.cover(polygon), fabric, layer, **style)
+
     def stroke(self, polyline: np.ndarray, width_px: float) -> Coverage:
         """Cover a line of some width, anti-aliased; (n, 2) x and y in pixels."""
         return self.cover(ribbon(polyline, width_px))
@@ -212,15 +204,9 @@ class Canvas:
     ) -> None:
         """Lay cloth (or skin, or metal) on the canvas.
 
-        Args:
-            coverage: (H, W) uint8, the shape.
-            fabric: what it is made of.
-            layer: whose pixels they become; 0 takes them from whatever lay there.
-            angle: how far the cloth is turned, radians.
-            folds: strength of the folds, 0..1.
-            edge: how much darker the cloth gets towards its edge, 0..1.
-            outline: how dark the outermost pixel is, 0..1.
-            shadow: how dark a shadow it casts on the same person, 0..1.
+        The pixels become the layer's; 0 takes them from whatever lay there. The cloth is turned by
+        `angle`, radians. From 0 to 1: how strong its folds are, how much darker it gets towards its
+        edge, how dark its outermost pixel is, and the shadow that it casts on the same person.
         """
         x, y, w, h = cv2.boundingRect(coverage)
         if w == 0:
@@ -264,8 +250,7 @@ class Canvas:
         self, inside: np.ndarray, fabric: Fabric, folds: float, edge: float, outline: float
     ) -> np.ndarray:
         h, w = inside.shape
-        padded = np.zeros((h + 2, w + 2), np.uint8)
-        padded[1:-1, 1:-1] = inside
+        padded = np.pad(inside.astype(np.uint8), 1)
         distance = cv2.distanceTransform(padded, cv2.DIST_L2, 3)[1:-1, 1:-1]
         reach = np.float32(max(2.0, 0.45 * distance.max()))
         row, column = self.rng.integers(0, self.height + 1), self.rng.integers(0, self.width + 1)
@@ -310,8 +295,7 @@ def smooth(points: ArrayLike, *, closed: bool = False) -> np.ndarray:
     t = np.linspace(0, 1, 7)[:-1, None]
     a, b, c, d = p[:-3, None], p[1:-2, None], p[2:-1, None], p[3:, None]
     cubic = 2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2
-    curve = 0.5 * (cubic + (3 * b - a - 3 * c + d) * t**3)
-    curve = curve.reshape(-1, 2)
+    curve = (0.5 * (cubic + (3 * b - a - 3 * c + d) * t**3)).reshape(-1, 2)
     return curve if closed else np.concatenate([curve, p[-2:-1]])
 
 

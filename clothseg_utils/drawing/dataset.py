@@ -3,8 +3,6 @@
 It lets a machine without a network run the whole pipeline, and its masks are known exactly.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from functools import partial
@@ -23,21 +21,19 @@ from clothseg_utils.drawing.scene import Drawing, draw_scene
 
 DRAWING_VERSION = 1  # rises whenever the same seed would draw something else
 
-_SPLITS = (  # name, photo folder, annotation file, first image id, first annotation id
+_Split = tuple[str, str, str, int, int]
+_Rows = tuple[dict[str, Any], list[dict[str, Any]]]  # an image record and its annotations
+
+_SPLITS: tuple[_Split, ...] = (
+    # name, photo folder, annotation file, first image id, first annotation id
     ("train", "train", "instances_attributes_train2020.json", 1, 1),
     ("val", "test", "instances_attributes_val2020.json", 500_001, 5_000_001),
 )
-_JPEG_QUALITY = 90
 _MAX_REDRAWS = 12  # attempts to show the category that an image is meant to show
 
 
 def synthesize(
-    out_dir: str | Path,
-    *,
-    train: int = 240,
-    val: int = 60,
-    seed: int = 0,
-    workers: int = 0,
+    out_dir: str | Path, *, train: int = 240, val: int = 60, seed: int = 0, workers: int = 0
 ) -> Path:
     """Draw a dataset in Fashionpedia's layout; the same arguments give the same bytes.
 
@@ -59,16 +55,11 @@ def synthesize(
         ValueError: a number is out of range, or `out_dir` holds anything else.
     """
     out_dir = Path(out_dir)
-    least_allowed = (
-        ("train", train, 1),
-        ("val", val, 1),
-        ("seed", seed, 0),
-        ("workers", workers, 0),
-    )
-    for name, value, least in least_allowed:
+    recipe = {"drawing_version": DRAWING_VERSION, "train": train, "val": val, "seed": seed}
+    for name, value in (*recipe.items(), ("workers", workers)):
+        least = 1 if name in ("train", "val") else 0
         if value < least:
             raise ValueError(f"{name} is {value}; expected {least} or more")
-    recipe = {"drawing_version": DRAWING_VERSION, "train": train, "val": val, "seed": seed}
     if _check_target(out_dir, recipe):
         return out_dir
     try:
@@ -83,13 +74,7 @@ def synthesize(
 def draw(seed: int, split_index: int, image_index: int) -> Drawing:
     """Draw one photo of a dataset; it depends on nothing but these three numbers.
 
-    Args:
-        seed: of the dataset, 0 or more.
-        split_index: 0 train, 1 val.
-        image_index: position in the split, from 0.
-
-    Returns:
-        The photo with its annotations.
+    `split_index` is 0 for train and 1 for val, `image_index` the position in the split, from 0.
     """
     rng = np.random.default_rng([seed, split_index, image_index])
     required = image_index % len(FASHIONPEDIA_CATEGORIES)  # so that 100 photos show all categories
@@ -114,7 +99,7 @@ def _check_target(out_dir: Path, recipe: dict[str, int]) -> bool:
     )
 
 
-def _holds(out_dir: Path, recipe: dict[str, int], split: tuple[str, str, str, int, int]) -> bool:
+def _holds(out_dir: Path, recipe: dict[str, int], split: _Split) -> bool:
     _, folder, file_name, _, _ = split
     try:
         content = json.loads((out_dir / file_name).read_text(encoding="utf-8"))
@@ -127,7 +112,7 @@ def _holds(out_dir: Path, recipe: dict[str, int], split: tuple[str, str, str, in
 
 def _draw_splits(root: Path, recipe: dict[str, int], workers: int) -> None:
     jobs = []
-    for split_index, (name, folder, _, _, _) in enumerate(_SPLITS):
+    for split_index, (name, folder, *_) in enumerate(_SPLITS):
         (root / folder).mkdir()
         jobs += [(split_index, image_index) for image_index in range(recipe[name])]
     work = partial(_draw_to_file, str(root), recipe["seed"])
@@ -145,35 +130,24 @@ def _draw_splits(root: Path, recipe: dict[str, int], workers: int) -> None:
         write_text(root / split[2], text)
 
 
-def _draw_to_file(
-    root: str, seed: int, job: tuple[int, int]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _draw_to_file(root: str, seed: int, job: tuple[int, int]) -> _Rows:
     """Draw one photo into its file; return its image record and annotations, without ids."""
     split_index, image_index = job
     drawing = draw(seed, split_index, image_index)
     stem = hashlib.md5(f"{seed}/{split_index}/{image_index}".encode()).hexdigest()
     path = Path(root) / _SPLITS[split_index][1] / f"{stem}.jpg"
     bgr = cv2.cvtColor(drawing.image, cv2.COLOR_RGB2BGR)
-    encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+    encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
     path.write_bytes(encoded.tobytes())
     height, width = drawing.image.shape[:2]
-    image = {
-        "file_name": path.name,
-        "width": width,
-        "height": height,
-        "person_count": drawing.person_count,
-    }
-    return image, drawing.annotations
+    image = {"file_name": path.name, "width": width, "height": height}
+    return image | {"person_count": drawing.person_count}, drawing.annotations
 
 
-def _annotation_file(
-    rows: list[tuple[dict[str, Any], list[dict[str, Any]]]],
-    recipe: dict[str, int],
-    split: tuple[str, str, str, int, int],
-) -> dict[str, Any]:
+def _annotation_file(rows: list[_Rows], recipe: dict[str, int], split: _Split) -> dict[str, Any]:
     """Build the JSON of one split, with every top-level key of the official file."""
     name, _, _, image_id, annotation_id = split
-    images: list[dict[str, Any]] = []
+    images = []
     annotations: list[dict[str, Any]] = []
     for index, (image, parts) in enumerate(rows):
         record = {"id": image_id + index, **image, "license": 1, "time_captured": ""}

@@ -1,7 +1,5 @@
 """Closures and decorations: small things that hang on a garment or on a bag."""
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 
@@ -27,8 +25,8 @@ def draw_dot(
     """Draw one small round thing: a bead or a rivet."""
     canvas, radius_px = person.canvas, max(1.6, person.body.px(radius))
     shape = canvas.cover(ellipse(centre, radius_px))
-    style = dict(folds=0, edge=0.1, outline=0.45, shadow=0.4)
-    person.add(category_id, shape, person.metal, parent, **style)
+    metal = person.metal
+    person.add(category_id, shape, metal, parent, folds=0, edge=0.1, outline=0.45, shadow=0.4)
     canvas.tint(canvas.cover(ellipse(centre - radius_px * 0.3, radius_px * 0.35)), 255, 0.8)
 
 
@@ -60,7 +58,7 @@ def draw_zipper(person: Person, parent: int, line: np.ndarray, width: float) -> 
     for centre in path[:: max(1, round(60 * 3.2 / max(length, 1)))]:
         canvas.crease(np.stack([centre - across, centre + across]), 1.4, 0.65)
     pull = ellipse(path[2] + xy(0, width_px * 0.6), width_px * 0.5, width_px * 0.9)
-    canvas.paint(canvas.cover(pull), person.metal, layer, folds=0)
+    canvas.fill(pull, person.metal, layer, folds=0)
 
 
 def draw_buckle(
@@ -84,12 +82,11 @@ def draw_bow_loops(
     canvas = person.canvas
     loop = np.array([(0, 0), (0.5, -0.5), (1, -0.55), (1.06, 0), (1, 0.55), (0.5, 0.5)])
     for sign in (-1, 1):
-        shape = canvas.cover(smooth(centre + loop * [sign * half_px, half_px], closed=True))
-        canvas.paint(shape, cloth, layer, outline=0.55, edge=0.4, shadow=0.3)
+        shape = smooth(centre + loop * [sign * half_px, half_px], closed=True)
+        canvas.fill(shape, cloth, layer, outline=0.55, edge=0.4, shadow=0.3)
     for sign in (-1, 1):
         canvas.crease(np.stack([centre, centre + xy(sign * half_px * 0.7, -half_px * 0.1)]), 1.3)
-    knot = ellipse(centre, half_px * 0.24, half_px * 0.3)
-    canvas.paint(canvas.cover(knot), cloth.plain(), layer, outline=0.6)
+    canvas.fill(ellipse(centre, half_px * 0.24, half_px * 0.3), cloth.plain(), layer, outline=0.6)
 
 
 def draw_bow(
@@ -100,8 +97,8 @@ def draw_bow(
     layer = canvas.add_layer(ids.BOW, parent)
     for sign in (-1, 1):
         tail = np.stack([centre, centre + xy(sign * half_px * 0.6, half_px * 1.6)])
-        shape = canvas.cover(ribbon(tail, [0.2 * half_px, 0.5 * half_px]))
-        canvas.paint(shape, cloth, layer, outline=0.5, shadow=0.3)
+        tail = ribbon(tail, [0.2 * half_px, 0.5 * half_px])
+        canvas.fill(tail, cloth, layer, outline=0.5, shadow=0.3)
     draw_bow_loops(person, layer, cloth, centre, half_px)
 
 
@@ -114,10 +111,10 @@ def draw_flower(person: Person, parent: int, centre: np.ndarray, radius_px: floa
     for k in range(5):
         angle = turn + 2 * np.pi * k / 5
         middle = centre + radius_px * 0.58 * np.array([np.cos(angle), np.sin(angle)])
-        petal = canvas.cover(ellipse(middle, radius_px * 0.5, radius_px * 0.36, angle))
-        canvas.paint(petal, cloth, layer, folds=0.05, outline=0.4, edge=0.4)
-    heart = canvas.cover(ellipse(centre, radius_px * 0.28))
-    canvas.paint(heart, Fabric(contrast_color(cloth.color, 90)), layer, folds=0)
+        petal = ellipse(middle, radius_px * 0.5, radius_px * 0.36, angle)
+        canvas.fill(petal, cloth, layer, folds=0.05, outline=0.4, edge=0.4)
+    heart = Fabric(contrast_color(cloth.color, 90))
+    canvas.fill(ellipse(centre, radius_px * 0.28), heart, layer, folds=0)
 
 
 def draw_ruffle(person: Person, parent: int, cloth: Fabric, line: np.ndarray, depth: float) -> None:
@@ -162,7 +159,7 @@ def draw_tassel(person: Person, parent: int, cloth: Fabric, top: np.ndarray) -> 
     layer = person.add(ids.TASSEL, canvas.cover(skirt), cloth.plain(), parent, outline=0.5)
     for x in (-0.005, 0, 0.005):
         canvas.crease(top + np.array([(x * 0.6, 0.015), (x * 1.4, 0.048)]) * s, 1.1, 0.5)
-    canvas.paint(canvas.cover(ellipse(top + xy(0, 0.008 * s), 0.009 * s)), cloth.plain(), layer)
+    canvas.fill(ellipse(top + xy(0, 0.008 * s), 0.009 * s), cloth.plain(), layer)
 
 
 def draw_sequins(person: Person, parent: int, shape: Coverage) -> None:
@@ -187,8 +184,8 @@ def draw_applique(person: Person, parent: int) -> None:
     heart_y = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t)) / 15
     heart = np.stack([np.sin(t) ** 3, heart_y], axis=1)
     shape = person.canvas.cover(centre + radius * (star, heart, disc)[rng.integers(3)])
-    style = dict(outline=0.6, folds=0.03, shadow=0.3)
-    person.add(ids.APPLIQUE, shape, Fabric.random(rng), parent, **style)
+    cloth = Fabric.random(rng)
+    person.add(ids.APPLIQUE, shape, cloth, parent, outline=0.6, folds=0.03, shadow=0.3)
 
 
 def decorate_hem(person: Person, parent: int, cloth: Fabric, shape: Coverage, hem_y: float) -> None:

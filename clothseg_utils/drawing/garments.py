@@ -1,10 +1,8 @@
 """Garments from shoes to hoods, their parts, and the skin that they leave bare."""
 
-from __future__ import annotations
-
 import numpy as np
 
-from clothseg_utils.drawing import ids
+from clothseg_utils.drawing import details, ids
 from clothseg_utils.drawing.accessories import draw_watch
 from clothseg_utils.drawing.body import CROTCH_Y, HIP_Y, WAIST_Y, WRIST_T, Body, Limb
 from clothseg_utils.drawing.canvas import (
@@ -16,18 +14,6 @@ from clothseg_utils.drawing.canvas import (
     ribbon,
     smooth,
     xy,
-)
-from clothseg_utils.drawing.details import (
-    decorate_hem,
-    draw_applique,
-    draw_bow,
-    draw_buckle,
-    draw_buttons,
-    draw_dot,
-    draw_flower,
-    draw_ruffle,
-    draw_sequins,
-    draw_zipper,
 )
 from clothseg_utils.drawing.outfit import Person
 
@@ -64,12 +50,14 @@ def draw_legs(person: Person) -> None:
             person.paint_skin(*skin)
         if socks:
             shape = canvas.cover(_calf(leg, sock_t, 1.02, 0.006), foot)
-            _rib(person, leg, sock_t, shape, cloth[1], ids.SOCK)
+            person.add(ids.SOCK, shape, cloth[1], angle=leg.angle(sock_t, 1), edge=0.4)
+            _ribs(person, leg, sock_t, 1, shape, cloth[1])
         _shoe(person, leg, foot, cloth[2], boot_t)
         if person.wants(ids.LEG_WARMER):
             knit = Fabric(cloth[1].color, "knit", contrast_color(cloth[1].color, 40))
             shape = canvas.cover(_calf(leg, 0.6, 0.98, 0.022))
-            _rib(person, leg, 0.6, shape, knit, ids.LEG_WARMER, rings=6)
+            person.add(ids.LEG_WARMER, shape, knit, angle=leg.angle(0.6, 1), edge=0.4)
+            _ribs(person, leg, 0.6, 6, shape, knit)
 
 
 def _calf(leg: Limb, t0: float, t1: float, ease: float) -> np.ndarray:
@@ -79,21 +67,10 @@ def _calf(leg: Limb, t0: float, t1: float, ease: float) -> np.ndarray:
     return leg.outline(t0, t1, *(bare + ease))
 
 
-def _rib(
-    person: Person,
-    leg: Limb,
-    t0: float,
-    shape: Coverage,
-    cloth: Fabric,
-    category_id: int,
-    rings: int = 1,
-) -> None:
-    """Paint a sock or a leg warmer and its ribs across the leg."""
-    canvas = person.canvas
-    person.add(category_id, shape, cloth, angle=leg.angle(t0, 1), edge=0.4)
+def _ribs(person: Person, leg: Limb, t0: float, rings: int, shape: Coverage, cloth: Fabric) -> None:
     for t in np.linspace(t0 + 0.03, 0.93, rings):
-        band = np.minimum(canvas.cover(leg.outline(t, t + 0.008, 0.12)), shape)
-        canvas.tint(band, contrast_color(cloth.color), 0.5)
+        band = np.minimum(person.canvas.cover(leg.outline(t, t + 0.008, 0.12)), shape)
+        person.canvas.tint(band, contrast_color(cloth.color), 0.5)
 
 
 def _foot(body: Body, leg: Limb, side: int) -> np.ndarray:
@@ -111,14 +88,13 @@ def _shoe(person: Person, leg: Limb, foot: np.ndarray, cloth: Fabric, boot_t: fl
     layer = person.add(ids.SHOE, shape, cloth.plain(), folds=0.05, edge=0.45, outline=0.5)
     sole_y = foot[:, 1].max() - 0.007 * s
     below = np.array([(-500, sole_y), (5000, sole_y), (5000, 5000), (-500, 5000)])
-    sole = np.minimum(shape, canvas.cover(below))
-    canvas.tint(sole, contrast_color(cloth.color, 100), 0.8)
+    canvas.tint(np.minimum(shape, canvas.cover(below)), contrast_color(cloth.color, 100), 0.8)
     if boot_t > 0.9:  # laces
         for k in range(3):
             y, x = foot[:, 1].min() + (0.016 + 0.008 * k) * s, centre[0]
             canvas.crease(np.array([(x - 0.012 * s, y), (x + 0.012 * s, y + 1)]), 1.2, 0.5)
     elif person.wants(ids.BUCKLE):
-        draw_buckle(person, layer, leg.at(0.95), 0.011 * s, 0.009 * s)
+        details.draw_buckle(person, layer, leg.at(0.95), 0.011 * s, 0.009 * s)
 
 
 # -- from the waist down -------------------------------------------------------------------
@@ -131,11 +107,11 @@ def draw_lower(person: Person, category_id: int) -> None:
     layer = canvas.add_layer(category_id)
     waist_y = WAIST_Y - 0.005
     if category_id == ids.SKIRT:
-        hem_y, half = rng.uniform(0.6, 0.8), rng.uniform(0.1, 0.2)
-        shape = canvas.cover(_skirt_outline(body, waist_y, hem_y, half))
+        hem_y = rng.uniform(0.6, 0.8)
+        shape = canvas.cover(_skirt_outline(body, waist_y, hem_y, rng.uniform(0.1, 0.2)))
         canvas.paint(shape, cloth, layer, folds=0.14, shadow=0.4)
         _pleats(person, shape, waist_y, hem_y)
-        decorate_hem(person, layer, cloth, shape, hem_y)
+        details.decorate_hem(person, layer, cloth, shape, hem_y)
     else:
         hem_t = 0.97 if category_id == ids.PANTS else rng.uniform(0.34, 0.5)
         _trousers(person, layer, cloth, waist_y, hem_t)
@@ -146,10 +122,10 @@ def draw_lower(person: Person, category_id: int) -> None:
             box = [(0.075, 0.425), (0.03, 0.42), (0.028, 0.468), (0.052, 0.482), (0.082, 0.466)]
             _pocket(person, layer, cloth, body.at(box, sign))
     if person.wants(ids.ZIPPER):
-        draw_zipper(person, layer, body.at([(0, waist_y + 0.008), (0.002, 0.475)]), 0.012)
+        details.draw_zipper(person, layer, body.at([(0, waist_y + 0.008), (0.002, 0.475)]), 0.012)
     if person.wants(ids.BUCKLE) and not person.wants(ids.BELT):
         centre = body.at((0, waist_y + 0.01))
-        draw_buckle(person, layer, centre, 0.022 * body.s, 0.018 * body.s)
+        details.draw_buckle(person, layer, centre, 0.022 * body.s, 0.018 * body.s)
 
 
 def _skirt_outline(body: Body, waist_y: float, hem_y: float, half: float) -> np.ndarray:
@@ -163,9 +139,8 @@ def _skirt_outline(body: Body, waist_y: float, hem_y: float, half: float) -> np.
 
 def _pleats(person: Person, shape: Coverage, waist_y: float, hem_y: float) -> None:
     for k in np.linspace(-0.8, 0.8, int(person.rng.integers(3, 8))):
-        top, end = person.body.at(
-            [(k * person.body.waist, waist_y + 0.05), (k * 0.2, hem_y + 0.04)]
-        )
+        ends = [(k * person.body.waist, waist_y + 0.05), (k * 0.2, hem_y + 0.04)]
+        top, end = person.body.at(ends)
         line = np.stack([top, (top + end) / 2, end])
         person.canvas.crease(line, 1.6, 0.28, within=shape, grey=15)
 
@@ -180,8 +155,8 @@ def _trousers(person: Person, layer: int, cloth: Fabric, waist_y: float, hem_t: 
     parts = [canvas.cover(leg.outline(0, hem_t, *widths)) for leg in body.legs]
     canvas.paint(np.maximum(pelvis, np.maximum(*parts)), cloth, layer, shadow=0.35)
     for leg, part in zip(body.legs, parts, strict=True):
-        style = dict(angle=leg.angle(0.1, hem_t), outline=0.16, edge=0.3, folds=0.07)
-        canvas.paint(part, cloth, layer, **style)
+        angle = leg.angle(0.1, hem_t)
+        canvas.paint(part, cloth, layer, angle=angle, outline=0.16, edge=0.3, folds=0.07)
         canvas.crease(leg.at(np.linspace(0.08, hem_t, 8)), 1.1, 0.2, within=part)
     canvas.paint(pelvis, cloth, layer, outline=0.0, edge=0.1, folds=0.06)
     canvas.crease(body.at([(0, waist_y + 0.01), (0.004, CROTCH_Y + 0.02)]), 1.3)
@@ -205,7 +180,7 @@ def draw_inner(person: Person, tucked: bool) -> tuple[int, float]:
         for x in (-0.012, 0.012):  # the placket
             canvas.crease(body.at([(x, 0.17 + depth), (x, hem_y)]), 1.2, 0.35)
         if person.wants(ids.BEAD) or not person.wants(ids.TIE):
-            draw_buttons(person, layer, cloth, 0.0, 0.19 + depth, hem_y - 0.03)
+            details.draw_buttons(person, layer, cloth, 0.0, 0.19 + depth, hem_y - 0.03)
         _collar(person, layer, cloth, half, depth)
     else:
         _neck_trim(person, layer, cloth, half, depth, v_neck)
@@ -237,7 +212,7 @@ def draw_whole(person: Person) -> tuple[int, float]:
         shape = np.maximum(bodice, skirt)
         canvas.paint(shape, cloth, layer, shadow=0.35, folds=0.13)
         _pleats(person, skirt, WAIST_Y, hem_y)
-        decorate_hem(person, layer, cloth, shape, hem_y)
+        details.decorate_hem(person, layer, cloth, shape, hem_y)
     else:
         hem_t = float(rng.choice([0.42, 0.95], p=[0.25, 0.75]))
         _trousers(person, layer, cloth, WAIST_Y - 0.01, hem_t)
@@ -251,7 +226,7 @@ def draw_whole(person: Person) -> tuple[int, float]:
         _neck_trim(person, layer, cloth, half, depth, v_neck)
     if person.wants(ids.ZIPPER):
         line = body.at([(0, 0.16 + depth), (0, 0.37), (0, 0.47)])
-        draw_zipper(person, layer, line, 0.024)
+        details.draw_zipper(person, layer, line, 0.024)
     if person.wants(ids.POCKET):
         _hip_pockets(person, layer, cloth, 0.41)
     return layer, float(rng.choice([0.0, 0.28, 0.45, 0.82], p=[0.4, 0.3, 0.15, 0.15]))
@@ -291,9 +266,9 @@ def draw_outer(person: Person, category_id: int) -> int:
         _collar(person, layer, cloth, 0.05, 0.05)
     if long_sleeved and person.wants(ids.ZIPPER) and not lapels:
         for sign in (-1, 1) if gap > 0.02 else (1,):
-            draw_zipper(person, layer, openings[sign][4:], 0.022)
+            details.draw_zipper(person, layer, openings[sign][4:], 0.022)
     elif person.wants(ids.BEAD) or category_id == ids.CARDIGAN:
-        draw_buttons(person, layer, cloth, gap + 0.012, 0.3, hem_y - 0.04)
+        details.draw_buttons(person, layer, cloth, gap + 0.012, 0.3, hem_y - 0.04)
     if person.wants(ids.POCKET):
         _hip_pockets(person, layer, cloth, 0.43 if category_id == ids.COAT else 0.39)
     if person.wants(ids.EPAULETTE) and long_sleeved:
@@ -301,7 +276,8 @@ def draw_outer(person: Person, category_id: int) -> int:
     if person.wants(ids.RIVET) and category_id in (ids.JACKET, ids.VEST):
         for sign in (-1, 1):
             for k in range(3):
-                draw_dot(person, ids.RIVET, layer, body.at((0.06 + 0.016 * k, 0.275), sign), 0.007)
+                centre = body.at((0.06 + 0.016 * k, 0.275), sign)
+                details.draw_dot(person, ids.RIVET, layer, centre, 0.007)
     if person.wants(ids.HOOD) and category_id != ids.VEST and not lapels:
         _hood(person, layer, cloth)
     return layer
@@ -328,9 +304,9 @@ def draw_cape(person: Person) -> None:
         _hood(person, layer, cloth)
     elif person.wants(ids.COLLAR):
         _collar(person, layer, cloth, 0.055, 0.04)
-    decorate_hem(person, layer, cloth, shape, hem_y)
+    details.decorate_hem(person, layer, cloth, shape, hem_y)
     if person.wants(ids.BUCKLE) or person.wants(ids.BEAD):
-        draw_buttons(person, layer, cloth, max(gap, 0.012), 0.22, hem_y - 0.05)
+        details.draw_buttons(person, layer, cloth, max(gap, 0.012), 0.22, hem_y - 0.05)
 
 
 def decorate_front(person: Person, garment: int) -> None:
@@ -340,20 +316,21 @@ def decorate_front(person: Person, garment: int) -> None:
     if person.wants(ids.SEQUIN):
         block = canvas.cover(body.trunk(-0.004, 0.3, 0.09, 0.07))
         block[canvas.owner != garment] = 0
-        draw_sequins(person, garment, block)
+        details.draw_sequins(person, garment, block)
     elif person.wants(ids.APPLIQUE):
-        draw_applique(person, garment)
+        details.draw_applique(person, garment)
     if person.wants(ids.RUFFLE) and rng.random() < 0.5:
         line = smooth(body.at([(-0.07, 0.21), (0, 0.238), (0.07, 0.21)]))
-        draw_ruffle(person, garment, cloth, line, 0.035)
+        details.draw_ruffle(person, garment, cloth, line, 0.035)
     if person.wants(ids.POCKET) and rng.random() < 0.4:
         box = [(0.03, 0.25), (0.07, 0.25), (0.07, 0.286), (0.05, 0.296), (0.03, 0.286)]
         _pocket(person, garment, cloth, body.at(box))
     if person.wants(ids.FLOWER) and rng.random() < 0.6:
-        draw_flower(person, garment, body.at((-0.06, 0.228)), body.px(rng.uniform(0.016, 0.03)))
+        radius_px = body.px(rng.uniform(0.016, 0.03))
+        details.draw_flower(person, garment, body.at((-0.06, 0.228)), radius_px)
     if person.wants(ids.BOW) and not person.wants(ids.BELT) and not person.wants(ids.TIE):
         half_px = body.px(rng.uniform(0.03, 0.055))
-        draw_bow(person, garment, Fabric.random(rng), body.at((0, 0.205)), half_px)
+        details.draw_bow(person, garment, Fabric.random(rng), body.at((0, 0.205)), half_px)
     if person.wants(ids.RIBBON) and rng.random() < 0.6:
         band = canvas.cover(body.waist_band(0.335, 0.352, 0.004))
         person.add(ids.RIBBON, band, Fabric.random(rng).plain(), garment, folds=0.05, shadow=0.3)
@@ -365,11 +342,7 @@ def decorate_front(person: Person, garment: int) -> None:
 def draw_arms(person: Person, garment: int, sleeve_t: float, cloth: Fabric) -> None:
     """Draw the arms, their gloves and the sleeves of the outermost garment that has some.
 
-    Args:
-        person: whose arms.
-        garment: layer that the sleeves belong to.
-        sleeve_t: how far down the arms they reach; 0 is none.
-        cloth: of the sleeves.
+    The sleeves belong to the layer `garment` and reach down to `sleeve_t`, 0..1; 0 is none.
     """
     body, canvas, rng = person.body, person.canvas, person.rng
     glove_cloth = Fabric.random(rng, typical=("stripes",))
@@ -383,8 +356,8 @@ def draw_arms(person: Person, garment: int, sleeve_t: float, cloth: Fabric) -> N
         _hand(person, arm, side, body.skin, 0)
         if person.wants(ids.GLOVE):
             shape = canvas.cover(arm.outline(glove_t, WRIST_T + 0.02, 0.064, 0.054))
-            turn = arm.angle(glove_t, 1)
-            layer = person.add(ids.GLOVE, shape, glove_cloth, edge=0.45, angle=turn)
+            angle = arm.angle(glove_t, 1)
+            layer = person.add(ids.GLOVE, shape, glove_cloth, edge=0.45, angle=angle)
             _hand(person, arm, side, glove_cloth, layer)
         if sleeve_t > 0:
             _sleeve(person, garment, arm, sleeve_t, cloth, puff, bell)
@@ -414,17 +387,15 @@ def _sleeve(
     layer = person.add(ids.SLEEVE, shape, cloth, garment, **style)
     for fold_t in (0.4, 0.47):
         if fold_t < t - 0.05:  # the elbow creases
-            middle = arm.at(fold_t)
-            ends = middle - xy(body.px(0.025), 2), middle + xy(body.px(0.012), 3)
-            line = np.stack([ends[0], middle, ends[1]])
-            canvas.crease(line, 1.2, 0.35, within=shape, grey=15)
+            shifts = np.stack([-xy(body.px(0.025), 2), xy(0, 0), xy(body.px(0.012), 3)])
+            canvas.crease(arm.at(fold_t) + shifts, 1.2, 0.35, within=shape, grey=15)
     cuff = np.minimum(canvas.cover(arm.outline(t - 0.05, t, 0.12)), shape)
     canvas.tint(cuff, contrast_color(cloth.color, 40), 0.4)
     if person.wants(ids.RUFFLE) and t > 0.2:
         angle, centre = arm.angle(t - 0.05, t), arm.at(t)
         across = np.array([np.cos(angle), np.sin(angle)]) * body.px(bell * 1.25) / 2
         line = np.stack([centre - across, centre, centre + across])
-        draw_ruffle(person, layer, cloth, line, 0.035)
+        details.draw_ruffle(person, layer, cloth, line, 0.035)
 
 
 # -- parts of garments ---------------------------------------------------------------------
@@ -471,7 +442,7 @@ def _epaulettes(person: Person, parent: int, cloth: Fabric) -> None:
         line = body.at([(0.058, 0.166), (body.shoulder + 0.012, 0.184)], sign)
         shape = person.canvas.cover(ribbon(line, np.array([0.022, 0.03]) * body.s))
         layer = person.add(ids.EPAULETTE, shape, plain, parent, outline=0.55, shadow=0.4)
-        draw_dot(person, ids.BEAD, layer, line[0] * 0.8 + line[1] * 0.2, 0.005)
+        details.draw_dot(person, ids.BEAD, layer, line[0] * 0.8 + line[1] * 0.2, 0.005)
 
 
 def _pocket(person: Person, parent: int, cloth: Fabric, outline: np.ndarray) -> None:
@@ -481,7 +452,8 @@ def _pocket(person: Person, parent: int, cloth: Fabric, outline: np.ndarray) -> 
     canvas.crease(outline[:2], 2.2, 0.5)
     if person.wants(ids.RIVET):
         for corner in outline[:2]:
-            draw_dot(person, ids.RIVET, layer, corner * 0.86 + outline.mean(axis=0) * 0.14, 0.005)
+            centre = corner * 0.86 + outline.mean(axis=0) * 0.14
+            details.draw_dot(person, ids.RIVET, layer, centre, 0.005)
 
 
 def _hip_pockets(person: Person, parent: int, cloth: Fabric, top_y: float) -> None:

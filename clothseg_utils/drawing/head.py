@@ -1,7 +1,5 @@
 """Face and hair, and what sits on them: glasses, hats, headbands."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from clothseg_utils.drawing import ids
@@ -33,7 +31,7 @@ def draw_back_hair(person: Person) -> None:
 
 
 def _hair(person: Person, polygon: np.ndarray) -> None:
-    person.canvas.paint(person.canvas.cover(polygon), person.hair, folds=0.2, edge=0.3)
+    person.canvas.fill(polygon, person.hair, folds=0.2, edge=0.3)
 
 
 def draw_face(person: Person) -> None:
@@ -73,12 +71,11 @@ def draw_hair(person: Person) -> None:
     if person.hair_style in _LENGTHS:
         low = 2.6 if person.hair_style == "long" else 1.2
         for sign in (-1, 1):
-            lock = smooth(
-                body.on_head([(sign * 0.95, -0.5), (sign * 1.12, 0.4), (sign * 1.1, low)])
-            )
+            lock = [(sign * 0.95, -0.5), (sign * 1.12, 0.4), (sign * 1.1, low)]
+            line = smooth(body.on_head(lock))
             widths = np.array([0.01, 0.022, 0.012]) * body.s
-            spread = np.interp(np.linspace(0, 1, len(lock)), (0, 0.5, 1), widths)
-            _hair(person, ribbon(lock, spread))
+            spread = np.interp(np.linspace(0, 1, len(line)), (0, 0.5, 1), widths)
+            _hair(person, ribbon(line, spread))
 
 
 def draw_glasses(person: Person) -> None:
@@ -107,7 +104,7 @@ def draw_hat(person: Person) -> None:
     kind = str(rng.choice(["brim", "beanie", "cap"]))
     if kind == "brim":
         brim = ellipse(body.on_head((0, -0.72)), body.px(0.1), body.px(0.022), body.tilt)
-        canvas.paint(canvas.cover(brim), cloth, layer, outline=0.5, shadow=0.5)
+        canvas.fill(brim, cloth, layer, outline=0.5, shadow=0.5)
     top = [(-1.15, -0.62), (-1.1, -1.5), (-0.6, -2.1), (0.6, -2.1), (1.1, -1.5), (1.15, -0.62)]
     edge = body.on_head([(0.5, -0.5), (-0.5, -0.5)])
     crown = canvas.cover(np.concatenate([smooth(body.on_head(top)), edge]))
@@ -116,11 +113,10 @@ def draw_hat(person: Person) -> None:
     if kind == "cap":
         side = float(rng.choice([-1, 1]))
         peak = [(-side * 1.1, -0.75), (side * 1.1, -0.75), (side * 1.4, -0.3), (side * 0.4, -0.25)]
-        shape = canvas.cover(body.on_head(peak))
-        canvas.paint(shape, cloth.plain(), layer, outline=0.5)
+        canvas.fill(body.on_head(peak), cloth.plain(), layer, outline=0.5)
     elif kind == "beanie":
-        pompom = canvas.cover(ellipse(body.on_head((0, -2.2)), body.px(0.02)))
-        canvas.paint(pompom, cloth.plain(), layer, folds=0.3)
+        pompom = ellipse(body.on_head((0, -2.2)), body.px(0.02))
+        canvas.fill(pompom, cloth.plain(), layer, folds=0.3)
         canvas.tint(canvas.stroke(band, body.px(0.022)), contrast_color(cloth.color), 0.4)
     if person.wants(ids.RIBBON) and kind != "beanie":
         strip = np.minimum(canvas.stroke(smooth(band), body.px(0.018)), crown)
@@ -139,8 +135,7 @@ def draw_headband(person: Person) -> None:
         shape = canvas.cover(smooth(body.on_head(cover), closed=True))
     else:
         line = [(-1.12, -0.35), (-0.75, -1.1), (0, -1.35), (0.75, -1.1), (1.12, -0.35)]
-        width_px = body.px(rng.uniform(0.014, 0.026))
-        shape = canvas.stroke(smooth(body.on_head(line)), width_px)
+        shape = canvas.stroke(smooth(body.on_head(line)), body.px(rng.uniform(0.014, 0.026)))
     layer = person.add(ids.HEADBAND, shape, cloth, outline=0.45, folds=0.08)
     if person.wants(ids.BOW):
         bow = canvas.add_layer(ids.BOW, layer)

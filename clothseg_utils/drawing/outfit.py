@@ -1,7 +1,5 @@
 """What a person wears, and the person who wears it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Scenes: people before a cluttered background, in the light of one photo."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +20,6 @@ from clothseg_utils.drawing.canvas import (
 )
 from clothseg_utils.drawing.outfit import Person, plan_outfit
 
-_CLOSE_UP_SHARE = 0.08  # of the scenes of one person
 _EMPTY_EVERY = 50  # one scene in so many shows nobody
 
 
@@ -130,7 +127,7 @@ def _place(
     """Choose a person's height and the crown's row, pixels."""
     if people > 1:
         size = min(rng.uniform(0.74, 0.92) * height, width * 0.95)
-    elif rng.random() < _CLOSE_UP_SHARE:  # down to the knees, or less
+    elif rng.random() < 0.08:  # a close-up: down to the knees, or less
         size = rng.uniform(1.1, 1.55) * height
         return size, height * rng.uniform(0.03, 0.09) + size * 0.09 * umbrella
     else:
@@ -175,12 +172,8 @@ def _background(
     scene = _Backdrop(rng, height, width, colors)
     kinds = (scene.street, scene.room, scene.foliage, scene.boxes, scene.studio)
     kinds[rng.choice(5, p=[0.26, 0.28, 0.14, 0.1, 0.22])]()
-    return _out_of_focus(rng, scene.image)
-
-
-def _out_of_focus(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Blur and haze: the camera is focused on the people."""
-    image = cv2.GaussianBlur(image, (0, 0), rng.uniform(1.0, 4.0))
+    # blur and haze: the camera is focused on the people
+    image = cv2.GaussianBlur(scene.image, (0, 0), rng.uniform(1.0, 4.0))
     air = image.mean(axis=(0, 1), dtype=np.float32)
     return air + (image - air) * np.float32(rng.uniform(0.3, 0.65))
 
@@ -306,8 +299,7 @@ class _Backdrop:
 
     def studio(self) -> None:
         """A plain sweep of paper, as in a catalogue."""
-        rng = self.rng
-        floor = self.height * rng.uniform(0.8, 0.92)
+        floor = self.height * self.rng.uniform(0.8, 0.92)
         color = self._color() * 0.6 + 80
         self.image[:] = color
         self._box(-5, floor, self.width + 10, self.height, Fabric(contrast_color(color, 18)))
