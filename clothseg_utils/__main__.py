@@ -63,8 +63,6 @@ _ClickError: Any = typer.BadParameter.__mro__[2]
 # What shells report for a program that Ctrl-C ended; typer answers Ctrl-C with it too.
 _INTERRUPTED = 130
 
-_PHOTOS = " PHOTO_OR_FOLDER"  # what a user has to fill in; not quoted
-
 
 def _complete_profile() -> list[str]:
     from clothseg_utils.core.config import PROFILE_NAMES
@@ -114,29 +112,17 @@ _DataRoot = Annotated[Path | None, typer.Option(help="Dataset in Fashionpedia's 
 _Flip = Annotated[bool, typer.Option("--tta-flip", help="Average with the mirrored photo.")]
 _Scales = Annotated[
     str,
-    typer.Option(
-        "--tta-scales",
-        metavar="FACTORS",
-        help="Further input sizes to average over, such as 0.5,1.5.",
-    ),
+    typer.Option(metavar="FACTORS", help="Further input sizes to average over, such as 0.5,1.5."),
 ]
 _Window = Annotated[
     int,
     typer.Option(
-        "--window-px",
-        min=0,
-        metavar="PIXELS",
-        help="Slide windows of this side over photos that are larger.",
+        min=0, metavar="PIXELS", help="Slide windows of this side over photos that are larger."
     ),
 ]
-_RunName = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Folder under outputs/.", autocompletion=_complete_run_name),
-]
-_OwnRunName = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="Folder under outputs/.", autocompletion=_complete_run_name),
-]
+_RUN_NAME = typer.Option(
+    metavar="NAME", help="Folder under outputs/.", autocompletion=_complete_run_name
+)
 # As `core.classes.Scheme` and `data.coco.Split`, whose modules import too much for --help.
 _Scheme = Annotated[Literal["supercategory", "category"], typer.Option(help="Class scheme.")]
 _Split = Annotated[Literal["train", "val"], typer.Option(help="Photos to score.")]
@@ -146,7 +132,7 @@ _Split = Annotated[Literal["train", "val"], typer.Option(help="Photos to score."
 def run(
     profile: _Profile = "demo",
     data_root: _DataRoot = None,
-    run_name: _RunName = None,
+    run_name: Annotated[str | None, _RUN_NAME] = None,
     set_: _Set = None,
     only: _Only = None,
 ) -> int:
@@ -172,12 +158,12 @@ def run(
         _complain(error)
         return 1 if error.any_done else 2
     report = folder.report_dir / "index.html"
-    if report.exists():
-        _say(f"report: {_shown(report)}")
-        _say("next: open the report in a browser; for photos of your own:")
-        _say_command("predict", "--checkpoint", folder.best_checkpoint, "--out", "predictions")
-    else:
+    if not report.exists():
         _say(f"run: {_shown(folder.path)}; the report is written by notebook 05 (--only 05)")
+        return 0
+    _say(f"report: {_shown(report)}")
+    words = ("predict", "--checkpoint", folder.best_checkpoint, "--out", "predictions")
+    _say_next(*words, why=" open the report in a browser; for photos of your own:")
     return 0
 
 
@@ -199,8 +185,7 @@ def synthesize(
 
     path = draw(out, train=train, val=val, seed=seed)
     _say(f"{train} train and {val} val photos are in {path}")
-    _say("next:")
-    _say_command("run", "--data-root", path)
+    _say_next("run", "--data-root", path)
     return 0
 
 
@@ -218,8 +203,7 @@ def download(
 
     fetched = fetch(data_root)
     _say(f"{len(fetched)} files are in {data_root}; sizes and sha256 in download.json")
-    _say("next:")
-    _say_command("run", "--profile", "fashionpedia", "--data-root", data_root)
+    _say_next("run", "--profile", "fashionpedia", "--data-root", data_root)
     return 0
 
 
@@ -259,9 +243,8 @@ def convert(
             "the supercategories are not Fashionpedia's, so each category is a class of its own; "
             "for the 12 classes give --classes"
         )
-    _say("next:")
     run_name = re.sub(r"[^\w.+=-]+", "_", out.resolve().name).lstrip("._-") or "mine"
-    _say_command("run", "--data-root", out, "--run-name", run_name, *by_category)
+    _say_next("run", "--data-root", out, "--run-name", run_name, *by_category)
     return 0
 
 
@@ -318,7 +301,7 @@ def rasterize(
 @app.command()
 def train(
     data_root: Annotated[Path, typer.Option(help="Dataset in Fashionpedia's layout.")],
-    run_name: _OwnRunName,
+    run_name: Annotated[str, _RUN_NAME],
     profile: _Profile = "demo",
     set_: _Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from last.ckpt.")] = False,
@@ -348,11 +331,8 @@ def train(
         f"val mIoU {result.best_score:.4f} at network size after "
         f"{count_text(result.epochs, 'epoch')} ({result.reason}): {_shown(result.best_checkpoint)}"
     )
-    _say("next:")
-    _say_command(
-        *("evaluate", "--checkpoint", result.best_checkpoint),
-        *("--data-root", data_root, "--out", folder.path),
-    )
+    words = ("--data-root", data_root, "--out", folder.path)
+    _say_next("evaluate", "--checkpoint", result.best_checkpoint, *words)
     return 0
 
 
@@ -394,15 +374,14 @@ def evaluate(
     write_evaluation(out, evaluation)
     writing = time.perf_counter() - started
     metrics = evaluation.metrics
-    n_images, (low, high) = metrics["n_images"], metrics["intervals"]["mean_iou"]
+    low, high = metrics["intervals"]["mean_iou"]
     interval = "" if low is None else f" ({low:.4f} to {high:.4f})"  # one photo has none
     no_background = metrics["mean_iou_no_background"]  # None where all is background
     garments = "" if no_background is None else f", without background {no_background:.4f}"
     _say(
-        f"{count_text(n_images, 'photo')}: "
+        f"{count_text(metrics['n_images'], 'photo')}: "
         f"mIoU {metrics['mean_iou']:.4f}{interval}{garments}, "
-        f"macro F1 {metrics['macro_f1']:.4f}; "
-        f"{metrics['protocol'].split(':')[0]}"
+        f"macro F1 {metrics['macro_f1']:.4f}; {metrics['protocol'].split(':')[0]}"
     )
     _say(f"scores: {out / 'metrics.json'}")
     _say(f"time, and share of the network's: {seconds_text(metrics['seconds'], writing)}")
@@ -455,7 +434,7 @@ def predict(
 
 @app.command()
 def report(
-    run_name: _OwnRunName,
+    run_name: Annotated[str, _RUN_NAME],
     against: Annotated[
         str | None,
         typer.Option(
@@ -549,21 +528,20 @@ def _config(
     from clothseg_utils.core.config import (
         PATH_FIELDS,
         apply_overrides,
+        config_to_parameters,
         profile_config,
         replace_fields,
     )
 
-    config = profile_config(profile)
+    config = profile_config(profile)  # type: ignore[arg-type]  # checks the name itself
     options = {"data_root": data_root and _portable(data_root), "run_name": run_name}
     config = replace_fields(config, {k: v for k, v in options.items() if v is not None})
     config = apply_overrides(config, overrides or ())
     given = {override.partition("=")[0].strip().partition(".")[2] for override in overrides or ()}
-    changed = {}
-    for name in given & (PATH_FIELDS | {"encoder_weights"}):
-        section = next(s for s in type(config).model_fields if hasattr(getattr(config, s), name))
-        value = getattr(getattr(config, section), name)
-        if value and value not in ("imagenet", "none"):
-            changed[name] = _portable(Path(value))
+    values = config_to_parameters(config)
+    paths = {name: values[name] for name in given & (PATH_FIELDS | {"encoder_weights"})}
+    kept = ("", "imagenet", "none")
+    changed = {name: _portable(Path(p)) for name, p in paths.items() if p not in kept}
     return replace_fields(config, changed)
 
 
@@ -593,15 +571,17 @@ def _shown(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _say_command(verb: str, *arguments: str | Path) -> None:
+def _say_next(verb: str, *arguments: str | Path, why: str = "") -> None:
     """A command to type next, from the current folder and with the Python in use."""
+    _say(f"next:{why}")
     if Path(sys.argv[0]).name == _SCRIPT_PROGRAM:
         program = [sys.argv[0]]
     else:
         on_path = shutil.which("python") == sys.executable
         program = ["python" if on_path else _shown(Path(sys.executable)), "-m", "clothseg_utils"]
     words = (_shown(a) if isinstance(a, Path) and a.is_absolute() else str(a) for a in arguments)
-    _say(f"    {shlex.join([*program, verb, *words])}{_PHOTOS if verb == 'predict' else ''}")
+    to_fill_in = " PHOTO_OR_FOLDER" if verb == "predict" else ""  # not quoted
+    _say(f"    {shlex.join([*program, verb, *words])}{to_fill_in}")
 
 
 def _say_excluded(excluded: dict[str, str]) -> None:

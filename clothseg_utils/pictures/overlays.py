@@ -169,8 +169,7 @@ def error_map(target: np.ndarray, pred_mask: np.ndarray) -> np.ndarray:
     """Draw where a prediction is right and in which way it is wrong.
 
     Args:
-        target: (H, W) uint8 class ids, or 255.
-        pred_mask: (H, W) uint8 class ids.
+        target, pred_mask: (H, W) uint8 class ids; the target may hold 255.
 
     Returns:
         (H, W, 3) uint8 RGB in `ERROR_COLORS`.

@@ -60,8 +60,7 @@ def overlay_with_legend(
     Args:
         image: (H, W, 3) uint8 RGB, 0..255; any size.
         mask: (H, W) uint8 class ids, or 255.
-        class_names: index = class id.
-        colors: (C, 3) uint8 RGB.
+        class_names, colors: index = class id; (C, 3) uint8 RGB.
         opacity: weight of the colour inside an area, 0..1.
 
     Returns:
@@ -145,8 +144,7 @@ def prediction_panel(
     Args:
         image: (H, W, 3) uint8 RGB, 0..255.
         pred_mask: (H, W) uint8 class ids.
-        class_names: index = class id.
-        colors: (C, 3) uint8 RGB.
+        class_names, colors: index = class id; (C, 3) uint8 RGB.
         target: (H, W) uint8 class ids, or 255; None for a photo without truth.
         show_errors: add the error map as a fourth image, where there is a target.
         height: of the images, pixels; without it, the photo's own. Legend shares are always
@@ -260,11 +258,9 @@ def confusion_panel(
 
     Args:
         image: (H, W, 3) uint8 RGB, 0..255.
-        target: (H, W) uint8 class ids, or 255.
-        pred_mask: (H, W) uint8 class ids.
+        target, pred_mask: (H, W) uint8 class ids; the target may hold 255.
         pair: class id in the truth, class id in the prediction; such a pixel must occur.
-        class_names: index = class id.
-        colors: (C, 3) uint8 RGB.
+        class_names, colors: index = class id; (C, 3) uint8 RGB.
 
     Returns:
         (H', W', 3) uint8 RGB; below truth and prediction stands the class that each of them says.

@@ -355,8 +355,7 @@ def plot_differences(
         differences: one row per class: columns class_name, difference, low, high (of IoU; nan where
             the class is absent in a run).
         run_names: right of zero the first one is better.
-        class_names: index = class id.
-        colors: (C, 3) uint8 RGB.
+        class_names, colors: index = class id; (C, 3) uint8 RGB.
     """
     differences = differences.sort_values("difference", na_position="first", kind="stable")
     rows = np.arange(len(differences))
@@ -437,8 +436,7 @@ def plot_class_extremes(
     figure = new_figure(0.9 + 1.55 * n_rows, source, width_in=8.8)
     grid = figure.subplots(n_rows, 6, squeeze=False)
     for axes in grid.flat:
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
     for number, (class_name, pairs) in enumerate(tiles.items()):
         row, place = divmod(number, 2)

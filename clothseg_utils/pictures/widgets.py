@@ -356,8 +356,7 @@ class PredictionViewer(_Viewer):
     Args:
         photos: in the order to be shown, at least one.
         predict: (H, W, 3) uint8 RGB -> (H, W) uint8 class ids.
-        class_names: index = class id.
-        colors: (C, 3) uint8 RGB.
+        class_names, colors: index = class id; (C, 3) uint8 RGB.
         opacity: of the class colours at first, 0..1.
 
     Attributes:
