@@ -86,20 +86,15 @@ def try_options(
         segmenter: the network; its own options do not matter here.
         split_data: from `splits.load_split`, with the scheme that the network was trained on.
         options: name -> options; those named `PLAIN` are what the others are measured against.
-        photos: how many are used, spread evenly over the split; all where there are fewer.
+        photos: how many are used, at least 1, evenly over the split; all where there are fewer.
         bootstrap_samples: resamples of the photos behind each interval.
 
     Returns:
         One trial per set of options, in their order.
 
     Raises:
-        ValueError: no photos, no plain options, or a photo or mask is broken.
+        ValueError: a photo or mask is broken.
     """
-    if photos < 1 or options.get(PLAIN) != PLAIN_INFERENCE:
-        raise ValueError(
-            f"got {photos} photos and options {', '.join(options)}; expected at least one photo "
-            f'and the plain options under the name "{PLAIN}".'
-        )
     records = _spread(split_data.images, photos)
     networks = {
         name: dataclasses.replace(segmenter, inference=chosen) for name, chosen in options.items()
