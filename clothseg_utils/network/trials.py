@@ -122,37 +122,30 @@ def try_options(
             confusions[name].append(confusion_matrix(target, pred_mask, num_classes))
     stacked = {name: np.stack(matrices) for name, matrices in confusions.items()}
     return [
-        _trial(name, options[name], stacked[name], stacked[PLAIN], bootstrap_samples)._replace(
-            seconds=seconds[name] / len(records), cost=seconds[name] / seconds[PLAIN]
+        Trial(
+            option=name,
+            settings=options[name].describe(),
+            n=len(records),
+            **_gain(stacked[name], stacked[PLAIN], bootstrap_samples),
+            seconds=seconds[name] / len(records),
+            cost=seconds[name] / seconds[PLAIN],
         )
         for name in options
     ]
 
 
-def _trial(
-    name: str,
-    chosen: InferenceConfig,
-    confusions: np.ndarray,
-    plain: np.ndarray,
-    samples: int,
-) -> Trial:
+def _gain(confusions: np.ndarray, plain: np.ndarray, samples: int) -> dict[str, float]:
     scores, before = (scores_from_confusion(one.sum(axis=0)) for one in (confusions, plain))
     # A fixed generator of its own: the intervals of a checkpoint are the same every time.
-    ends = bootstrap_differences(confusions, plain, samples=samples, rng=np.random.default_rng(0))[
-        "mean_iou"
-    ]
-    return Trial(
-        option=name,
-        settings=chosen.describe(),
-        n=len(confusions),
-        mean_iou=scores.mean_iou,
-        macro_f1=scores.macro_f1,
-        gain=scores.mean_iou - before.mean_iou,
-        low=float(ends[0]),
-        high=float(ends[1]),
-        seconds=float("nan"),
-        cost=float("nan"),
-    )
+    ends = bootstrap_differences(confusions, plain, samples=samples, rng=np.random.default_rng(0))
+    low, high = ends["mean_iou"].tolist()
+    return {
+        "mean_iou": scores.mean_iou,
+        "macro_f1": scores.macro_f1,
+        "gain": scores.mean_iou - before.mean_iou,
+        "low": low,
+        "high": high,
+    }
 
 
 def _spread(records: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
