@@ -139,12 +139,10 @@ def test_absent_class_has_no_interval():
     assert intervals["mean_iou"].tolist() == [0.25, 0.25]
 
 
-@pytest.mark.parametrize("n", [0, 1])
-def test_fewer_than_two_images_have_no_interval(n):
-    confusions = np.ones((n, 2, 2), int)
-    intervals = bootstrap_intervals(confusions, samples=20, rng=np.random.default_rng(0))
-    assert {*CLASS_SCORES, *MEAN_SCORES} <= set(intervals)
+def test_one_image_has_no_interval():
     one = np.ones((1, 2, 2), int)
+    intervals = bootstrap_intervals(one, samples=20, rng=np.random.default_rng(0))
+    assert {*CLASS_SCORES, *MEAN_SCORES} <= set(intervals)
     differences = bootstrap_differences(one, one, samples=20, rng=np.random.default_rng(0))
     for ends in (*intervals.values(), *differences.values()):
         assert np.isnan(ends).all()

@@ -120,8 +120,3 @@ def test_photo_without_annotated_pixels_cannot_be_pasted():
     masks = [person(10, 10, (2, 2, 5, 5)), np.zeros((10, 10), np.uint8)]
     with pytest.raises(ValueError, match="without annotated pixels has no person to cut out"):
         lay_out(Composite((1, 2), "overlapping", covered=(0.3,)), masks)
-
-
-def test_every_photo_needs_its_mask():
-    with pytest.raises(ValueError, match="got 1 masks for 2 photos; expected one each"):
-        lay_out(Composite((1, 2), "side by side"), [np.zeros((4, 4), np.uint8)])

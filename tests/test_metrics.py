@@ -86,14 +86,6 @@ def test_prediction_is_not_looked_at_where_target_is_ignored():
     assert confusion_matrix(target, pred_mask, num_classes=2).tolist() == [[1, 0], [0, 0]]
 
 
-def test_other_ignore_index():
-    target, pred_mask = np.array([[0, 1, 9]], np.uint8), np.array([[0, 1, 1]], np.uint8)
-    confusion = confusion_matrix(target, pred_mask, num_classes=2, ignore_index=9)
-    assert confusion.tolist() == [[1, 0], [0, 1]]
-    with pytest.raises(ValueError, match=r"target has class ids \[9\]; expected 0\.\.1 or 255"):
-        confusion_matrix(target, pred_mask, num_classes=2)
-
-
 @pytest.mark.parametrize(
     ("target", "pred_mask", "message"),
     [

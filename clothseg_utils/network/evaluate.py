@@ -30,10 +30,9 @@ from clothseg_utils.scores.evaluation import (
     PROTOCOL,
     REPORTED_PROTOCOL,
     Evaluation,
-    bootstrap_scores,
     boundary_metrics,
     calibration_metrics,
-    intervals_to_dict,
+    interval_metrics,
     score_strata,
 )
 from clothseg_utils.scores.metrics import confusion_matrix, scores_from_confusion, scores_to_dict
@@ -251,7 +250,7 @@ def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[st
     names, watch = evaluation.class_names, counter.watch
     segmenter, split_data = counter.segmenter, counter.split_data
     confusion = evaluation.confusions.sum(axis=0)
-    intervals = bootstrap_scores(evaluation.confusions, samples)
+    intervals = interval_metrics(evaluation, samples)
     watch.lap("counting")
     boundary = boundary_metrics(evaluation, samples)
     watch.lap("boundaries")
@@ -275,7 +274,7 @@ def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[st
         "resize": segmenter.resize,
         "inference": options.model_dump(),
         **scores_to_dict(scores_from_confusion(confusion), names),
-        "intervals": intervals_to_dict(intervals, names, samples),
+        "intervals": intervals,
         "reported_protocol": {
             "protocol": REPORTED_PROTOCOL.replace("image_size", str(segmenter.image_size)),
             **scores_to_dict(scores_from_confusion(counter.reported_confusion), names),

@@ -86,20 +86,15 @@ def try_options(
         segmenter: the network; its own options do not matter here.
         split_data: from `splits.load_split`, with the scheme that the network was trained on.
         options: name -> options; those named `PLAIN` are what the others are measured against.
-        photos: how many are used, spread evenly over the split; all where there are fewer.
+        photos: how many are used, at least 1, evenly over the split; all where there are fewer.
         bootstrap_samples: resamples of the photos behind each interval.
 
     Returns:
         One trial per set of options, in their order.
 
     Raises:
-        ValueError: no photos, no plain options, or a photo or mask is broken.
+        ValueError: a photo or mask is broken.
     """
-    if photos < 1 or options.get(PLAIN) != PLAIN_INFERENCE:
-        raise ValueError(
-            f"got {photos} photos and options {', '.join(options)}; expected at least one photo "
-            f'and the plain options under the name "{PLAIN}".'
-        )
     records = _spread(split_data.images, photos)
     networks = {
         name: dataclasses.replace(segmenter, inference=chosen) for name, chosen in options.items()
@@ -127,37 +122,30 @@ def try_options(
             confusions[name].append(confusion_matrix(target, pred_mask, num_classes))
     stacked = {name: np.stack(matrices) for name, matrices in confusions.items()}
     return [
-        _trial(name, options[name], stacked[name], stacked[PLAIN], bootstrap_samples)._replace(
-            seconds=seconds[name] / len(records), cost=seconds[name] / seconds[PLAIN]
+        Trial(
+            option=name,
+            settings=options[name].describe(),
+            n=len(records),
+            **_gain(stacked[name], stacked[PLAIN], bootstrap_samples),
+            seconds=seconds[name] / len(records),
+            cost=seconds[name] / seconds[PLAIN],
         )
         for name in options
     ]
 
 
-def _trial(
-    name: str,
-    chosen: InferenceConfig,
-    confusions: np.ndarray,
-    plain: np.ndarray,
-    samples: int,
-) -> Trial:
+def _gain(confusions: np.ndarray, plain: np.ndarray, samples: int) -> dict[str, float]:
     scores, before = (scores_from_confusion(one.sum(axis=0)) for one in (confusions, plain))
     # A fixed generator of its own: the intervals of a checkpoint are the same every time.
-    ends = bootstrap_differences(confusions, plain, samples=samples, rng=np.random.default_rng(0))[
-        "mean_iou"
-    ]
-    return Trial(
-        option=name,
-        settings=chosen.describe(),
-        n=len(confusions),
-        mean_iou=scores.mean_iou,
-        macro_f1=scores.macro_f1,
-        gain=scores.mean_iou - before.mean_iou,
-        low=float(ends[0]),
-        high=float(ends[1]),
-        seconds=float("nan"),
-        cost=float("nan"),
-    )
+    ends = bootstrap_differences(confusions, plain, samples=samples, rng=np.random.default_rng(0))
+    low, high = ends["mean_iou"].tolist()
+    return {
+        "mean_iou": scores.mean_iou,
+        "macro_f1": scores.macro_f1,
+        "gain": scores.mean_iou - before.mean_iou,
+        "low": low,
+        "high": high,
+    }
 
 
 def _spread(records: Sequence[ImageRecord], count: int) -> list[ImageRecord]:

@@ -1,6 +1,6 @@
 """Percentile bootstrap over images: intervals of scores, of ratios and of differences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def bootstrap_intervals(
         fewer than two images: one says nothing about spread.
 
     Raises:
-        ValueError: ``samples`` out of range, or not matrices of counts.
+        ValueError: not matrices of counts.
 
     Example:
         >>> same = np.stack([np.array([[3, 1], [0, 4]])] * 5)  # no image differs from another
@@ -75,28 +75,10 @@ def bootstrap_counts(
 
     Returns:
         Score -> lower and upper end, as ``bootstrap_intervals``.
-
-    Raises:
-        ValueError: ``samples`` out of range.
     """
-    _check_samples(samples)
-    n, num_classes = hits.shape
-    counts = np.concatenate([hits, target, predicted], axis=1).astype(np.float64)  # (n, 3 C)
-    if n < 2:
-        one = scores_of_counts(*np.zeros((3, 1, num_classes)))
-        return {name: np.full((2, *values.shape[1:]), np.nan) for name, values in one.items()}
-    # Three counts per class are all that the scores need, so a resample is one row of weights
-    # (how often each image was drawn) times a thin matrix. Whole numbers below 2**53 stay exact.
-    pieces = [
-        scores_of_counts(*np.split(weights @ counts, 3, axis=1))
-        for weights in resample_weights(n, samples, rng)
-    ]
-    ends = {
-        name: percentile_ends(np.concatenate([piece[name] for piece in pieces]))
-        for name in pieces[0]
-    }
-    _forget_rare_classes(ends, target + predicted)
-    return ends
+    counts = np.concatenate([hits, target, predicted], axis=1).astype(np.float64)
+    pieces = [_scores(weights @ counts) for weights in resample_weights(len(hits), samples, rng)]
+    return _ends_of_pieces(pieces, target + predicted)
 
 
 def bootstrap_differences(
@@ -122,7 +104,7 @@ def bootstrap_differences(
         and for fewer than two images.
 
     Raises:
-        ValueError: other shapes, ``samples`` out of range, or not matrices of counts.
+        ValueError: not matrices of counts.
 
     Example:
         >>> better = np.stack([np.array([[3, 1], [0, 4]])] * 5)
@@ -131,27 +113,14 @@ def bootstrap_differences(
         >>> ends["iou"][0].round(3)
         array([0.25 , 0.133])
     """
-    _check_samples(samples)
-    confusions, others = check_confusions(confusions, ndim=3), check_confusions(others, ndim=3)
-    if confusions.shape != others.shape:
-        raise ValueError(
-            f"others have shape {others.shape}; expected that of confusions, {confusions.shape}."
-        )
-    ours, theirs = _three_counts(confusions), _three_counts(others)
+    ours = _three_counts(check_confusions(confusions, ndim=3))
+    theirs = _three_counts(check_confusions(others, ndim=3))
     pieces = []
     for weights in resample_weights(len(ours), samples, rng):
-        first = scores_of_counts(*np.split(weights @ ours, 3, axis=1))
-        second = scores_of_counts(*np.split(weights @ theirs, 3, axis=1))
+        first, second = _scores(weights @ ours), _scores(weights @ theirs)
         pieces.append({name: first[name] - second[name] for name in first})
-    ends = {
-        name: percentile_ends(np.concatenate([piece[name] for piece in pieces]))
-        for name in pieces[0]
-    }
-    if len(ours) < 2:  # one image says nothing about spread
-        return {name: np.full_like(pair, np.nan) for name, pair in ends.items()}
-    num_classes = confusions.shape[1]
-    _forget_rare_classes(ends, (ours + theirs)[:, num_classes:].reshape(-1, 2, num_classes).sum(1))
-    return ends
+    _, target, predicted = np.split(ours + theirs, 3, axis=1)
+    return _ends_of_pieces(pieces, target + predicted)
 
 
 def bootstrap_ratios(
@@ -171,15 +140,11 @@ def bootstrap_ratios(
     Returns:
         Lower and upper ends, each (k,); NaN where fewer than two images count.
 
-    Raises:
-        ValueError: ``samples`` out of range.
-
     Example:
         >>> counts = np.array([[2, 0], [2, 0], [2, 4]])
         >>> bootstrap_ratios(counts / 2, counts, rng=np.random.default_rng(0))
         (array([0.5, nan]), array([0.5, nan]))
     """
-    _check_samples(samples)
     n, k = denominators.shape
     ends = np.full((2, k), np.nan)
     known = np.count_nonzero(denominators, axis=0) >= 2
@@ -224,25 +189,35 @@ def percentile_ends(resampled: np.ndarray) -> np.ndarray:
     return ends.reshape(2, *resampled.shape[1:])
 
 
-def _check_samples(samples: int) -> None:
-    if samples < 1:
-        raise ValueError(f"samples is {samples}; expected at least 1.")
-
-
-def _forget_rare_classes(ends: dict[str, np.ndarray], pixels: np.ndarray) -> None:
-    """Write NaN over the intervals of classes that fewer than two images hold or predict.
+def _ends_of_pieces(
+    pieces: Sequence[Mapping[str, np.ndarray]], pixels: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Both ends of each score; NaN where too few images hold or predict a class, or are there.
 
     Args:
-        ends: score -> (2, C) or, for means, (2,); changed in place.
+        pieces: score -> (rows, C) or, for means, (rows,) of the resamples.
         pixels: (n, C) of target and prediction together.
     """
     rare = np.count_nonzero(pixels, axis=0) < 2
-    for pair in ends.values():
-        if pair.ndim == 2:
-            pair[:, rare] = np.nan
+    ends = {}
+    for name in pieces[0]:
+        ends[name] = percentile_ends(np.concatenate([piece[name] for piece in pieces]))
+        if len(pixels) < 2:
+            ends[name][:] = np.nan
+        elif ends[name].ndim == 2:
+            ends[name][:, rare] = np.nan
+    return ends
+
+
+def _scores(counts: np.ndarray) -> dict[str, np.ndarray]:
+    return scores_of_counts(*np.split(counts, 3, axis=1))
 
 
 def _three_counts(confusions: np.ndarray) -> np.ndarray:
-    """(n, 3 C) float64: pixels in target and prediction, in the target, in the prediction."""
+    """(n, 3 C) float64: pixels in target and prediction, in the target, in the prediction.
+
+    They are all that the scores need, so a resample is one row of weights (how often each image was
+    drawn) times a thin matrix. Whole numbers below 2**53 stay exact.
+    """
     diagonals = np.diagonal(confusions, axis1=1, axis2=2)
     return np.concatenate([diagonals, confusions.sum(2), confusions.sum(1)], axis=1).astype(float)

@@ -78,12 +78,8 @@ def boundary_counts(target: np.ndarray, pred_mask: np.ndarray, num_classes: int)
     both = target_band & pred_band & (target == pred_mask)
     return np.stack(
         [
-            _count_classes(target, both, num_classes),
-            _count_classes(target, target_band, num_classes),
-            _count_classes(pred_mask, pred_band, num_classes),
+            np.bincount(target[both], minlength=num_classes),
+            np.bincount(target[target_band], minlength=num_classes),
+            np.bincount(pred_mask[pred_band], minlength=num_classes),
         ]
     )
-
-
-def _count_classes(mask: np.ndarray, among: np.ndarray, num_classes: int) -> np.ndarray:
-    return np.bincount(mask[among], minlength=num_classes)

@@ -125,21 +125,18 @@ class Evaluation:
     composite_alone: np.ndarray
 
 
-def bootstrap_scores(confusions: np.ndarray, samples: int) -> dict[str, np.ndarray]:
+def interval_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]:
+    """Intervals of the scores as plain values: [low, high], None where undefined."""
     # A fixed generator of its own: the intervals of a checkpoint are the same every time.
-    return bootstrap_intervals(confusions, samples=samples, rng=np.random.default_rng(0))
-
-
-def intervals_to_dict(
-    intervals: Mapping[str, np.ndarray], class_names: tuple[str, ...], samples: int
-) -> dict[str, Any]:
-    """Intervals as plain values: [low, high], None where undefined."""
+    intervals = bootstrap_intervals(
+        evaluation.confusions, samples=samples, rng=np.random.default_rng(0)
+    )
     return {
         "method": f"95 % percentile bootstrap over photos, {samples} resamples",
         **{name: _pair(*intervals[name]) for name in MEAN_SCORES},
         "per_class": {
             name: {score: _pair(*intervals[score][:, class_id]) for score in CLASS_SCORES}
-            for class_id, name in enumerate(class_names)
+            for class_id, name in enumerate(evaluation.class_names)
         },
     }
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from clothseg_utils.core.classes import IGNORE_INDEX
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -80,18 +82,15 @@ class Scores:
         )
 
 
-def confusion_matrix(
-    target: np.ndarray, pred_mask: np.ndarray, num_classes: int, ignore_index: int = 255
-) -> np.ndarray:
+def confusion_matrix(target: np.ndarray, pred_mask: np.ndarray, num_classes: int) -> np.ndarray:
     """Count the pixels of each (target, predicted) pair of classes.
 
-    Pixels whose target is ``ignore_index`` are left out, whatever was predicted there.
+    Pixels whose target is 255 are left out, whatever was predicted there.
 
     Args:
-        target: (H, W) or any other shape, integer class ids 0..C-1 or ``ignore_index``.
+        target: (H, W) or any other shape, integer class ids 0..C-1 or 255 (ignored).
         pred_mask: same shape, integer class ids 0..C-1.
         num_classes: C, background included.
-        ignore_index: target value that is left out; must not be a class id.
 
     Returns:
         (C, C) int64, rows = target, columns = prediction.
@@ -106,18 +105,13 @@ def confusion_matrix(
         array([[1, 1],
                [0, 1]])
     """
-    if not 1 <= num_classes <= ignore_index <= 255:
-        raise ValueError(
-            f"num_classes {num_classes} and ignore_index {ignore_index} do not fit; "
-            "expected 1 <= num_classes <= ignore_index <= 255."
-        )
     target, pred_mask = np.asarray(target), np.asarray(pred_mask)
     if target.shape != pred_mask.shape:
         raise ValueError(
             f"pred_mask has shape {pred_mask.shape}; expected that of target, {target.shape}."
         )
-    flat_target = _to_flat_uint8(target, "target", num_classes, ignore_index)
-    flat_pred = _to_flat_uint8(pred_mask, "pred_mask", num_classes, ignore_index)
+    flat_target = _to_flat_uint8(target, "target", num_classes)
+    flat_pred = _to_flat_uint8(pred_mask, "pred_mask", num_classes)
 
     confusion = np.zeros((num_classes, num_classes), np.int64)
     for start in range(0, flat_target.size, _EXACT_PIXELS):
@@ -133,10 +127,10 @@ def confusion_matrix(
 
     # One sum finds out whether anything but ignored pixels fell outside; the search for the
     # culprit runs only then.
-    counted = flat_target != ignore_index
+    counted = flat_target != IGNORE_INDEX
     if confusion.sum() != np.count_nonzero(counted):
-        _check_ids(flat_target[counted], "target", num_classes, ignore_index)
-        _check_ids(flat_pred[counted], "pred_mask", num_classes, ignore_index)
+        _check_ids(flat_target[counted], "target", num_classes)
+        _check_ids(flat_pred[counted], "pred_mask", num_classes)
     return confusion
 
 
@@ -303,22 +297,22 @@ def confusion_to_table(scores: Scores, class_names: Sequence[str]) -> "pd.DataFr
     return pd.DataFrame(columns)
 
 
-def _to_flat_uint8(ids: np.ndarray, name: str, num_classes: int, ignore_index: int) -> np.ndarray:
+def _to_flat_uint8(ids: np.ndarray, name: str, num_classes: int) -> np.ndarray:
     """Flatten to (pixels,) uint8; other integer types only if no id wraps around on the way."""
     if ids.dtype != np.uint8:
         if not np.issubdtype(ids.dtype, np.integer):
             raise ValueError(f"{name} is {ids.dtype}; expected integer class ids.")
         if ids.size and not 0 <= ids.min() <= ids.max() <= 255:
-            _check_ids(ids, name, num_classes, ignore_index)
+            _check_ids(ids, name, num_classes)
     return np.ascontiguousarray(ids, dtype=np.uint8).reshape(-1)
 
 
-def _check_ids(ids: np.ndarray, name: str, num_classes: int, ignore_index: int) -> None:
+def _check_ids(ids: np.ndarray, name: str, num_classes: int) -> None:
     allowed = f"0..{num_classes - 1}"
     wrong = (ids < 0) | (ids >= num_classes)
     if name == "target":
-        allowed += f" or {ignore_index}"
-        wrong &= ids != ignore_index
+        allowed += f" or {IGNORE_INDEX}"
+        wrong &= ids != IGNORE_INDEX
     if wrong.any():
         raise ValueError(
             f"{name} has class ids {np.unique(ids[wrong]).tolist()}; expected {allowed}. "

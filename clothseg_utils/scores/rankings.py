@@ -144,15 +144,7 @@ def label_doubt(probabilities: np.ndarray, target: np.ndarray) -> np.ndarray:
     Returns:
         (H, W) float32, 0..1: probability of the best class minus that of the label; 0 where the
         two are the same, and on ignored pixels.
-
-    Raises:
-        ValueError: the two are not of one size.
     """
-    if probabilities.shape[1:] != target.shape:
-        raise ValueError(
-            f"target is {target.shape}; expected the probabilities' {probabilities.shape[1:]}. "
-            "Take both at the photo's own size."
-        )
     ignored = target == IGNORE_INDEX
     labels = np.where(ignored, 0, target).astype(np.int64)
     of_label = np.take_along_axis(probabilities, labels[None], axis=0)[0]
@@ -195,9 +187,6 @@ def crop_around(mask: np.ndarray) -> tuple[slice, slice]:
         Rows and columns: as square as the photo allows, at least 64 pixels a side where it is as
         large as that, never past its edges.
 
-    Raises:
-        ValueError: nothing is marked.
-
     Example:
         >>> mask = np.zeros((300, 200), bool)
         >>> mask[10:20, 100:110] = True
@@ -205,8 +194,6 @@ def crop_around(mask: np.ndarray) -> tuple[slice, slice]:
         (slice(0, 64, None), slice(73, 137, None))
     """
     left, top, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    if not width:
-        raise ValueError("the mask marks no pixel; expected at least one to crop around.")
     side = max(_LEAST_CROP_PX, round((1 + _CONTEXT) * max(width, height)))
     return (
         _centred(top + height / 2, side, mask.shape[0]),

@@ -269,7 +269,6 @@ def people_strata(
             count_text(count, "person", "people"),
             confusions[person_counts == count],
             samples,
-            unit="photo",
         )
         for count in np.unique(person_counts[person_counts >= 0]).tolist()
     ]
@@ -291,33 +290,27 @@ def composite_strata(
         photos), `drop`, `drop_low`, `drop_high` (alone minus composite, paired), `missed` and
         `missed_alone` (part of the garments' pixels taken for background).
     """
-    names = np.array(groups)
-    return [
-        _composite_stratum(
-            name, confusions[names == name], alone_confusions[names == name], samples
+    names, strata = np.array(groups), []
+    for name in dict.fromkeys(groups):
+        pair = alone_confusions[names == name], confusions[names == name]
+        alone = _confusion_stratum(name, pair[0], samples)
+        together = _confusion_stratum(name, pair[1], samples, unit="composite")
+        is_known = together["score"] is not None
+        ends = bootstrap_differences(*pair, samples=samples, rng=np.random.default_rng(0))
+        low, high = ends["mean_iou"]
+        strata.append(
+            together
+            | {
+                "alone": alone["score"],
+                "alone_low": alone["low"],
+                "alone_high": alone["high"],
+                "drop": alone["score"] - together["score"] if is_known else None,
+                "drop_low": nan_to_none(low),
+                "drop_high": nan_to_none(high),
+                "missed_alone": alone["missed"],
+            }
         )
-        for name in dict.fromkeys(groups)
-    ]
-
-
-def _composite_stratum(
-    name: str, confusions: np.ndarray, alone_confusions: np.ndarray, samples: int
-) -> dict[str, Any]:
-    together = _confusion_stratum(name, confusions, samples, unit="composite")
-    alone = _confusion_stratum(name, alone_confusions, samples, unit="composite")
-    is_known = together["score"] is not None
-    low, high = bootstrap_differences(
-        alone_confusions, confusions, samples=samples, rng=np.random.default_rng(0)
-    )["mean_iou"]
-    return together | {
-        "alone": alone["score"],
-        "alone_low": alone["low"],
-        "alone_high": alone["high"],
-        "drop": alone["score"] - together["score"] if is_known else None,
-        "drop_low": nan_to_none(low),
-        "drop_high": nan_to_none(high),
-        "missed_alone": alone["missed"],
-    }
+    return strata
 
 
 # --- small accessories ---------------------------------------------------------------------------
@@ -517,7 +510,7 @@ def hidden_strata(
 
 
 def _confusion_stratum(
-    name: str, confusions: np.ndarray, samples: int, *, unit: str
+    name: str, confusions: np.ndarray, samples: int, *, unit: str = "photo"
 ) -> dict[str, Any]:
     """Mean IoU of photos, (n, C, C); further `missed`: garments' pixels taken for background."""
     confusion = confusions.sum(axis=0)

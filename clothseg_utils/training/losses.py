@@ -6,13 +6,14 @@ dozen saved (N, C, H, W) tensors of the original cost a third of a training step
 """
 
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-DiceForm = Literal["smp", "present"]
+from clothseg_utils.core.classes import IGNORE_INDEX
+from clothseg_utils.core.config import DiceForm
 
 # Floor of the Dice denominator: smp's own, so that smooth = 0 agrees with it as well.
 _DICE_EPSILON = 1e-7
@@ -49,10 +50,6 @@ class DiceFocalLoss(nn.Module):
         dice_form: which classes the Dice part is averaged over, see above.
         dice_smooth: added to numerator and denominator of the Dice score, pixels, at least 0.
         focal_gamma: exponent that plays down pixels already right, at least 0.
-        ignore_index: target value that is left out.
-
-    Raises:
-        ValueError: unknown ``dice_form``, or a negative number.
 
     Example:
         >>> logits = torch.tensor([[[[9.0, -9.0]], [[-9.0, 9.0]]]])  # two pixels, two classes
@@ -68,44 +65,32 @@ class DiceFocalLoss(nn.Module):
         dice_form: DiceForm = "smp",
         dice_smooth: float = 1.0,
         focal_gamma: float = 2.0,
-        ignore_index: int = 255,
     ) -> None:
         super().__init__()
-        if dice_form not in ("smp", "present"):
-            raise ValueError(f"dice_form is {dice_form!r}; expected 'smp' or 'present'.")
-        for name, value in {
-            "dice_weight": dice_weight,
-            "focal_weight": focal_weight,
-            "dice_smooth": dice_smooth,
-            "focal_gamma": focal_gamma,
-        }.items():
-            if not value >= 0:  # `not >=` and not `<`, so that NaN is refused too
-                raise ValueError(f"{name} is {value}; expected a number of at least 0.")
         self.dice_weight = dice_weight
         self.focal_weight = focal_weight
         self.dice_form = dice_form
         self.dice_smooth = dice_smooth
         self.focal_gamma = focal_gamma
-        self.ignore_index = ignore_index
 
     def forward(self, logits: Tensor, target: Tensor) -> LossParts:
         """Compute the loss of one batch.
 
         Args:
             logits: (N, C, H, W), any floating dtype and memory format.
-            target: (N, H, W) uint8 or int64, class ids 0..C-1 or ``ignore_index``.
+            target: (N, H, W) uint8 or int64, class ids 0..C-1 or 255 (ignored).
 
         Returns:
             The loss and its two parts before weighting.
 
         Raises:
-            ValueError: shapes or dtype do not fit, or a class id is out of range. Ids are looked at
-                on the CPU only: on an accelerator the answer would stall the device in every step,
-                and ``masks.read_mask`` has checked each mask already. There, pixels with an unknown
-                id are left out like ignored ones.
+            ValueError: a class id is out of range. Ids are looked at on the CPU only: on an
+                accelerator the answer would stall the device in every step, and
+                ``masks.read_mask`` has checked each mask already. There, pixels with an unknown id
+                are left out like ignored ones.
         """
         num_classes = logits.shape[1]
-        _check_batch(logits, target, self.ignore_index)
+        _check_ids(target, num_classes)
         # Ignored pixels need no mask below: they are the ones that belong to no class.
         hits, predicted, labelled, focal_sum = _PixelSums.apply(logits, target, self.focal_gamma)
 
@@ -224,25 +209,13 @@ def _write_one_hot(y: Tensor, target: Tensor) -> Tensor:
     return v
 
 
-def _check_batch(logits: Tensor, target: Tensor, ignore_index: int) -> None:
-    num_classes = logits.shape[1]
-    expected = (logits.shape[0], *logits.shape[2:])
-    if logits.ndim != 4 or tuple(target.shape) != expected:
+def _check_ids(target: Tensor, num_classes: int) -> None:
+    if target.device.type != "cpu":
+        return
+    wrong = ((target < 0) | (target >= num_classes)) & (target != IGNORE_INDEX)
+    if wrong.any():
         raise ValueError(
-            f"target has shape {tuple(target.shape)} for logits {tuple(logits.shape)}; "
-            "expected (N, H, W) for (N, C, H, W)."
+            f"target has class ids {target[wrong].unique().tolist()}; expected "
+            f"0..{num_classes - 1} or {IGNORE_INDEX}. Check that masks and network use the same "
+            "scheme."
         )
-    if target.dtype not in (torch.uint8, torch.int64):
-        raise ValueError(f"target is {target.dtype}; expected torch.uint8 or torch.int64.")
-    if 0 <= ignore_index < num_classes:
-        raise ValueError(
-            f"ignore_index {ignore_index} is a class id; expected none of 0..{num_classes - 1}."
-        )
-    if target.device.type == "cpu":
-        wrong = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
-        if wrong.any():
-            ids = target[wrong].unique().tolist()
-            raise ValueError(
-                f"target has class ids {ids}; expected 0..{num_classes - 1} or {ignore_index}. "
-                "Check that masks and network use the same scheme."
-            )

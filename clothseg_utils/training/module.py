@@ -22,7 +22,9 @@ class _EpochTotals:
     """Sums over one epoch, kept on the device so that no step waits for the GPU."""
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
-        self.losses = torch.zeros(3, dtype=torch.float64, device=_float64_device(device))
+        # Apple's GPUs have no float64; three sums can live on the CPU there.
+        float64_device = torch.device("cpu") if device.type == "mps" else device
+        self.losses = torch.zeros(3, dtype=torch.float64, device=float64_device)
         self.images = 0
         self.confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
 
@@ -36,11 +38,6 @@ class _EpochTotals:
         counted = target != IGNORE_INDEX
         pairs = target[counted].long() * num_classes + pred_mask[counted]
         self.confusion += torch.bincount(pairs, minlength=num_classes**2)
-
-
-def _float64_device(device: torch.device) -> torch.device:
-    """Apple's GPUs have no float64; three sums can live on the CPU there."""
-    return torch.device("cpu") if device.type == "mps" else device
 
 
 class ClothingSegmenter(pl.LightningModule):

@@ -273,7 +273,9 @@ def train(
     if state is not None:
         is_finished = run.training_path.exists() and run.best_checkpoint.exists()
         difference = _difference(config, data_info, state) if resume else "no resume was asked for"
-        if is_finished and not difference and _trained_by(run) != code:
+        # None where a version without `code` finished it.
+        trained_by = read_json(run.training_path).get("code") if is_finished else None
+        if is_finished and not difference and trained_by != code:
             difference = "the code of training changed since"
         if difference:
             _set_aside(run)
@@ -496,11 +498,6 @@ def _finished_result(run: RunFolder, notes: tuple[str, ...]) -> TrainResult:
 def _learning_code() -> str:
     """Hash of the code that decides what is learned."""
     return code_hash([__name__], without=_TELLING)
-
-
-def _trained_by(run: RunFolder) -> str | None:
-    """Hash of the code that finished the run's training; None where an earlier version did."""
-    return read_json(run.training_path).get("code")
 
 
 def _log_hyperparameters(trainer: pl.Trainer, config: Config, best_row: Mapping[str, Any]) -> None:
