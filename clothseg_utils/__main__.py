@@ -533,7 +533,7 @@ def _config(
         replace_fields,
     )
 
-    config = profile_config(profile)  # type: ignore[arg-type]  # checks the name itself
+    config = profile_config(profile)
     options = {"data_root": data_root and _portable(data_root), "run_name": run_name}
     config = replace_fields(config, {k: v for k, v in options.items() if v is not None})
     config = apply_overrides(config, overrides or ())
