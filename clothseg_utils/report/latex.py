@@ -90,7 +90,8 @@ def table_to_latex(table: Table, label: str) -> str:
     is_long = len(rows) > _MOST_ROWS
     # Several columns may have one title, so the titles are set over column numbers.
     styler = pd.DataFrame(rows, columns=range(len(head))).style.hide(axis="index")
-    text = styler.relabel_index(head, axis="columns").to_latex(
+    titles: dict[object, str] = dict(enumerate(head))
+    text = styler.format_index(titles.__getitem__, axis="columns").to_latex(
         column_format="l" * n_text + "r" * (len(head) - n_text),
         caption=escape_latex(table.title),
         label=f"tab:{label}",
