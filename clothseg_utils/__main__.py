@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from clothseg_utils.core.ranks import OtherProcessError, rank
 from clothseg_utils.core.text import count_text
 
 # Every verb imports what it needs itself: --help and errors in the arguments answer at once.
@@ -120,6 +121,9 @@ _Window = Annotated[
         min=0, metavar="PIXELS", help="Slide windows of this side over photos that are larger."
     ),
 ]
+_OnCpu = Annotated[
+    bool, typer.Option("--on-cpu", help="Train profile fashionpedia without a GPU: days.")
+]
 _RUN_NAME = typer.Option(
     metavar="NAME", help="Folder under outputs/.", autocompletion=_complete_run_name
 )
@@ -135,6 +139,7 @@ def run(
     run_name: Annotated[str | None, _RUN_NAME] = None,
     set_: _Set = None,
     only: _Only = None,
+    on_cpu: _OnCpu = False,
 ) -> int:
     """Run the five notebooks, from photos to a report.
 
@@ -149,9 +154,15 @@ def run(
       python -m clothseg_utils run --data-root data/mine --run-name mine \\
           --only 04 --only 05
     """
-    from clothseg_utils.workflow.pipeline import NotebookFailedError, run_pipeline
+    from clothseg_utils.workflow.pipeline import (
+        NotebookFailedError,
+        run_pipeline,
+        select_notebooks,
+    )
 
     config = _config(profile, data_root, run_name, set_)
+    if "03_training" in select_notebooks(only or ()):
+        _check_gpu(profile, on_cpu)
     try:
         folder = run_pipeline(config, only or (), say=_say)
     except NotebookFailedError as error:
@@ -305,8 +316,12 @@ def train(
     profile: _Profile = "demo",
     set_: _Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from last.ckpt.")] = False,
+    on_cpu: _OnCpu = False,
 ) -> int:
     """Train a network.
+
+    With train.devices above 1 in a process for each device; torchrun starts this verb on several
+    machines (docs/devices.md).
 
     \b
     Examples:
@@ -315,18 +330,31 @@ def train(
           --set train.max_minutes=20 --resume
     """
     config = _config(profile, data_root, run_name, set_)
+    _check_gpu(profile, on_cpu)
     with heavy_imports():
         from clothseg_utils.core.runs import RunFolder
         from clothseg_utils.data.splits import load_split
+        from clothseg_utils.training.devices import first_on_each_machine, process_group
+        from clothseg_utils.training.resume import holds_training
         from clothseg_utils.training.train import train as fit
         from clothseg_utils.workflow.pipeline import check_inputs
 
     check_inputs(config, ["03_training"])
     folder = RunFolder(config.run.outputs_root, config.run.run_name)
-    with folder.lock():
-        train_split, val_split = load_split(config.data, "train"), load_split(config.data, "val")
-        _say_excluded(train_split.excluded | val_split.excluded)
-        result = fit(config, train_split, val_split, folder, resume=resume)
+    with folder.lock() if rank() == 0 else contextlib.nullcontext(), process_group():
+        if rank() == 0 and not resume and holds_training(folder):
+            raise ValueError(
+                f'run "{folder.name}" holds a training; expected a new run. Go on with it by '
+                "--resume, or begin another by --run-name."
+            )
+        train_split, val_split = first_on_each_machine(
+            lambda: (load_split(config.data, "train"), load_split(config.data, "val"))
+        )
+        if rank() == 0:
+            _say_excluded(train_split.excluded | val_split.excluded)
+        result = fit(config, train_split, val_split, folder)
+    if rank():
+        return 0
     _say(
         f"val mIoU {result.best_score:.4f} at network size after "
         f"{count_text(result.epochs, 'epoch')} ({result.reason}): {_shown(result.best_checkpoint)}"
@@ -553,6 +581,21 @@ def _inference(tta_flip: bool, tta_scales: str, window_px: int) -> Any:
     return replace_fields(Config(), options).inference
 
 
+def _check_gpu(profile: str, on_cpu: bool) -> None:
+    """Refuse to begin days of work that were meant to be hours."""
+    if profile != "fashionpedia" or on_cpu:
+        return
+    with heavy_imports():
+        import torch
+
+    if not torch.accelerator.is_available():
+        raise ValueError(
+            "profile fashionpedia wants a GPU and torch finds none: on a CPU an epoch of "
+            "Fashionpedia takes over six hours. Check the driver (docs/devices.md), or give "
+            "--on-cpu."
+        )
+
+
 def _portable(path: Path) -> str:
     """A path given on the command line, as settings hold it: relative ones mean the repository."""
     from clothseg_utils.core.files import portable_path
@@ -613,10 +656,13 @@ def main() -> int:
     except (ValueError, OSError) as error:
         _complain(error)
         return 2
+    except OtherProcessError:
+        return 2  # which has said why
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     if code == _INTERRUPTED:
-        _complain("interrupted; the same command goes on where it stopped.")
+        again = " with --resume" if arguments[0] == "train" else ""
+        _complain(f"interrupted; the same command{again} goes on where it stopped.")
     return code
 
 

@@ -137,10 +137,12 @@ class TrainConfig(_Section):
     encoder_weights: str = "none"  # imagenet, none, or a file with the encoder's state dict
     freeze_encoder: bool = False  # train the decoder only
     prior_bias: bool = True  # begin by predicting each class as often as it occurs
-    batch_size: _Count = 4  # photos per step and device
+    batch_size: _Count = 4  # photos at once on each device
+    accumulate: _Count = 1  # batches whose gradients make one step
     max_epochs: _Count = 15  # used while max_minutes is 0
     max_minutes: _NotNegative = 4.5  # above 0: train and validate this long, whatever the epochs
-    epoch_images: _CountOrZero = 640  # photos drawn per epoch; 0, or several devices: all of them
+    checks_per_epoch: _Count = 1  # times that val is scored and a checkpoint written
+    epoch_images: _CountOrZero = 640  # photos drawn per epoch; 0 means each one once
     learning_rate: _Positive = 1e-3
     weight_decay: _NotNegative = 0.01  # AdamW; at 0 it is Adam
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.95  # memory of Adam's second moment
@@ -150,9 +152,7 @@ class TrainConfig(_Section):
     patience: _Count = 6  # checks without a better val mIoU before stopping; not with max_minutes
     seed: _CountOrZero = 0
     num_workers: _CountOrZero = 0  # processes that load photos; 0 loads in the main process
-    devices: str = "auto"  # how many, as Lightning reads it
-    num_nodes: _Count = 1
-    strategy: str = "auto"  # as Lightning reads it
+    devices: _Count = 1  # GPUs, or processes where a CPU trains
     precision: Precision = "auto"  # 16-mixed on CUDA, bf16-mixed on CPUs that have it, else 32
 
 
@@ -315,6 +315,7 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
             "batch_size": 32,
             "max_epochs": 15,
             "max_minutes": 0.0,
+            "checks_per_epoch": 10,
             "epoch_images": 0,
             "learning_rate": 1e-4,
             "weight_decay": 0.0,

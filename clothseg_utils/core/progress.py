@@ -5,6 +5,8 @@ from typing import Any
 
 from tqdm import tqdm as terminal_tqdm
 
+from clothseg_utils.core.ranks import rank
+
 LINE_SECONDS = 30.0
 """Where nobody watches, work that takes longer than this says how far it is, this often."""
 
@@ -32,9 +34,13 @@ class _Lines(_TerminalBar):
 def is_attended() -> bool:
     """Whether a person is likely to watch: a terminal, or a notebook that can ask for input.
 
+    Of several processes that train together only the first one is.
+
     JupyterLab lets a cell ask for input; papermill and nbconvert do not. That is the one trace of
     a batch run that a kernel can see.
     """
+    if rank():
+        return False
     kernel = _kernel()
     if kernel is not None:
         return bool(getattr(kernel, "_allow_stdin", False))
@@ -54,7 +60,7 @@ def progress_bar(*args: Any, **kwargs: Any) -> terminal_tqdm:
         kwargs: as for tqdm.
     """
     if not is_attended():
-        return _Lines(*args, **kwargs)
+        return _Lines(*args, **kwargs, disable=rank() > 0)
     if in_notebook():
         from tqdm.notebook import tqdm as notebook_tqdm
 

@@ -8,7 +8,7 @@ MISSING = "–"
 """Stands where there is no number."""
 
 
-def count_text(number: int, one: str, several: str | None = None) -> str:
+def count_text(number: float, one: str, several: str | None = None) -> str:
     """Give a number with its noun.
 
     Args:

@@ -41,7 +41,7 @@ class TrainTransform:
         self.resize = resize
         self._rng = np.random.default_rng(0)
 
-    def set_random_seed(self, seed: int) -> None:
+    def set_random_seed(self, seed: int | tuple[int, ...]) -> None:
         """Start the random numbers anew; equal seeds draw equal changes."""
         self._rng = np.random.default_rng(seed)
 

@@ -60,11 +60,13 @@ class LiveLine(pl.Callback):
     Args:
         clock: measures the training.
         max_epochs: epochs planned; 0 where the clock decides.
+        checks: checks an epoch.
     """
 
-    def __init__(self, clock: Clock, max_epochs: int) -> None:
+    def __init__(self, clock: Clock, max_epochs: int, checks: int = 1) -> None:
         self._clock = clock
         self._max_epochs = max_epochs
+        self._checks = checks
         self._bar: tqdm | None = None
         self._epoch_started = 0.0
         self._images = 0
@@ -126,9 +128,10 @@ class LiveLine(pl.Callback):
         self._bar.set_description_str(self._text(trainer, doing))
 
     def _text(self, trainer: pl.Trainer, doing: str) -> str:
-        epoch = f"epoch {trainer.current_epoch + 1}"
+        number = trainer.current_epoch // self._checks + 1
+        epoch = f"epoch {number}"
         if self._max_epochs:
-            epoch = f"epoch {min(trainer.current_epoch + 1, self._max_epochs)}/{self._max_epochs}"
+            epoch = f"epoch {min(number, self._max_epochs)}/{self._max_epochs}"
         parts = [epoch]
         shown = trainer.progress_bar_metrics
         for name, words in (("loss", "loss"), (MONITOR, "val mIoU")):
@@ -237,8 +240,8 @@ def _tag(class_name: str) -> str:
 
 
 def live_callbacks(
-    clock: Clock, max_epochs: int, source: str, *, in_notebook: bool
+    clock: Clock, max_epochs: int, source: str, *, checks: int, in_notebook: bool
 ) -> Sequence[pl.Callback]:
     """What to add to a Trainer that somebody watches."""
-    line = LiveLine(clock, max_epochs)
+    line = LiveLine(clock, max_epochs, checks)
     return [line, LiveCurves(source)] if in_notebook else [line]

@@ -6,14 +6,16 @@ import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset
 
 from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.config import AugmentConfig, Config, DataConfig
+from clothseg_utils.core.ranks import rank, world_size
 from clothseg_utils.core.workers import stop_opencv_threads
 from clothseg_utils.data.splits import SplitData, check_disjoint
 from clothseg_utils.network.geometry import fit_image, fit_mask
 from clothseg_utils.training.augment import TrainTransform
+from clothseg_utils.training.order import Draw, TrainingOrder, draws_per_check
 
 
 class Sample(TypedDict):
@@ -48,8 +50,15 @@ class SegmentationDataset(Dataset[Sample]):
         """Number of photos."""
         return len(self.split_data.images)
 
-    def __getitem__(self, index: int) -> Sample:
-        """Read, resize and augment the photo at `index` with its mask."""
+    def __getitem__(self, index: int | Draw) -> Sample:
+        """Read, resize and augment the photo at `index` with its mask.
+
+        A `Draw` names the seed of the augmentation too, so that it does not matter which process
+        loads the photo, nor what was loaded before.
+        """
+        if isinstance(index, Draw):
+            self.set_random_seed(index.seed)
+            index = index.photo
         image, mask = self.split_data.read_pair(self.split_data.images[index])
         if self.transform is None:
             image = fit_image(image, self.config.image_size, self.config.resize)
@@ -60,26 +69,20 @@ class SegmentationDataset(Dataset[Sample]):
         cv2.split(image, [*planes])  # into `planes`, several times as fast as a transposed copy
         return Sample(image=torch.from_numpy(planes), mask=torch.from_numpy(mask))
 
-    def set_random_seed(self, seed: int) -> None:
+    def set_random_seed(self, seed: int | tuple[int, ...]) -> None:
         """Seed the augmentation; validation has none."""
         if self.transform is not None:
             self.transform.set_random_seed(seed)
 
 
-def seed_worker(worker_id: int) -> None:
-    """Give a DataLoader worker its own augmentation seed.
-
-    Each worker starts with a copy of the augmentation's random generator: without this every
-    worker draws the same changes, and each epoch repeats them. torch's seed differs by worker and
-    by epoch and follows from `seed_everything`.
+def start_worker(worker_id: int) -> None:
+    """Start a DataLoader worker: it shares the cores with the others.
 
     Args:
-        worker_id: number of the worker; torch's seed already holds it.
+        worker_id: number of the worker; all are alike.
     """
     del worker_id
     stop_opencv_threads()
-    info: Any = torch.utils.data.get_worker_info()
-    info.dataset.set_random_seed(torch.initial_seed() % 2**31)
 
 
 class ClothingDataModule(pl.LightningDataModule):
@@ -106,27 +109,33 @@ class ClothingDataModule(pl.LightningDataModule):
         return self.train_split.classes
 
     def train_dataloader(self) -> DataLoader[Sample]:
-        """Shuffled, augmented photos; `epoch_images` of them an epoch."""
-        # With workers, `seed_worker` seeds each; without, this seeds the only copy.
-        self.train_dataset.set_random_seed(torch.initial_seed() % 2**31)
+        """Augmented photos in random order, as many as belong between two checks."""
         train = self.config.train
-        sampler = RandomSampler(self.train_dataset, num_samples=train.epoch_images or None)
-        # A last batch of one photo would break batch norm at 1 x 1 features.
-        drop_last = sampler.num_samples > train.batch_size
-        return DataLoader(
-            self.train_dataset, sampler=sampler, drop_last=drop_last, **self._loader_options()
-        )
+        n_photos = len(self.train_dataset)
+        n_draws = draws_per_check(n_photos, train, world_size())
+        order = TrainingOrder(n_photos, n_draws, train.seed, rank(), world_size())
+        return DataLoader(self.train_dataset, sampler=order, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """All val photos in order, resized only."""
-        return DataLoader(self.val_dataset, shuffle=False, **self._loader_options())
+        """All val photos in order, resized only; several processes take turns.
+
+        Raises:
+            ValueError: fewer photos than processes.
+        """
+        if len(self.val_dataset) < world_size():
+            raise ValueError(
+                f"the val split has {len(self.val_dataset)} photos for {world_size()} processes; "
+                "expected one each. Lower train.devices."
+            )
+        turns = range(rank(), len(self.val_dataset), world_size())
+        return DataLoader(self.val_dataset, sampler=turns, **self._loader_options())
 
     def _loader_options(self) -> dict[str, Any]:
         train = self.config.train
         return {
             "batch_size": train.batch_size,
             "num_workers": train.num_workers,
-            "worker_init_fn": seed_worker,
+            "worker_init_fn": start_worker,
             "persistent_workers": train.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from clothseg_utils.core.classes import IGNORE_INDEX
 from clothseg_utils.core.config import DiceForm
+from clothseg_utils.training.devices import add_up
 
 # Floor of the Dice denominator: smp's own, so that smooth = 0 agrees with it as well.
 _DICE_EPSILON = 1e-7
@@ -40,6 +41,8 @@ class DiceFocalLoss(nn.Module):
     The two Dice forms treat a class without target pixels in the batch alike, as 0, but divide by
     different numbers. ``"smp"`` divides by all C classes, so the same error counts for less in a
     batch of few classes; ``"present"`` divides by the classes that the batch's target holds.
+
+    Where several processes train, the loss is that of the batch of all of them.
 
     Everything is computed in float32 whatever autocast made of the logits, and nothing waits for
     the device. When every pixel is ignored all three parts are 0, and so is the gradient.
@@ -92,7 +95,10 @@ class DiceFocalLoss(nn.Module):
         num_classes = logits.shape[1]
         _check_ids(target, num_classes)
         # Ignored pixels need no mask below: they are the ones that belong to no class.
-        hits, predicted, labelled, focal_sum = _PixelSums.apply(logits, target, self.focal_gamma)
+        sums = _PixelSums.apply(logits, target, self.focal_gamma)
+        if torch.is_grad_enabled():  # in validation processes may have different numbers of batches
+            sums = add_up(*sums)
+        hits, predicted, labelled, focal_sum = sums
 
         smooth = self.dice_smooth
         denominator = ((predicted + labelled) / 2 + smooth).clamp_min(_DICE_EPSILON)

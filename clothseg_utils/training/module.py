@@ -8,9 +8,11 @@ import torch
 
 from clothseg_utils.core.classes import IGNORE_INDEX, ClassTable
 from clothseg_utils.core.config import Config
+from clothseg_utils.core.ranks import world_size
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, checkpoint_info
 from clothseg_utils.network.unet import build_network, normalize_images
 from clothseg_utils.scores.metrics import scores_from_confusion
+from clothseg_utils.training.devices import average_buffers
 from clothseg_utils.training.loaders import Sample
 from clothseg_utils.training.losses import DiceFocalLoss, LossParts
 
@@ -52,9 +54,9 @@ class ClothingSegmenter(pl.LightningModule):
         data_info: plain values about the data, kept in every checkpoint.
 
     Attributes:
-        history: one dict per epoch (epoch, step, seconds, learning_rate, train/..., val/...);
-            kept in checkpoints, so it goes on after a resume.
-        epoch_images: training photos that this process saw in the latest epoch.
+        history: one dict per check (epoch, epochs_done, step, seconds, learning_rate, train/...,
+            val/...); kept in checkpoints, so it goes on after a resume.
+        check_images: training photos that all processes saw before the latest check.
     """
 
     def __init__(self, config: Config, classes: ClassTable, data_info: Mapping[str, Any]) -> None:
@@ -76,7 +78,7 @@ class ClothingSegmenter(pl.LightningModule):
             focal_gamma=loss.focal_gamma,
         )
         self.history: list[dict[str, float]] = []
-        self.epoch_images = 0
+        self.check_images = 0
         self._totals: dict[str, _EpochTotals] = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -107,7 +109,8 @@ class ClothingSegmenter(pl.LightningModule):
             self.network.encoder.eval()
 
     def on_validation_epoch_start(self) -> None:
-        """Start counting anew."""
+        """Start counting anew, with the same network in all processes."""
+        average_buffers(self.network)
         self._totals["val"] = _EpochTotals(self.classes.num_classes, self.device)
 
     def on_validation_epoch_end(self) -> None:
@@ -127,12 +130,19 @@ class ClothingSegmenter(pl.LightningModule):
                 "expected a finite number. Lower train.learning_rate or use "
                 "train.precision=32-true."
             )
-        self.epoch_images = self._totals["train"].images
+        self.check_images = self._totals["train"].images * world_size()
         for name, value in row.items():
             self.log(name, value, prog_bar=name == MONITOR)
         # TensorBoard's x axis; by itself Lightning is one step behind the history here.
         self.log("step", float(self.global_step))
-        self.history.append({"epoch": self.current_epoch, "step": self.global_step, **row})
+        n_checks = self.config.train.checks_per_epoch
+        epochs_done = (self.current_epoch + 1) / n_checks
+        counted = {
+            "epoch": self.current_epoch // n_checks,
+            "epochs_done": int(epochs_done) if epochs_done.is_integer() else epochs_done,
+            "step": self.global_step,
+        }
+        self.history.append(counted | row)
 
     def _figures(self, group: str, totals: _EpochTotals) -> dict[str, float]:
         reduce = self.trainer.strategy.reduce  # sums over the processes of a distributed run

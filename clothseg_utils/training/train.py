@@ -1,14 +1,10 @@
 """Settings to best checkpoint: the Trainer, its callbacks, resuming."""
 
 import contextlib
-import csv
-import io
+import dataclasses
 import logging
-import math
-import shutil
-import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,47 +13,51 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
 
 from clothseg_utils.core.config import Config, TrainConfig
-from clothseg_utils.core.files import read_json, write_json, write_text
+from clothseg_utils.core.files import read_json, write_json
 from clothseg_utils.core.progress import in_notebook, is_attended
+from clothseg_utils.core.ranks import local_world_size, rank, world_size
 from clothseg_utils.core.reach import code_hash
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.core.text import count_text
 from clothseg_utils.data.splits import SplitData, splits_source
-from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
+from clothseg_utils.network.checkpoints import read_checkpoint
 from clothseg_utils.network.unet import check_encoder_name, default_precision, set_prior_bias
-from clothseg_utils.pictures.panels import prediction_panel
+from clothseg_utils.training.callbacks import (
+    BestCheckpoint,
+    HistoryWriter,
+    PanelLogger,
+    TrainingClock,
+    read_history,
+)
+from clothseg_utils.training.devices import from_first
+from clothseg_utils.training.launch import train_on_devices
 from clothseg_utils.training.live import live_callbacks, log_layout, log_precision_recall
 from clothseg_utils.training.loaders import ClothingDataModule
 from clothseg_utils.training.module import MONITOR, ClothingSegmenter
-
-PANEL_COUNT = 4
-"""Val photos whose predictions TensorBoard shows after each check."""
-
-PANEL_HEIGHT = 320
-"""Height of the pictures in a panel, pixels: the legend stays readable at small inputs."""
+from clothseg_utils.training.resume import (
+    FREE_FIELDS,
+    LEARNING_SECTIONS,
+    LENGTHS,
+    former_aside,
+    plan_start,
+)
 
 # Code that `train` uses to tell of training, not to decide what is learned.
 _TELLING = tuple(
     f"clothseg_utils.{name}"
     for name in (
         "pictures",
+        "training.launch",
         "training.live",
+        "training.resume",
         "core.progress",
         "core.reach",
         "core.runs",
         "core.text",
     )
 )
-
-_LEARNING_SECTIONS = ("data", "augment", "loss", "train")
-
-# Settings that change where and how fast, not what is learned: a resume may change them.
-_FREE_FIELDS = {
-    "data": {"data_root", "derived_root", "mask_workers"},
-    "train": {"num_workers"},
-}
 
 
 @dataclass(frozen=True)
@@ -68,198 +68,50 @@ class TrainResult:
         best_checkpoint: the checkpoint with the highest `best_score`.
         best_score: val mIoU at network input size.
         best_epoch: epoch of the best checkpoint, from 0.
-        epochs: epochs done.
+        epochs: epochs done; with several checks an epoch it may be a fraction.
         steps: optimisation steps done.
         seconds: optimisation and validation, over all resumes.
         reason: why training ended.
-        history: one dict per epoch, as `ClothingSegmenter.history`.
-        notes: what happened before training: resumed, started anew and why.
+        history: one dict per check, as `ClothingSegmenter.history`.
     """
 
     best_checkpoint: Path
     best_score: float
     best_epoch: int
-    epochs: int
+    epochs: float
     steps: int
     seconds: float
     reason: str
     history: list[dict[str, float]]
-    notes: tuple[str, ...]
-
-
-def learning_rate_factor(progress: float, config: TrainConfig) -> float:
-    """Share of `learning_rate` in use at a point of training.
-
-    Args:
-        progress: 0 at the start to 1 at the end.
-        config: `warmup_fraction` and `schedule` are used.
-
-    Example:
-        >>> learning_rate_factor(1.0, TrainConfig(schedule="cosine"))
-        0.0
-    """
-    if progress < config.warmup_fraction:
-        return progress / config.warmup_fraction
-    if config.schedule == "constant":
-        return 1.0
-    after_warmup = (progress - config.warmup_fraction) / (1 - config.warmup_fraction)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, after_warmup)))
-
-
-class TrainingClock(pl.Callback):
-    """Measures training, sets the learning rate, and ends a run that goes by the clock.
-
-    The clock counts optimisation and validation from the first step and goes on after a resume.
-    When `max_minutes` is up the epoch ends there, and Lightning validates once more.
-
-    Args:
-        config: train section of the config.
-    """
-
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
-        self._earlier = 0.0
-        self._started: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of optimisation and validation so far."""
-        running = 0.0 if self._started is None else time.monotonic() - self._started
-        return self._earlier + running
-
-    def progress(self, trainer: pl.Trainer) -> float:
-        """Share of training that is done, 0..1."""
-        if self.config.max_minutes > 0:
-            return min(1.0, self.seconds / (60 * self.config.max_minutes))
-        return min(1.0, trainer.global_step / max(1, trainer.estimated_stepping_batches))
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Set the learning rate of this step."""
-        if self._started is None:
-            self._started = time.monotonic()
-        rate = self.config.learning_rate * learning_rate_factor(self.progress(trainer), self.config)
-        for group in trainer.optimizers[0].param_groups:
-            group["lr"] = rate
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Stop when the time is up."""
-        if self.config.max_minutes > 0 and self.progress(trainer) >= 1:
-            trainer.should_stop = True
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: ClothingSegmenter) -> None:
-        """Complete the epoch's row with time and learning rate."""
-        row = pl_module.history[-1]
-        row["seconds"] = round(self.seconds, 2)
-        row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
-        before = pl_module.history[-2]["seconds"] if len(pl_module.history) > 1 else 0.0
-        images = pl_module.epoch_images
-        row["images_per_second"] = round(images / max(1e-9, row["seconds"] - before), 2)
-        figures = {f"progress/{name}": row[name] for name in ("learning_rate", "images_per_second")}
-        trainer.logger.log_metrics(figures, step=trainer.global_step)
-
-    def state_dict(self) -> dict[str, float]:
-        """Seconds so far, for the checkpoint."""
-        return {"seconds": self.seconds}
-
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Go on from a checkpoint."""
-        self._earlier = state_dict["seconds"]
-
-
-class HistoryWriter(pl.Callback):
-    """Writes `logs/history.csv` after each check, and one line per epoch where nobody watches.
-
-    Lightning's own CSV logger deletes the earlier file when a run is resumed; this one writes the
-    history that the checkpoint carries.
-
-    Args:
-        path: the CSV file.
-        print_lines: print a line per epoch.
-    """
-
-    def __init__(self, path: Path, *, print_lines: bool) -> None:
-        self.path = path
-        self.print_lines = print_lines
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: ClothingSegmenter) -> None:
-        """Write the file; print the line."""
-        if not trainer.is_global_zero:
-            return
-        write_history(self.path, pl_module.history)
-        if self.print_lines:
-            row = pl_module.history[-1]
-            print(
-                f"epoch {row['epoch'] + 1:3d}  step {row['step']:6d}  {row['seconds']:7.1f} s  "
-                f"train loss {row['train/loss']:.4f}  val loss {row['val/loss']:.4f}  "
-                f"val mIoU {row['val/mean_iou']:.4f}  val F1 {row['val/macro_f1']:.4f}",
-                flush=True,
-            )
-
-
-class PanelLogger(pl.Callback):
-    """Shows input, truth and prediction of the same few val photos in TensorBoard."""
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: ClothingSegmenter) -> None:
-        """Predict the first val photos and log a picture of each."""
-        if not trainer.is_global_zero:
-            return
-        dataset = trainer.datamodule.val_dataset  # type: ignore[attr-defined]  # fit sets it
-        samples = [dataset[index] for index in range(min(PANEL_COUNT, len(dataset)))]
-        images = torch.stack([sample["image"] for sample in samples]).to(pl_module.device)
-        with torch.inference_mode(), trainer.precision_plugin.forward_context():
-            pred_masks = pl_module(images).max(dim=1).indices.byte().cpu().numpy()
-        classes = pl_module.classes
-        for number, (sample, pred_mask) in enumerate(zip(samples, pred_masks, strict=True)):
-            picture = prediction_panel(
-                sample["image"].permute(1, 2, 0).numpy(),
-                pred_mask,
-                classes.names,
-                classes.colors,
-                target=sample["mask"].numpy(),
-                height=PANEL_HEIGHT,
-            )
-            trainer.logger.experiment.add_image(
-                f"val_panels/{number}", picture, trainer.global_step, dataformats="HWC"
-            )
-
-
-class _BestCheckpoint(ModelCheckpoint):
-    """A second ModelCheckpoint on the same quantity needs a state key of its own."""
-
-    @property
-    def state_key(self) -> str:
-        return "BestCheckpoint"
 
 
 def train(
-    config: Config,
-    train_split: SplitData,
-    val_split: SplitData,
-    run: RunFolder,
-    *,
-    resume: bool = True,
+    config: Config, train_split: SplitData, val_split: SplitData, run: RunFolder
 ) -> TrainResult:
     """Train a network and leave `checkpoints/best.ckpt` in the run folder.
 
-    A run that was cut short goes on from `last.ckpt`, if data, network and training settings
-    equal those stored in it; a finished one returns at once, if the code that decides what is
-    learned is the same: all that this module reaches but pictures and logs. Otherwise training
-    starts anew, says so, and moves the former checkpoints and logs to `previous/`.
+    What the folder holds decides whether training begins, goes on from `last.ckpt`, begins anew or
+    returns at once (`resume.plan_start`); the code of a finished one is all that this module
+    reaches but pictures and logs. A former training is moved to `previous/<number>/`, never
+    deleted. With several `train.devices` the work is done in a process for each
+    (`launch.train_on_devices`); in such a process, or one that torchrun started, it is done here,
+    and only the first of them writes files.
 
     Args:
         config: the run's settings.
         train_split: photos to learn from.
-        val_split: photos to check on after each epoch.
+        val_split: photos to check on.
         run: the run folder.
-        resume: go on from what is there; False always starts anew.
 
     Raises:
-        ValueError: settings that do not fit, or a loss that is no longer finite.
+        ValueError: settings that do not fit, too little memory, or a loss that is no longer
+            finite; the former training is where it was if none of this one's checks was done.
     """
+    if config.train.devices > 1 and world_size() == 1:
+        train_on_devices(config)
+        return _finished_result(run)
     code = _learning_code()  # as it is now: files may change while training runs
-    check_encoder_name(config.train.encoder_name)  # before a former training is moved aside
+    check_encoder_name(config.train.encoder_name)
     data_info = {
         "train_sha256": train_split.coco.sha256,
         "val_sha256": val_split.coco.sha256,
@@ -267,94 +119,87 @@ def train(
         "val_images": len(val_split.images),
         "synthetic": train_split.coco.is_synthetic,
     }
-    notes: list[str] = []
-    checkpoint_path: Path | None = None
-    state = _read_state(run)
-    if state is not None:
-        is_finished = run.training_path.exists() and run.best_checkpoint.exists()
-        difference = _difference(config, data_info, state) if resume else "no resume was asked for"
-        # None where a version without `code` finished it.
-        trained_by = read_json(run.training_path).get("code") if is_finished else None
-        if is_finished and not difference and trained_by != code:
-            difference = "the code of training changed since"
-        if difference:
-            _set_aside(run)
-            notes.append(f"training starts anew: {difference}; the former one is in previous/")
-        elif is_finished:
-            print("already trained with these settings", flush=True)
-            return _finished_result(run, ("already trained with these settings",))
-        else:
-            checkpoint_path = run.last_checkpoint
-            done = count_text(len(state["history"]), "epoch")
-            notes.append(f"training goes on from last.ckpt, after {done}")
-    elif run.checkpoints_dir.exists() and any(run.checkpoints_dir.iterdir()):
-        _set_aside(run)
-        notes.append("training starts anew: no readable last.ckpt; the rest is in previous/")
-    for note in notes:
-        print(note, flush=True)
+    start = from_first(plan_start(config, data_info, run, code) if rank() == 0 else None)
+    assert start is not None
+    if start.note and rank() == 0:
+        print(start.note, flush=True)
+    if start.is_done:
+        return _finished_result(run)
+    data_module = ClothingDataModule(config, train_split, val_split)
+    moves = start.moves_former and rank() == 0
+    with former_aside(run) if moves else contextlib.nullcontext():
+        _fit(config, data_module, run, data_info, start.checkpoint, code)
+    return _finished_result(run)
 
-    pl.seed_everything(config.train.seed, workers=True, verbose=False)
-    module = ClothingSegmenter(config, train_split.classes, data_info)
-    if config.train.prior_bias:
-        pixels = train_split.masks.class_pixels
+
+def _fit(
+    config: Config,
+    data_module: ClothingDataModule,
+    run: RunFolder,
+    data_info: dict[str, Any],
+    checkpoint_path: Path | None,
+    code: str,
+) -> None:
+    """Train, and write what is told of it; several processes come here together."""
+    train = config.train
+    pl.seed_everything(train.seed, workers=True, verbose=False)
+    module = ClothingSegmenter(config, data_module.classes, data_info | {"code": code})
+    if train.prior_bias:
+        pixels = data_module.train_split.masks.class_pixels
         set_prior_bias(module.network, pixels / pixels.sum())
     module.to(memory_format=torch.channels_last)
-    data_module = ClothingDataModule(config, train_split, val_split)
-    clock = TrainingClock(config.train)
+    clock = TrainingClock(train)
+    source = splits_source(data_module.train_split, data_module.val_split)
     with _quiet_lightning():
-        trainer = _build_trainer(config, run, clock, splits_source(train_split, val_split))
-        with _plain_interrupts(trainer):
+        trainer = _build_trainer(config, run, clock, source)
+        if trainer.is_global_zero:
+            print(_describe(trainer, train), flush=True)
+        with _plain_interrupts(trainer), _plain_memory_errors(train):
             trainer.fit(
                 module, datamodule=data_module, ckpt_path=checkpoint_path, weights_only=True
             )
-    last_row = module.history[-1]
-    best_row = max(module.history, key=lambda row: row[MONITOR])
-    by_clock = config.train.max_minutes > 0
-    stopped_early = not by_clock and last_row["epoch"] + 1 < config.train.max_epochs
-    summary = {
+    if trainer.is_global_zero:
+        best_row = max(module.history, key=lambda row: row[MONITOR])
+        module.load_state_dict(read_checkpoint(run.best_checkpoint)["state_dict"])
+        module.to(trainer.strategy.root_device)  # `fit` leaves it on the CPU
+        with trainer.precision_plugin.forward_context():
+            log_precision_recall(
+                trainer.logger.experiment, module, data_module.val_dataset, int(best_row["step"])
+            )
+        log_layout(trainer.logger.experiment)
+        _log_hyperparameters(trainer, config, best_row)
+        write_json(run.training_path, _summary(train, module.history, clock) | {"code": code})
+    trainer.strategy.barrier()
+
+
+def _summary(
+    train: TrainConfig, history: Sequence[Mapping[str, float]], clock: TrainingClock
+) -> dict[str, Any]:
+    """What `training.json` says."""
+    last_row, best_row = history[-1], max(history, key=lambda row: row[MONITOR])
+    by_clock = train.max_minutes > 0
+    if by_clock:
+        reason = f"its time, {train.max_minutes:g} min, was up"
+    elif last_row["epochs_done"] < train.max_epochs:
+        reason = f"val mIoU did not improve in {train.patience} checks"
+    else:
+        reason = f"epoch {train.max_epochs}, its last, was done"
+    return {
         "best_score": best_row[MONITOR],
         "best_epoch": best_row["epoch"],
-        "epochs": len(module.history),
+        "epochs": last_row["epochs_done"],
         "steps": last_row["step"],
         "seconds": round(clock.seconds, 2),
-        "reason": (
-            f"its time, {config.train.max_minutes:g} min, was up"
-            if by_clock
-            else f"val mIoU did not improve in {config.train.patience} checks"
-            if stopped_early
-            else f"epoch {config.train.max_epochs}, its last, was done"
-        ),
+        "reason": reason,
+        "lengths": {name: getattr(train, name) for name in LENGTHS},
     }
-    if trainer.is_global_zero:
-        writer = trainer.logger.experiment
-        module.load_state_dict(read_checkpoint(run.best_checkpoint)["state_dict"])
-        with trainer.precision_plugin.forward_context():
-            log_precision_recall(writer, module, data_module.val_dataset, int(best_row["step"]))
-        log_layout(writer)
-        _log_hyperparameters(trainer, config, best_row)
-        write_json(run.training_path, summary | {"code": code})
-    return _finished_result(run, tuple(notes))
-
-
-def read_history(path: str | Path) -> list[dict[str, float]]:
-    """Read `logs/history.csv`: one dict per epoch."""
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    return [row | {"epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows]
-
-
-def write_history(path: str | Path, history: list[dict[str, float]]) -> None:
-    """Write `logs/history.csv`, atomically."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(path, buffer.getvalue())
 
 
 def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source: str) -> pl.Trainer:
     train = config.train
     attended = is_attended()
+    # What Lightning calls an epoch is what lies between two checks, see `order.TrainingOrder`.
+    check = "epoch" if train.checks_per_epoch == 1 else "check"
     checkpoint_options: dict[str, Any] = {
         "dirpath": run.checkpoints_dir,
         "auto_insert_metric_name": False,
@@ -365,14 +210,14 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
         HistoryWriter(run.logs_dir / "history.csv", print_lines=not attended),
         PanelLogger(),
         ModelCheckpoint(
-            filename="epoch={epoch:03d}-miou={val/mean_iou:.4f}",
+            filename=f"{check}={{epoch:03d}}-miou={{val/mean_iou:.4f}}",
             monitor=MONITOR,
             mode="max",
             save_top_k=3,
             save_weights_only=True,
             **checkpoint_options,
         ),
-        _BestCheckpoint(
+        BestCheckpoint(
             filename="best",
             monitor=MONITOR,
             mode="max",
@@ -387,15 +232,21 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
         callbacks.append(EarlyStopping(MONITOR, mode="max", patience=train.patience))
     if attended:
         planned = 0 if by_clock else train.max_epochs
-        callbacks += live_callbacks(clock, planned, source, in_notebook=in_notebook())
+        callbacks += live_callbacks(
+            clock, planned, source, checks=train.checks_per_epoch, in_notebook=in_notebook()
+        )
     return pl.Trainer(
         default_root_dir=run.path,
         accelerator="auto",
-        devices=train.devices,
-        num_nodes=train.num_nodes,
-        strategy=train.strategy,
+        devices=local_world_size(),
+        num_nodes=world_size() // local_world_size(),
+        # Running statistics are averaged before each check; shared in each step they would make
+        # validation wait for processes that have a batch less.
+        strategy="auto" if world_size() == 1 else DDPStrategy(broadcast_buffers=False),
+        use_distributed_sampler=False,  # it shows some photos twice; ours are in `order`
         precision=_lightning_precision(train),
-        max_epochs=-1 if by_clock else train.max_epochs,
+        max_epochs=-1 if by_clock else train.max_epochs * train.checks_per_epoch,
+        accumulate_grad_batches=train.accumulate,
         gradient_clip_val=train.gradient_clip_norm or None,
         logger=TensorBoardLogger(run.path, name=None, version="logs"),
         callbacks=callbacks,
@@ -412,6 +263,41 @@ def _lightning_precision(train: TrainConfig) -> Any:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     names = {torch.float16: "16-mixed", torch.bfloat16: "bf16-mixed", None: "32-true"}
     return names[default_precision(device)]
+
+
+def _describe(trainer: pl.Trainer, train: TrainConfig) -> str:
+    """What trains, and what a step is, in one line."""
+    device = trainer.strategy.root_device
+    n_threads = torch.get_num_threads()
+    name = f"CPU ({n_threads} threads)" if device.type == "cpu" else device.type
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    n_photos = train.batch_size * train.accumulate * trainer.world_size
+    return (
+        f"training on {trainer.world_size} x {name}, precision {trainer.precision}: "
+        f"{n_photos} photos a step (batch_size {train.batch_size}, accumulate {train.accumulate}), "
+        f"{train.num_workers} workers a device load them"
+    )
+
+
+@contextlib.contextmanager
+def _plain_memory_errors(train: TrainConfig) -> Iterator[None]:
+    """Say what to change when memory runs out.
+
+    Raises:
+        ValueError: out of memory, on the device or on the host.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        on_host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        if not on_host and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"out of memory with train.batch_size {train.batch_size}; expected a batch to fit. "
+            "Lower it, and raise train.accumulate by the same factor: a step still learns from as "
+            "many photos."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -432,6 +318,10 @@ def _quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*exists and is not empty")
             # Checkpoints are written at the end of an epoch, never inside one.
             warnings.filterwarnings("ignore", ".*mid-epoch")
+            # The name of this option from torch 2.15 on is unknown to the versions before it.
+            warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated")
+            # What is logged at the end of validation is summed over all processes already.
+            warnings.filterwarnings("ignore", ".*sync_dist=True")
             # Lightning 2.6.6 asks torch for a tree class that torch 2.15 no longer likes.
             warnings.filterwarnings("ignore", ".*LeafSpec")
             yield
@@ -451,47 +341,13 @@ def _plain_interrupts(trainer: pl.Trainer) -> Iterator[None]:
         raise KeyboardInterrupt from None
 
 
-def _read_state(run: RunFolder) -> dict[str, Any] | None:
-    """What `last.ckpt` stores about its run; None if it is missing or broken."""
-    try:
-        return read_checkpoint(run.last_checkpoint)[CHECKPOINT_KEY]
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _difference(config: Config, data_info: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    """The first thing that differs from a stored run, in words; empty if nothing does."""
-    for section in _LEARNING_SECTIONS:
-        stored = state["config"].get(section, {})
-        for field, value in getattr(config, section).model_dump().items():
-            if field in _FREE_FIELDS.get(section, ()):
-                continue
-            if stored.get(field) != value:
-                return f"{section}.{field} was {stored.get(field)!r} and is {value!r}"
-    for name, value in data_info.items():
-        if state["data"].get(name) != value:
-            return f"the data differ ({name})"
-    return ""
-
-
-def _set_aside(run: RunFolder) -> None:
-    """Move checkpoints and logs to `previous/`, replacing what was there."""
-    previous = run.path / "previous"
-    shutil.rmtree(previous, ignore_errors=True)
-    previous.mkdir(parents=True)
-    for folder in (run.checkpoints_dir, run.logs_dir):
-        if folder.exists():
-            folder.rename(previous / folder.name)
-
-
-def _finished_result(run: RunFolder, notes: tuple[str, ...]) -> TrainResult:
+def _finished_result(run: RunFolder) -> TrainResult:
     summary = read_json(run.training_path)
-    del summary["code"]
+    told = {field.name for field in dataclasses.fields(TrainResult)}
     return TrainResult(
         best_checkpoint=run.best_checkpoint,
         history=read_history(run.logs_dir / "history.csv"),
-        notes=notes,
-        **summary,
+        **{name: value for name, value in summary.items() if name in told},
     )
 
 
@@ -505,9 +361,9 @@ def _log_hyperparameters(trainer: pl.Trainer, config: Config, best_row: Mapping[
     scores = {f"best/{name}": best_row[name] for name in (MONITOR, "val/macro_f1", "val/loss")}
     settings = {
         field: value
-        for section in _LEARNING_SECTIONS
+        for section in LEARNING_SECTIONS
         for field, value in getattr(config, section).model_dump().items()
-        if field not in _FREE_FIELDS.get(section, ())
+        if field not in FREE_FIELDS.get(section, ())
     }
     trainer.logger.log_hyperparams(settings, scores)
     trainer.logger.save()

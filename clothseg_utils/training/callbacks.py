@@ -1,0 +1,194 @@
+"""What a Trainer calls while it trains: the clock, the history's file, panels, checkpoints."""
+
+import csv
+import io
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from clothseg_utils.core.config import TrainConfig
+from clothseg_utils.core.files import write_text
+from clothseg_utils.pictures.panels import prediction_panel
+from clothseg_utils.training.devices import from_first
+from clothseg_utils.training.module import ClothingSegmenter
+
+PANEL_COUNT = 4
+"""Val photos whose predictions TensorBoard shows after each check."""
+
+PANEL_HEIGHT = 320
+"""Height of the pictures in a panel, pixels: the legend stays readable at small inputs."""
+
+
+def learning_rate_factor(progress: float, config: TrainConfig) -> float:
+    """Share of `learning_rate` in use at a point of training.
+
+    Args:
+        progress: 0 at the start to 1 at the end.
+        config: `warmup_fraction` and `schedule` are used.
+
+    Example:
+        >>> learning_rate_factor(1.0, TrainConfig(schedule="cosine"))
+        0.0
+    """
+    if progress < config.warmup_fraction:
+        return progress / config.warmup_fraction
+    if config.schedule == "constant":
+        return 1.0
+    after_warmup = (progress - config.warmup_fraction) / (1 - config.warmup_fraction)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, after_warmup)))
+
+
+class TrainingClock(pl.Callback):
+    """Measures training, sets the learning rate, and ends a run that goes by the clock.
+
+    The clock counts optimisation and validation from the first step and goes on after a resume.
+    When `max_minutes` is up training ends there, and Lightning validates once more. Of several
+    processes the first one's clock counts for all: with a clock each they would take different
+    learning rates, and stop at different steps.
+
+    Args:
+        config: train section of the config.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self._earlier = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of optimisation and validation so far."""
+        running = 0.0 if self._started is None else time.monotonic() - self._started
+        return self._earlier + running
+
+    def progress(self, trainer: pl.Trainer, seconds: float | None = None) -> float:
+        """Share of training that is done, 0..1; `seconds` of the clock if not as many as now."""
+        if self.config.max_minutes > 0:
+            spent = self.seconds if seconds is None else seconds
+            return min(1.0, spent / (60 * self.config.max_minutes))
+        return min(1.0, trainer.global_step / max(1, trainer.estimated_stepping_batches))
+
+    def _agreed_progress(self, trainer: pl.Trainer) -> float:
+        """The same in every process."""
+        by_clock = self.config.max_minutes > 0
+        return self.progress(trainer, from_first(self.seconds) if by_clock else None)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Set the learning rate of this step."""
+        if self._started is None:
+            self._started = time.monotonic()
+        factor = learning_rate_factor(self._agreed_progress(trainer), self.config)
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = self.config.learning_rate * factor
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Stop when the time is up."""
+        if self.config.max_minutes > 0 and self._agreed_progress(trainer) >= 1:
+            trainer.should_stop = True
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: ClothingSegmenter) -> None:
+        """Complete the row of the check with time and learning rate."""
+        row = pl_module.history[-1]
+        row["seconds"] = round(self.seconds, 2)
+        row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        before = pl_module.history[-2]["seconds"] if len(pl_module.history) > 1 else 0.0
+        images = pl_module.check_images
+        row["images_per_second"] = round(images / max(1e-9, row["seconds"] - before), 2)
+        figures = {f"progress/{name}": row[name] for name in ("learning_rate", "images_per_second")}
+        trainer.logger.log_metrics(figures, step=trainer.global_step)
+
+    def state_dict(self) -> dict[str, float]:
+        """Seconds so far, for the checkpoint."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Go on from a checkpoint."""
+        self._earlier = state_dict["seconds"]
+
+
+class HistoryWriter(pl.Callback):
+    """Writes `logs/history.csv` after each check, and one line per check where nobody watches.
+
+    Lightning's own CSV logger deletes the earlier file when a run is resumed; this one writes the
+    history that the checkpoint carries.
+
+    Args:
+        path: the CSV file.
+        print_lines: print a line per check.
+    """
+
+    def __init__(self, path: Path, *, print_lines: bool) -> None:
+        self.path = path
+        self.print_lines = print_lines
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: ClothingSegmenter) -> None:
+        """Write the file; print the line."""
+        if not trainer.is_global_zero:
+            return
+        write_history(self.path, pl_module.history)
+        if self.print_lines:
+            row = pl_module.history[-1]
+            print(
+                f"epoch {row['epochs_done']:5g}  step {row['step']:6d}  {row['seconds']:7.1f} s  "
+                f"train loss {row['train/loss']:.4f}  val loss {row['val/loss']:.4f}  "
+                f"val mIoU {row['val/mean_iou']:.4f}  val F1 {row['val/macro_f1']:.4f}",
+                flush=True,
+            )
+
+
+class PanelLogger(pl.Callback):
+    """Shows input, truth and prediction of the same few val photos in TensorBoard."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: ClothingSegmenter) -> None:
+        """Predict the first val photos and log a picture of each."""
+        if not trainer.is_global_zero:
+            return
+        dataset = trainer.datamodule.val_dataset  # type: ignore[attr-defined]  # fit sets it
+        samples = [dataset[index] for index in range(min(PANEL_COUNT, len(dataset)))]
+        images = torch.stack([sample["image"] for sample in samples]).to(pl_module.device)
+        with torch.inference_mode(), trainer.precision_plugin.forward_context():
+            pred_masks = pl_module(images).max(dim=1).indices.byte().cpu().numpy()
+        classes = pl_module.classes
+        for number, (sample, pred_mask) in enumerate(zip(samples, pred_masks, strict=True)):
+            picture = prediction_panel(
+                sample["image"].permute(1, 2, 0).numpy(),
+                pred_mask,
+                classes.names,
+                classes.colors,
+                target=sample["mask"].numpy(),
+                height=PANEL_HEIGHT,
+            )
+            trainer.logger.experiment.add_image(
+                f"val_panels/{number}", picture, trainer.global_step, dataformats="HWC"
+            )
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """A second ModelCheckpoint on the same quantity needs a state key of its own."""
+
+    @property
+    def state_key(self) -> str:
+        return "BestCheckpoint"
+
+
+def read_history(path: str | Path) -> list[dict[str, float]]:
+    """Read `logs/history.csv`: one dict per epoch."""
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return [row | {"epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows]
+
+
+def write_history(path: str | Path, history: list[dict[str, float]]) -> None:
+    """Write `logs/history.csv`, atomically."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(history[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(path, buffer.getvalue())

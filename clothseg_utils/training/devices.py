@@ -1,0 +1,122 @@
+"""Several processes that train together, one for each device: PyTorch's process group.
+
+torchrun starts them and tells each by environment variables which one it is (`core.ranks`). With
+one process everything here does nothing.
+"""
+
+import contextlib
+import datetime
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from clothseg_utils.core.ranks import OtherProcessError, local_rank, world_size
+
+_Value = TypeVar("_Value")
+
+# The others wait this long while the first makes masks and checks photos.
+_TIMEOUT = datetime.timedelta(hours=1)
+
+
+@contextlib.contextmanager
+def process_group() -> Iterator[None]:
+    """Meet the other processes; part from them at the end."""
+    if world_size() == 1:
+        yield
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+        backend = "cpu:gloo,cuda:nccl"  # what the host shares need not wait for the device
+    dist.init_process_group(backend, timeout=_TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def first_on_each_machine(action: Callable[[], _Value]) -> _Value:
+    """Do something in one process of each machine, then in the others, which find it done.
+
+    Raises:
+        OtherProcessError: it failed in another process.
+    """
+    if world_size() == 1:
+        return action()
+    values: list[_Value] = []
+    error: Exception | None = None
+    if local_rank() == 0:
+        try:
+            values.append(action())
+        except Exception as caught:
+            error = caught
+    failed: list[Any] = [None] * world_size()
+    dist.all_gather_object(failed, error is not None)
+    if error is not None:
+        raise error
+    if any(failed):
+        raise OtherProcessError("another process of this training failed")
+    return values[0] if values else action()
+
+
+def from_first(value: _Value) -> _Value:
+    """What the first process has for `value`: plain values, None included."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def add_up(*values: Tensor) -> tuple[Tensor, ...]:
+    """Add tensors of equal dtype up over all processes, gradients included.
+
+    Each process then computes the loss of the whole batch. As DistributedDataParallel averages
+    gradients, they are those that one process with the whole batch would have.
+
+    Args:
+        values: any shapes.
+
+    Returns:
+        The sums, in the same shapes, the same in every process.
+    """
+    if world_size() == 1:
+        return values
+    joined = _AddUp.apply(torch.cat([value.reshape(-1) for value in values]))
+    parts = joined.split([value.numel() for value in values])
+    return tuple(part.view_as(value) for part, value in zip(parts, values, strict=True))
+
+
+class _AddUp(torch.autograd.Function):
+    """`torch.distributed.nn.functional.all_reduce`, which torch 2.15 calls deprecated, in short."""
+
+    @staticmethod
+    def forward(ctx, value: Tensor) -> Tensor:
+        """Sum over processes."""
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
+        """Each process's value is part of every process's sum."""
+        total = grad.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+def average_buffers(module: nn.Module) -> None:
+    """Give all processes the mean of their running statistics (batch norm's), in place."""
+    if world_size() == 1:
+        return
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    if buffers:
+        joined = torch.cat([buffer.reshape(-1) for buffer in buffers])
+        dist.all_reduce(joined)
+        joined /= world_size()
+        parts = joined.split([buffer.numel() for buffer in buffers])
+        for buffer, part in zip(buffers, parts, strict=True):
+            buffer.copy_(part.view_as(buffer))
