@@ -68,8 +68,10 @@ FASHIONPEDIA = {  # the system as it was reported
     "freeze_encoder": False,
     "prior_bias": False,  # the head begins at random
     "batch_size": 32,
+    "accumulate": 1,
     "max_epochs": 15,
     "max_minutes": 0.0,  # epochs count, not the clock
+    "checks_per_epoch": 10,  # val_check_interval 0.1
     "epoch_images": 0,  # every photo once
     "learning_rate": 1e-4,
     "weight_decay": 0.0,  # Adam, not AdamW
@@ -263,9 +265,9 @@ def injected(source: str) -> dict:
 
 
 def test_numbers_of_the_command_line_serve_as_texts():
-    """`papermill -p devices 2 -p run_name 2026 -p tta_scales 0.75` gives numbers."""
-    config = config_from_parameters({"devices": 2, "run_name": 2026, "tta_scales": 0.75})
-    assert (config.train.devices, config.run.run_name) == ("2", "2026")
+    """`papermill -p run_name 2026 -p tta_scales 0.75` gives numbers."""
+    config = config_from_parameters({"run_name": 2026, "tta_scales": 0.75})
+    assert config.run.run_name == "2026"
     assert config.inference.scales == (1.0, 0.75)
 
 

@@ -122,7 +122,7 @@ def test_curves_are_drawn_once_and_then_replaced(monkeypatch):
 
 def test_only_a_notebook_gets_curves():
     kinds = {
-        where: [type(one) for one in live_callbacks(None, 3, "", in_notebook=where)]
+        where: [type(one) for one in live_callbacks(None, 3, "", checks=1, in_notebook=where)]
         for where in (True, False)
     }
     assert kinds == {True: [LiveLine, LiveCurves], False: [LiveLine]}

@@ -17,11 +17,13 @@ from clothseg_utils.core.config import (
     AugmentConfig,
     Config,
     DataConfig,
+    TrainConfig,
     replace_fields,
 )
 from clothseg_utils.data.splits import load_split
 from clothseg_utils.network.geometry import PAD_COLOR, fit_image, fit_mask
-from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, seed_worker
+from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, start_worker
+from clothseg_utils.training.order import TrainingOrder, draws_per_check
 
 # On a machine with one core; two workers are the point here.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
@@ -119,29 +121,27 @@ def epochs_by_seed(config, train_split, val_split):
                 batch_size=2,
                 epoch_images=0,
                 num_workers=num_workers,
+                seed=seed,
             )
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                loader = module.train_dataloader()
-                cache[key] = [
+            loader = module.train_dataloader()
+            cache[key] = []
+            for epoch in range(2):
+                loader.sampler.set_epoch(epoch)
+                cache[key].append(
                     [
                         image.numpy().tobytes() + mask.numpy().tobytes()
                         for batch in loader
                         for image, mask in zip(batch["image"], batch["mask"], strict=True)
                     ]
-                    for _ in range(2)
-                ]
+                )
         return cache[key]
 
     return draw
 
 
-def test_two_workers_draw_different_augmentations(epochs_by_seed):
-    """Batches 0 and 2 come from the first worker, 1 and 3 from the second. Left alone, both start
-    from the same random state and draw the same."""
-    draws = epochs_by_seed(0, 2)[0]
-    first_worker, second_worker = {*draws[0:2], *draws[4:6]}, {*draws[2:4], *draws[6:8]}
-    assert first_worker & second_worker == set()
+def test_number_of_workers_changes_no_sample(epochs_by_seed):
+    """Left alone, all workers start from the same random state and draw the same changes."""
+    assert epochs_by_seed(0, 0) == epochs_by_seed(0, 2)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -150,29 +150,23 @@ def test_no_draw_is_repeated_in_two_epochs(epochs_by_seed, num_workers):
     assert len({*first, *second}) == 16
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_equal_seeds_draw_equal_augmentations(epochs_by_seed, num_workers):
-    assert epochs_by_seed(0, num_workers) == epochs_by_seed(0, num_workers, repetition=1)
+def test_equal_seeds_draw_equal_augmentations(epochs_by_seed):
+    assert epochs_by_seed(0, 0) == epochs_by_seed(0, 0, repetition=1)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_other_seeds_draw_other_augmentations(epochs_by_seed, num_workers):
-    first, other = epochs_by_seed(0, num_workers), epochs_by_seed(1, num_workers)
+def test_other_seeds_draw_other_augmentations(epochs_by_seed):
+    first, other = epochs_by_seed(0, 0), epochs_by_seed(1, 0)
     assert not {*first[0], *first[1]} & {*other[0], *other[1]}
 
 
-def test_a_worker_starts_although_opencv_has_threads_in_the_parent(monkeypatch):
+def test_a_worker_starts_although_opencv_has_threads_in_the_parent():
     """A forked process inherits OpenCV's pool without its threads, and must not wait for them."""
-    dataset = SegmentationDataset(split_of(None, None), DataConfig())
-    monkeypatch.setattr(
-        torch.utils.data, "get_worker_info", lambda: SimpleNamespace(dataset=dataset)
-    )
     before = cv2.getNumThreads()
     cv2.setNumThreads(2)
     try:
         cv2.warpAffine(np.zeros((2000, 2000), np.uint8), np.eye(2, 3), (2000, 2000))
         time.sleep(0.3)  # after their work the threads spin for a moment, then sleep on a lock
-        worker = multiprocessing.get_context("fork").Process(target=seed_worker, args=(0,))
+        worker = multiprocessing.get_context("fork").Process(target=start_worker, args=(0,))
         worker.start()
         worker.join(timeout=20)
         if worker.is_alive():
@@ -186,7 +180,7 @@ def test_small_data_is_repeated_within_an_epoch(config, train_split, val_split):
     three = dataclasses.replace(train_split, images=train_split.images[:3])
     module = data_module(config, three, val_split, batch_size=4, epoch_images=20, num_workers=0)
     loader = module.train_dataloader()
-    counts = Counter(loader.sampler)
+    counts = Counter(draw.photo for draw in loader.sampler)
     assert sum(counts.values()) == 20
     assert sorted(counts.values()) == [6, 7, 7]  # every photo, as evenly as possible
     assert [len(batch["image"]) for batch in loader] == [4] * 5
@@ -194,14 +188,14 @@ def test_small_data_is_repeated_within_an_epoch(config, train_split, val_split):
 
 def test_epoch_images_may_be_fewer_than_the_photos(config, train_split, val_split):
     module = data_module(config, train_split, val_split, epoch_images=8, num_workers=0)
-    drawn = list(module.train_dataloader().sampler)
+    drawn = [draw.photo for draw in module.train_dataloader().sampler]
     assert len(set(drawn)) == len(drawn) == 8
 
 
 @pytest.mark.parametrize(
     ("batch_size", "expected"),
     [
-        (5, [5, 5, 5]),  # 16 photos: the last one alone would break batch norm
+        (5, [5, 5, 5]),  # 16 photos: the last one alone would break batch norm, and comes next
         (8, [8, 8]),
         (16, [16]),
         (20, [16]),  # one small batch is better than none
@@ -214,11 +208,63 @@ def test_last_incomplete_batch_is_dropped(config, train_split, val_split, batch_
     assert [len(batch["mask"]) for batch in module.train_dataloader()] == expected
 
 
+def draws(order, check):
+    order.set_epoch(check)
+    return list(order)
+
+
 def test_every_photo_is_drawn_once_an_epoch(config, train_split, val_split):
     module = data_module(config, train_split, val_split, epoch_images=0, num_workers=0)
-    orders = [list(module.train_dataloader().sampler) for _ in range(2)]
+    order = module.train_dataloader().sampler
+    orders = [[draw.photo for draw in draws(order, epoch)] for epoch in range(2)]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(16))
     assert orders[0] != orders[1]
+
+
+def test_checks_share_out_the_epochs_without_a_gap():
+    """Seven photos in checks of four: each pass is whole, whatever a check takes of it."""
+    order = TrainingOrder(n_photos=7, n_draws=4, seed=3)
+    photos = [draw.photo for check in range(7) for draw in draws(order, check)]
+    passes = [photos[i : i + 7] for i in range(0, 28, 7)]
+    assert all(sorted(one) == list(range(7)) for one in passes)
+    assert len({tuple(one) for one in passes}) == 4
+
+
+def test_no_two_draws_share_a_seed_and_a_resumed_order_goes_on():
+    order = TrainingOrder(n_photos=5, n_draws=10, seed=0)
+    both = [*draws(order, 0), *draws(order, 1)]
+    assert len({draw.seed for draw in both}) == 20
+    assert draws(TrainingOrder(n_photos=5, n_draws=10, seed=0), 1) == both[10:]
+
+
+def test_processes_take_turns_so_that_their_batches_make_the_one_of_a_single_process():
+    alone = draws(TrainingOrder(9, 8, seed=1), 2)
+    ranks = [draws(TrainingOrder(9, 8, 1, rank=rank, world_size=2), 2) for rank in range(2)]
+    for begin in range(0, 4, 2):  # batches of two, of four together
+        joined = {draw for one in ranks for draw in one[begin : begin + 2]}
+        assert joined == {*alone[2 * begin : 2 * begin + 4]}
+
+
+@pytest.mark.parametrize(
+    ("n_photos", "fields", "world_size", "expected"),
+    [
+        (100, {"batch_size": 8}, 1, 96),
+        (100, {"batch_size": 8}, 2, 96),
+        (100, {"batch_size": 8, "accumulate": 3}, 2, 96),
+        (1000, {"batch_size": 8, "checks_per_epoch": 10}, 1, 96),
+        (10, {"batch_size": 32}, 2, 10),  # one small batch is better than none
+        (20, {"batch_size": 8, "accumulate": 4}, 1, 16),
+        (240, {"batch_size": 4, "epoch_images": 640}, 1, 640),
+    ],
+)
+def test_draws_per_check_are_whole_steps(n_photos, fields, world_size, expected):
+    config = TrainConfig(**{"epoch_images": 0} | fields)
+    assert draws_per_check(n_photos, config, world_size) == expected
+
+
+def test_more_processes_than_photos_are_refused():
+    with pytest.raises(ValueError, match=r"1 photos a check .* too few for 2 processes"):
+        draws_per_check(3, TrainConfig(epoch_images=0, checks_per_epoch=3), world_size=2)
 
 
 def test_validation_shows_every_photo_in_order(config, train_split, val_split):

@@ -142,8 +142,8 @@ def test_each_epoch_counts_anew(classes):
     assert first["train/loss"] == pytest.approx(second["train/loss"])
 
 
-def test_epoch_images_counts_the_photos_of_the_latest_epoch(classes):
-    assert fit(painted_module(classes), SAMPLES, epochs=2).epoch_images == 3
+def test_check_images_counts_the_photos_since_the_former_check(classes):
+    assert fit(painted_module(classes), SAMPLES, epochs=2).check_images == 3
 
 
 def test_loss_that_is_not_a_number_stops_with_one_line(classes):

@@ -24,10 +24,12 @@ from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from clothseg_utils.network.segmenter import load_segmenter
 from clothseg_utils.scores.metrics import scores_from_confusion
+from clothseg_utils.training import callbacks as callbacks_module
 from clothseg_utils.training import module as model_module
 from clothseg_utils.training import train as train_module
+from clothseg_utils.training.callbacks import learning_rate_factor, read_history, write_history
 from clothseg_utils.training.module import ClothingSegmenter
-from clothseg_utils.training.train import learning_rate_factor, read_history, train, write_history
+from clothseg_utils.training.train import train
 
 SCORES = ("loss", "dice_loss", "focal_loss", "mean_iou", "macro_f1", "pixel_accuracy")
 FIGURES = {f"{group}/{score}" for group in ("train", "val") for score in SCORES}
@@ -37,7 +39,7 @@ FIGURES = {f"{group}/{score}" for group in ("train", "val") for score in SCORES}
 def light_training(monkeypatch):
     """One thread and one panel: what is tested here is neither speed nor pictures."""
     torch.set_num_threads(1)
-    monkeypatch.setattr(train_module, "PANEL_COUNT", 1)
+    monkeypatch.setattr(callbacks_module, "PANEL_COUNT", 1)
 
 
 @pytest.fixture
@@ -57,6 +59,12 @@ def folder_of(config: Config) -> RunFolder:
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def all_files(folder: Path) -> dict[str, int]:
+    """Every file below a folder with its inode: equal if none was moved, replaced or written."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.stat().st_ino for path in paths}
 
 
 def plan_scores(monkeypatch, planned):
@@ -129,7 +137,6 @@ def test_result_matches_its_history(tiny_training):
     assert result.best_score == max(scores)
     assert result.best_epoch == scores.index(max(scores))
     assert result.reason == "epoch 2, its last, was done"
-    assert result.notes == ()
     assert result.seconds == pytest.approx(result.history[-1]["seconds"], abs=10)
 
 
@@ -138,7 +145,7 @@ def test_history_file_holds_the_history(tiny_training):
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert [row["step"] for row in rows] == ["2", "4"]
-    others = {"epoch", "step", "seconds", "learning_rate", "images_per_second"}
+    others = {"epoch", "epochs_done", "step", "seconds", "learning_rate", "images_per_second"}
     assert set(rows[0]) == FIGURES | others
     assert float(rows[1]["val/loss"]) == tiny_training.result.history[1]["val/loss"]
     assert 0 < float(rows[0]["seconds"]) < float(rows[1]["seconds"])
@@ -199,7 +206,7 @@ def test_best_top_three_last_and_early_stopping(monkeypatch, small_config, split
 
 
 @pytest.mark.slow
-def test_killed_training_goes_on_where_it_stopped(small_config, splits):
+def test_killed_training_goes_on_where_it_stopped(small_config, splits, capsys):
     config = replace_fields(small_config, {"max_epochs": 3})
     run = folder_of(config)
     config_path = run.path / "config.json"
@@ -243,9 +250,10 @@ def test_killed_training_goes_on_where_it_stopped(small_config, splits):
     assert not run.training_path.exists()
     (killed_row,) = read_history(run.logs_dir / "history.csv")
     moved = replace_fields(config, {"mask_workers": 2})  # changes no result
+    capsys.readouterr()
     with run.lock():  # the dead process holds it no more
         result = train(moved, *splits, run)
-    assert result.notes == ("training goes on from last.ckpt, after 1 epoch",)
+    assert capsys.readouterr().out.startswith("training goes on from last.ckpt, after 1 epoch\n")
     assert [row["epoch"] for row in result.history] == [0, 1, 2]
     assert [row["step"] for row in result.history] == [2, 4, 6]
     assert result.history[0] == killed_row
@@ -304,7 +312,6 @@ def stop_at_fit(monkeypatch):
 def test_finished_training_returns_at_once(monkeypatch, capsys, tiny_training, finished, splits):
     forbid_training(monkeypatch)
     result = train(finished, *splits, folder_of(finished))
-    assert result.notes == ("already trained with these settings",)
     assert result.history == tiny_training.result.history
     assert result.best_checkpoint == folder_of(finished).best_checkpoint
     for field in ("best_score", "best_epoch", "epochs", "steps", "seconds", "reason"):
@@ -312,7 +319,7 @@ def test_finished_training_returns_at_once(monkeypatch, capsys, tiny_training, f
     assert capsys.readouterr().out == "already trained with these settings\n"
 
 
-def test_a_setting_that_is_no_more_does_not_hurt(monkeypatch, finished, splits):
+def test_a_setting_that_is_no_more_does_not_hurt(monkeypatch, capsys, finished, splits):
     """Checkpoints of earlier versions name settings that are gone, such as `resized_side`."""
     forbid_training(monkeypatch)
     run = folder_of(finished)
@@ -321,7 +328,8 @@ def test_a_setting_that_is_no_more_does_not_hurt(monkeypatch, finished, splits):
         checkpoint[CHECKPOINT_KEY]["config"]["data"]["resized_side"] = 0
         path.unlink()
         torch.save(checkpoint, path)
-    assert train(finished, *splits, run).notes == ("already trained with these settings",)
+    train(finished, *splits, run)
+    assert capsys.readouterr().out == "already trained with these settings\n"
     assert load_segmenter(run.best_checkpoint, "cpu").image_size == finished.data.image_size
 
 
@@ -332,19 +340,77 @@ def test_a_setting_that_is_no_more_does_not_hurt(monkeypatch, finished, splits):
         ({"dice_weight": 0.25}, "loss.dice_weight was 0.5 and is 0.25"),
         ({"flip_probability": 0.0}, "augment.flip_probability was 0.5 and is 0.0"),
         ({"resize": "squash"}, "data.resize was 'letterbox' and is 'squash'"),
-        ({"max_epochs": 3}, "train.max_epochs was 2 and is 3"),  # the schedule hangs on it
+        ({"max_epochs": 1}, "train.max_epochs 1 instead of 2"),
     ],
 )
-def test_changed_setting_starts_anew(monkeypatch, capsys, finished, splits, changes, reason):
+def test_changed_setting_starts_a_finished_training_anew(
+    monkeypatch, capsys, finished, splits, changes, reason
+):
     stop_at_fit(monkeypatch)
     run = folder_of(finished)
+    before = all_files(run.path)
     with pytest.raises(Crash):
         train(replace_fields(finished, changes), *splits, run)
     note = f"training starts anew: {reason}; the former one is in previous/\n"
-    assert capsys.readouterr().out == note
-    assert "best.ckpt" in names_in(run.path / "previous" / "checkpoints")
-    assert "history.csv" in names_in(run.path / "previous" / "logs")
-    assert not run.checkpoints_dir.exists() or names_in(run.checkpoints_dir) == []
+    assert capsys.readouterr().out.startswith(note)
+    # It failed before its first checkpoint: the former training is where it was.
+    assert all_files(run.path) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"max_epochs": 3}, "after 2 epochs, with train.max_epochs 3 instead of 2"),
+        ({"patience": 9}, "after 2 epochs, with train.patience 9 instead of 6"),
+    ],
+)
+def test_finished_training_goes_on_for_longer(monkeypatch, capsys, finished, splits, changes, told):
+    stop_at_fit(monkeypatch)
+    run = folder_of(finished)
+    before = all_files(run.path)
+    with pytest.raises(Crash):
+        train(replace_fields(finished, changes), *splits, run)
+    assert capsys.readouterr().out.startswith(f"training goes on from last.ckpt, {told}\n")
+    assert all_files(run.path) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"learning_rate": 0.5}, ", train.learning_rate 0.5 instead of 0.001"),
+        ({"max_epochs": 5}, "with train.max_epochs 5 instead of 2"),
+        ({"max_minutes": 2.0}, ", train.max_minutes 2 instead of 0"),
+        ({"num_workers": 1}, "train.max_epochs 3 instead of 2"),
+        ({"precision": "32-true"}, "train.max_epochs 3 instead of 2"),
+    ],
+)
+def test_training_that_was_cut_short_goes_on(monkeypatch, capsys, finished, splits, changes, told):
+    stop_at_fit(monkeypatch)
+    run = folder_of(finished)
+    run.training_path.unlink()
+    with pytest.raises(Crash):
+        train(replace_fields(finished, {"max_epochs": 3} | changes), *splits, run)
+    note, _ = capsys.readouterr().out.splitlines()
+    assert note.startswith("training goes on from last.ckpt, after 2 epochs, with ")
+    assert told in note
+
+
+def test_fewer_epochs_than_are_done_are_refused(finished, splits):
+    run = folder_of(finished)
+    run.training_path.unlink()
+    before = all_files(run.path)
+    with pytest.raises(ValueError, match=r"has 2 epochs done and train\.max_epochs is 2"):
+        train(finished, *splits, run)
+    assert all_files(run.path) == before
+
+
+def test_changed_loss_starts_anew_even_if_cut_short(monkeypatch, capsys, finished, splits):
+    stop_at_fit(monkeypatch)
+    run = folder_of(finished)
+    run.training_path.unlink()
+    with pytest.raises(Crash):
+        train(replace_fields(finished, {"dice_weight": 0.25}), *splits, run)
+    assert "starts anew: loss.dice_weight was 0.5 and is 0.25" in capsys.readouterr().out
 
 
 def test_misspelt_encoder_leaves_the_former_training_where_it_is(finished, splits):
@@ -366,30 +432,28 @@ def test_other_photos_start_anew(monkeypatch, capsys, finished, splits):
 
 
 @pytest.mark.slow
-def test_training_anew_replaces_the_former_one(monkeypatch, capsys, finished, splits):
+def test_training_anew_keeps_the_former_ones(monkeypatch, capsys, finished, splits):
     monkeypatch.setattr(train_module, "is_attended", lambda: False)
     run = folder_of(finished)
-    (run.path / "previous").mkdir()
-    (run.path / "previous" / "older.txt").touch()
+    former = all_files(run.checkpoints_dir)
+    for number in ("1", "3"):
+        (run.path / "previous" / number).mkdir(parents=True)
+        (run.path / "previous" / number / "older.txt").touch()
     config = replace_fields(finished, {"max_epochs": 1})
     result = train(config, *splits, run)
     assert result.epochs == 1
-    assert names_in(run.path / "previous") == ["checkpoints", "logs"]
+    assert names_in(run.path / "previous") == ["1", "3", "4"]
+    assert names_in(run.path / "previous" / "3") == ["older.txt"]
+    assert all_files(run.path / "previous" / "4" / "checkpoints") == former
     assert len([name for name in names_in(run.checkpoints_dir) if "epoch=" in name]) == 1
-    printed = capsys.readouterr()  # the note, then a line an epoch
-    (note,) = result.notes
-    assert printed.out.startswith(f"{note}\nepoch   1  step      2 ")
-    assert re.fullmatch(r".*\n.* val mIoU 0\.\d{4}  val F1 0\.\d{4}\n", printed.out)
+    printed = capsys.readouterr()  # the note, what trains, then a line an epoch
+    note, about, line = printed.out.splitlines()
+    assert note.startswith("training starts anew: train.max_epochs 1 instead of 2; ")
+    assert about.startswith("training on 1 x CPU")
+    assert re.fullmatch(r"epoch +1  step +2 .* val mIoU 0\.\d{4}  val F1 0\.\d{4}", line)
     assert printed.err == ""
-    again = train(config, *splits, run)
-    assert again.notes == ("already trained with these settings",)
-
-
-def test_without_resume_training_starts_anew(monkeypatch, capsys, finished, splits):
-    stop_at_fit(monkeypatch)
-    with pytest.raises(Crash):
-        train(finished, *splits, folder_of(finished), resume=False)
-    assert "starts anew: no resume was asked for" in capsys.readouterr().out
+    train(config, *splits, run)
+    assert capsys.readouterr().out == "already trained with these settings\n"
 
 
 @pytest.mark.parametrize(
@@ -405,18 +469,17 @@ def test_finished_training_of_changed_code_starts_anew(
     with pytest.raises(Crash):
         train(finished, *splits, folder_of(finished))
     assert "starts anew: the code of training changed since" in capsys.readouterr().out
-    assert (folder_of(finished).path / "previous" / "checkpoints" / "best.ckpt").exists()
 
 
 def test_finished_training_outlasts_changed_figures_and_logs(
-    monkeypatch, finished, splits, code_copy
+    monkeypatch, capsys, finished, splits, code_copy
 ):
     stop_at_fit(monkeypatch)
     figures = list((code_copy / "pictures").glob("*.py"))
     for path in [*figures, code_copy / "training" / "live.py", code_copy / "core" / "text.py"]:
         path.write_text(path.read_text() + "# a comment\n")
-    result = train(finished, *splits, folder_of(finished))
-    assert result.notes == ("already trained with these settings",)
+    train(finished, *splits, folder_of(finished))
+    assert capsys.readouterr().out == "already trained with these settings\n"
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
@@ -430,7 +493,6 @@ def test_unreadable_last_checkpoint_starts_anew(monkeypatch, capsys, finished, s
     with pytest.raises(Crash):
         train(finished, *splits, folder_of(finished))
     assert "starts anew: no readable last.ckpt" in capsys.readouterr().out
-    assert (folder_of(finished).path / "previous" / "checkpoints" / "best.ckpt").exists()
 
 
 # --- by the clock --------------------------------------------------------------------------------
@@ -449,7 +511,7 @@ class StepClock:
 
         monkeypatch.setattr(ClothingSegmenter, "training_step", timed_step)
         fake_time = SimpleNamespace(monotonic=lambda: self.now)
-        monkeypatch.setattr(train_module, "time", fake_time)
+        monkeypatch.setattr(callbacks_module, "time", fake_time)
 
 
 @pytest.fixture
@@ -526,6 +588,6 @@ def test_precision(monkeypatch, small_config, asked, has_cuda, has_bf16, expecte
     chosen = {}
     monkeypatch.setattr(pl, "Trainer", lambda **options: chosen.update(options))
     config = replace_fields(small_config, {"precision": asked})
-    clock = train_module.TrainingClock(config.train)
+    clock = callbacks_module.TrainingClock(config.train)
     train_module._build_trainer(config, folder_of(config), clock, "synthetic")
     assert chosen["precision"] == expected
