@@ -128,8 +128,9 @@ def _watch(config_path: Path) -> int:
 
 def _cause(failures: Mapping[int, Any], folder: Path) -> str:
     """Why it ended, in one line after what was not foreseen."""
-    # One that was killed is the cause of what the others complain of.
-    killed = [number for number, failure in failures.items() if failure.exitcode < 0]
+    # One that was killed is the cause of what the others complain of; SIGTERM is the agent's own.
+    signals = {number: -failure.exitcode for number, failure in failures.items()}
+    killed = [number for number, by in signals.items() if by > 0 and by != signal.SIGTERM]
     said = sorted(folder.glob("error-*.txt"), key=lambda path: path.stat().st_mtime_ns)
     if said and not killed:
         *before, last = said[0].read_text(encoding="utf-8").strip().splitlines()

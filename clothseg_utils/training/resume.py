@@ -26,7 +26,7 @@ FREE_FIELDS = {
 LENGTHS = ("max_epochs", "max_minutes", "patience")
 
 # What a training that was cut short may go on with besides. A finished one was done with them.
-_STEERING = (*LENGTHS, "learning_rate")
+_STEERING = (*LENGTHS, "learning_rate", "batch_size", "accumulate")
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def holds_training(run: RunFolder) -> bool:
 def plan_start(config: Config, data_info: Mapping[str, Any], run: RunFolder, code: str) -> Start:
     """Compare settings, data and code with what the run folder holds.
 
-    A training that was cut short goes on, also on other devices, in another precision, for more
-    epochs or minutes, or at another learning rate. A finished one is returned, or goes on where
+    A training that was cut short goes on, also on other devices, in another precision, in other
+    batches, for more epochs or minutes, or at another learning rate. A finished one is returned, or goes on where
     more epochs, minutes or patience are asked for. All other changes begin anew.
 
     Args:

@@ -1,0 +1,191 @@
+"""Several processes that train together, for real: two of them on this machine's CPU, over gloo."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from clothseg_utils.core.config import Config, replace_fields
+from clothseg_utils.core.files import repo_root, write_json
+from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.training.callbacks import read_history
+
+pytestmark = pytest.mark.slow
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(repo_root()), "OMP_NUM_THREADS": "1"}
+
+
+def start(*command: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*map(str, command)],
+        cwd=repo_root(),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def config(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """Two steps of four photos before each check; seven photos to check on."""
+    fields = {
+        "outputs_root": str(tmp_path_factory.mktemp("devices")),
+        "encoder_name": "resnet18",
+        "precision": "32-true",
+        "image_limit": 7,
+        "epoch_images": 8,
+        "batch_size": 4,
+        "max_epochs": 2,
+        "warmup_fraction": 0.0,
+    }
+    return replace_fields(tiny_config, fields)
+
+
+def settings(config: Config, **fields: object) -> list[str]:
+    """Everything that differs from profile smoke, as the command line takes it."""
+    changed = replace_fields(config, fields)
+    base = {"run_name", "data_root"}
+    words = ["--profile", "smoke", "--data-root", changed.data.data_root]
+    words += ["--run-name", changed.run.run_name]
+    for section in ("run", "data", "train"):
+        for field, value in getattr(changed, section).model_dump().items():
+            if field not in base:
+                words += ["--set", f"{section}.{field}={value}"]
+    return words
+
+
+@pytest.fixture(scope="module")
+def seen(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    """What the processes saw: "epochs-0" and "-1" of two, and "alone" of the one to compare."""
+    folder = tmp_path_factory.mktemp("seen")
+    write_json(folder / "config.json", config.model_dump())
+    (folder / "two").mkdir()
+    (folder / "one").mkdir()
+    script = repo_root() / "tests" / "two_processes.py"
+    two = start(*TORCHRUN, "--nproc-per-node", "2", script, folder / "config.json", folder / "two")
+    finish(two)
+    finish(start(sys.executable, script, folder / "config.json", folder / "one"))
+    found = {path.stem: json.loads(path.read_text()) for path in (folder / "two").glob("*.json")}
+    return found | {"alone": json.loads((folder / "one" / "epochs-0.json").read_text())}
+
+
+def test_both_processes_hold_the_same_weights_after_every_step(seen):
+    first, second = seen["epochs-0"], seen["epochs-1"]
+    assert len(set(first["steps"])) >= 4
+    assert first["steps"] == second["steps"]
+
+
+def test_two_processes_learn_what_one_learns_from_the_whole_batch(seen):
+    two, one = seen["epochs-0"], seen["alone"]
+    assert two["weights"] == pytest.approx(one["weights"], rel=1e-4, abs=1e-4)
+    for ours, alone in zip(two["history"], one["history"], strict=True):
+        for name in ("train/loss", "train/mean_iou", "val/mean_iou", "val/pixel_accuracy"):
+            assert ours[name] == pytest.approx(alone[name], rel=1e-3), name
+
+
+def test_each_val_photo_is_counted_once(seen):
+    counted = zip(seen["epochs-0"]["counted"], seen["epochs-1"]["counted"], strict=True)
+    assert [sum(photos) for photos in counted] == [7, 7]
+
+
+def test_one_clock_rules_all_processes(seen):
+    first, second = seen["clock-0"], seen["clock-1"]
+    assert first["steps"] == second["steps"]
+    assert first["history"][-1]["step"] == second["history"][-1]["step"] == 10
+
+
+def test_train_on_two_devices_is_killed_and_goes_on_with_one(config):
+    """Rank 1 is killed after the first check: a clear end, and nothing of the check is lost."""
+    words = settings(config, run_name="killed", devices=2, max_epochs=200, batch_size=2)
+    run = RunFolder(config.run.outputs_root, "killed")
+    process = start(sys.executable, "-m", "clothseg_utils", "train", *words)
+    try:
+        while not run.last_checkpoint.exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        ranks = {
+            child.environ().get("RANK"): child
+            for child in psutil.Process(process.pid).children(recursive=True)
+            if "RANK" in child.environ()
+        }
+        ranks["1"].send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        out, err = finish(process, code=2)
+    finally:
+        process.kill()
+    assert time.monotonic() - killed < 60
+    assert err.count("error: ") == 1
+    assert re.search(r"error: process 1 of the training ended by SIGKILL", err)
+    assert "Traceback" not in err
+    assert "training on 2 x CPU" in out
+    assert not psutil.pid_exists(ranks["0"].pid)
+    done = len(read_history(run.logs_dir / "history.csv"))
+    # Twice the photos on half the devices: the same steps.
+    words = settings(config, run_name="killed", devices=1, batch_size=4, max_epochs=done + 1)
+    out, _ = finish(start(sys.executable, "-m", "clothseg_utils", "train", *words, "--resume"))
+    assert "training goes on from last.ckpt" in out
+    assert "train.batch_size 4 instead of 2" in out
+    assert "training on 1 x CPU" in out
+    history = read_history(run.logs_dir / "history.csv")
+    assert [row["epoch"] for row in history] == list(range(len(history)))
+    assert [row["step"] for row in history] == [2 * (i + 1) for i in range(len(history))]
+
+
+def test_two_machines_meet_by_torchrun(config):
+    """Two agents of one process each, at two addresses, as `docs/devices.md` starts them."""
+    words = settings(config, run_name="machines", batch_size=2, max_epochs=1)
+    common = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
+    common += ["--rdzv-id", "test", "--rdzv-endpoint", "127.0.0.2:29617"]
+    agents = [
+        start(
+            *TORCHRUN, *common, "--local-addr", f"127.0.0.{number}",
+            "-m", "clothseg_utils", "train", *words,
+        )
+        for number in (2, 3)
+    ]  # fmt: skip
+    said = [finish(agent)[0] for agent in agents]
+    assert sum("training on 2 x CPU" in out for out in said) == 1
+    assert sum("val mIoU" in out for out in said) == 1
+    assert RunFolder(config.run.outputs_root, "machines").best_checkpoint.exists()
+
+
+def test_what_is_wrong_is_said_once(config, tmp_path):
+    """Both processes find it; their agent says it once, and nothing is left behind."""
+    words = settings(config, run_name="wrong", devices=2, image_limit=1, epoch_images=0)
+    process = start(sys.executable, "-m", "clothseg_utils", "train", *words)
+    _, err = finish(process, code=2)
+    assert err.count("error: ") == 1
+    assert "too few for 2 processes" in err
+    assert "Traceback" not in err
+
+
+def test_notebook_03_starts_the_processes_and_shows_what_they_say(config):
+    words = settings(config, run_name="notebook", devices=2, batch_size=2)
+    command = [sys.executable, "-m", "clothseg_utils", "run", "--only", "03"]
+    out, _ = finish(start(*command, *words))
+    run = RunFolder(config.run.outputs_root, "notebook")
+    cells = json.loads((run.notebooks_dir / "03_training.ipynb").read_text())["cells"]
+    (cell,) = [cell for cell in cells if "train(config" in "".join(cell["source"])]
+    shown = "".join("".join(output.get("text", "")) for output in cell["outputs"])
+    for said in (out, shown):
+        assert "training on 2 x CPU" in said
+        assert len(re.findall(r"epoch +\d  step +\d ", said)) == 2
+    assert run.read_manifest()["steps"]["03_training"]["state"] == "done"
