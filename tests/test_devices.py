@@ -133,7 +133,7 @@ def test_train_on_two_devices_is_killed_and_goes_on_with_one(config):
         process.kill()
     assert time.monotonic() - killed < 60
     assert err.count("error: ") == 1
-    assert re.search(r"error: process 1 of the training ended by SIGKILL", err)
+    assert re.match(r"error: process 1 of the training ended by SIGKILL, .*\n\Z", err)
     assert "Traceback" not in err
     assert "training on 2 x CPU" in out
     assert not psutil.pid_exists(ranks["0"].pid)

@@ -103,7 +103,7 @@ def _watch(config_path: Path) -> int:
     n_devices = _read_config(config_path).train.devices
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // n_devices)))
     # The agent tells of each step of its own; what a user needs is the cause of a failure.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     launch = LaunchConfig(
         min_nodes=1,
@@ -171,7 +171,7 @@ def _work(config_path: Path) -> int:
                 lambda: (load_split(config.data, "train"), load_split(config.data, "val"))
             )
             train(config, *splits, run)
-    except OtherProcessError:
+    except (OtherProcessError, KeyboardInterrupt):
         return 1
     except Exception as error:
         # The agent says the first of them: most failures are the same in every process.

@@ -55,8 +55,8 @@ def plan_start(config: Config, data_info: Mapping[str, Any], run: RunFolder, cod
     """Compare settings, data and code with what the run folder holds.
 
     A training that was cut short goes on, also on other devices, in another precision, in other
-    batches, for more epochs or minutes, or at another learning rate. A finished one is returned, or goes on where
-    more epochs, minutes or patience are asked for. All other changes begin anew.
+    batches, for more epochs or minutes, or at another learning rate. A finished one is returned, or
+    goes on where more epochs, minutes or patience are asked for. All other changes begin anew.
 
     Args:
         config: the run's settings.
