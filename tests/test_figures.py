@@ -41,7 +41,7 @@ COOCCURRENCE = pd.DataFrame(
 )
 HISTORY = pd.DataFrame(
     {
-        "epoch": [0, 1, 2],
+        "epochs_done": [1, 2, 3],
         "train/dice_loss": [0.9, 0.7, 0.6],
         "train/loss": [0.8, 0.6, 0.5],
         "val/loss": [0.7, 0.6, 0.65],

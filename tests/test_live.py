@@ -111,10 +111,10 @@ def test_curves_are_drawn_once_and_then_replaced(monkeypatch):
     handle = SimpleNamespace(update=updated.append)
     monkeypatch.setattr(IPython.display, "display", lambda f, display_id: shown.append(f) or handle)
     row = {"train/loss": 0.5, "val/loss": 0.6, "val/mean_iou": 0.1, "val/macro_f1": 0.2}
-    module = SimpleNamespace(history=[{"epoch": 0, **row}])
+    module = SimpleNamespace(history=[{"epochs_done": 1, **row}])
     curves = LiveCurves("synthetic")
     curves.on_validation_end(None, module)
-    module.history.append({"epoch": 1, **row})
+    module.history.append({"epochs_done": 2, **row})
     curves.on_validation_end(None, module)
     assert [len(figures) for figures in (shown, updated)] == [1, 1]
     assert isinstance(updated[0], Figure)

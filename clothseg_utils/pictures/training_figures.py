@@ -26,7 +26,7 @@ def plot_training_curves(history: pd.DataFrame, *, source: str) -> Figure:
     """Plot train Dice loss, train loss, val loss, val mIoU and val F1; the best epoch is marked.
 
     Args:
-        history: one row per epoch (`logs/history.csv`): columns epoch (from 0), train/dice_loss,
+        history: one row per check (`logs/history.csv`): columns epochs_done, train/dice_loss,
             train/loss, val/loss, val/mean_iou, val/macro_f1; nan where nothing was logged.
     """
     curves = {
@@ -36,7 +36,7 @@ def plot_training_curves(history: pd.DataFrame, *, source: str) -> Figure:
         "val/mean_iou": ("Validation mIoU", ORANGE),
         "val/macro_f1": ("Validation macro F1", ORANGE),
     }
-    done = history["epoch"] + 1
+    done = history["epochs_done"]
     scores = history["val/mean_iou"]
     best = int(scores.argmax()) if scores.notna().any() else None
     figure = new_figure(5.0, source, width_in=9)
@@ -54,9 +54,9 @@ def plot_training_curves(history: pd.DataFrame, *, source: str) -> Figure:
             axes.axvline(x, color=GREEN, ls="--", lw=1.2)
             axes.plot(x, y, "*", color=GREEN, ms=13, mec="white", zorder=5)
             axes.set_title(f"{y:.3f}", loc="right", color=GREEN)
-    title = f"Training, {len(history)} epochs"
+    title = f"Training, {done.iloc[-1]:g} epochs"
     if best is not None:
-        title += f"; green: best val mIoU, after epoch {done.iloc[best]}"
+        title += f"; green: best val mIoU, after epoch {done.iloc[best]:g}"
     figure.suptitle(title, x=0.01, ha="left")
     return figure
 
@@ -74,13 +74,13 @@ def plot_live_curves(history: pd.DataFrame, *, source: str) -> Figure:
     """Plot losses and val scores so far, small and quick to draw: for the cell that trains.
 
     Args:
-        history: one row per epoch, as for `plot_training_curves`.
+        history: one row per check, as for `plot_training_curves`.
     """
     charts = {
         "Loss": {"train/loss": ("train", BLUE), "val/loss": ("val", ORANGE)},
         "Val score": {"val/mean_iou": ("mean IoU", ORANGE), "val/macro_f1": ("macro F1", GREEN)},
     }
-    done = history["epoch"] + 1
+    done = history["epochs_done"]
     figure = new_figure(2.7, source)
     for axes, (title, curves) in zip(figure.subplots(1, 2), charts.items(), strict=True):
         for column, (name, color) in curves.items():

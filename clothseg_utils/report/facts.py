@@ -35,7 +35,7 @@ class Facts:
         evaluation: the scored split, photo by photo; None without its arrays.
         manifest: `manifest.json`.
         audits: split -> what the audit found.
-        history: one row per epoch.
+        history: one row per check.
         training: how training ended.
         tables: name -> rows of a notebook's CSV file, head first.
         figures: name -> PNG file of a notebook.
@@ -185,7 +185,7 @@ def read_facts(run: RunFolder) -> Facts:
         )
     metrics = read_json(metrics_path)
     has_arrays = (run.evaluation_dir / "per_image.npz").exists()
-    head, *epochs = _read_rows(run.logs_dir / "history.csv") or [[]]
+    head, *checks = _read_rows(run.logs_dir / "history.csv") or [[]]
     best = run.best_checkpoint
     return Facts(
         run=run,
@@ -193,12 +193,17 @@ def read_facts(run: RunFolder) -> Facts:
         evaluation=read_evaluation(run.path) if has_arrays else None,
         manifest=run.read_manifest(),
         audits=read_json(audit_path) if audit_path.exists() else {},
-        history=[dict(zip(head, row, strict=True)) for row in epochs],
+        history=[_history_row(dict(zip(head, row, strict=True))) for row in checks],
         training=read_json(run.training_path) if run.training_path.exists() else {},
         tables={path.stem: _read_rows(path) for path in sorted(run.tables_dir.glob("*.csv"))},
         figures={path.stem: path for path in sorted(run.figures_dir.glob("[0-9][0-9]_*.png"))},
         scores_are_own=best.exists() and sha256_file(best) == metrics["checkpoint_sha256"],
     )
+
+
+def _history_row(row: dict[str, str]) -> dict[str, str]:
+    # Runs of versions with one check an epoch lack this column.
+    return {"epochs_done": f"{float(row['epoch']) + 1:g}", **row}
 
 
 def _read_rows(path: Path) -> list[list[str]]:

@@ -25,7 +25,7 @@ MOST_ROWS = 60
 """Of a table that can be as long as the dataset; its file is named."""
 
 _EPOCH_COLUMNS = {
-    "epoch": "epochs done",
+    "epochs_done": "epochs done",
     "step": "steps",
     "train/dice_loss": "train Dice loss",
     "train/loss": "train loss",
@@ -117,26 +117,27 @@ def parameters(facts: Facts) -> Table:
 
 
 def epochs(facts: Facts) -> Table:
-    """The course of training; the epoch of the best checkpoint stands out."""
+    """The course of training; the check of the best checkpoint stands out."""
     columns = [name for name in _EPOCH_COLUMNS if name in facts.history[0]]
+    best_score = facts.training.get("best_score")
     rows, marked = [], -1
     for index, row in enumerate(facts.history):
         cells = [_epoch_cell(name, float(row[name])) for name in columns]
-        if int(float(row["epoch"])) == facts.training.get("best_epoch"):
+        if marked < 0 and float(row["val/mean_iou"]) == best_score:
             cells[0], marked = f"{cells[0]} (best)", index
         rows.append(tuple(cells))
     return Table(
         tuple(_EPOCH_COLUMNS[name] for name in columns),
         tuple(rows),
-        title="After each epoch; scores at the network's input size",
+        title="At each check; scores at the network's input size",
         folded=len(rows) > MOST_ROWS,
         marked=marked,
     )
 
 
 def _epoch_cell(name: str, value: float) -> str:
-    if name == "epoch":
-        return f"{value + 1:.0f}"  # counted from 0 in the file
+    if name == "epochs_done":
+        return f"{value:g}"
     if name == "step":
         return f"{value:,.0f}"
     if name == "learning_rate":

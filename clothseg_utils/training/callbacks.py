@@ -15,7 +15,7 @@ from clothseg_utils.core.config import TrainConfig
 from clothseg_utils.core.files import write_text
 from clothseg_utils.pictures.panels import prediction_panel
 from clothseg_utils.training.devices import from_first
-from clothseg_utils.training.module import ClothingSegmenter
+from clothseg_utils.training.module import ClothingSegmenter, complete_row
 
 PANEL_COUNT = 4
 """Val photos whose predictions TensorBoard shows after each check."""
@@ -179,10 +179,14 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 def read_history(path: str | Path) -> list[dict[str, float]]:
-    """Read `logs/history.csv`: one dict per epoch."""
+    """Read `logs/history.csv`: one dict per check."""
     with Path(path).open(newline="", encoding="utf-8") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    return [row | {"epoch": int(row["epoch"]), "step": int(row["step"])} for row in rows]
+        rows = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return [complete_row(row) for row in rows]
+
+
+def _number(text: str) -> float:
+    return int(text) if text.isdecimal() else float(text)
 
 
 def write_history(path: str | Path, history: list[dict[str, float]]) -> None:

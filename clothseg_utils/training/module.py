@@ -20,6 +20,12 @@ MONITOR = "val/mean_iou"
 """The one quantity that chooses the best checkpoint and stops training early."""
 
 
+def complete_row(row: Mapping[str, float]) -> dict[str, float]:
+    """A row of the history with `epochs_done`, which versions with one check an epoch left out."""
+    done = row["epoch"] + 1
+    return {"epoch": row["epoch"], "epochs_done": done, **row}
+
+
 class _EpochTotals:
     """Sums over one epoch, kept on the device so that no step waits for the GPU."""
 
@@ -198,4 +204,4 @@ class ClothingSegmenter(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the history of the run that is resumed."""
-        self.history = list(checkpoint[CHECKPOINT_KEY]["history"])
+        self.history = [complete_row(row) for row in checkpoint[CHECKPOINT_KEY]["history"]]

@@ -12,6 +12,7 @@ from clothseg_utils.core.files import read_json
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.text import count_text
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
+from clothseg_utils.training.module import complete_row
 
 LEARNING_SECTIONS = ("data", "augment", "loss", "train")
 """Sections of the settings that a training depends on."""
@@ -147,8 +148,7 @@ def _read_state(run: RunFolder) -> dict[str, Any] | None:
 
 
 def _epochs_done(state: Mapping[str, Any]) -> float:
-    row = state["history"][-1]
-    return row.get("epochs_done", row["epoch"] + 1)
+    return complete_row(state["history"][-1])["epochs_done"]
 
 
 def _fields(config: Config, state: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
