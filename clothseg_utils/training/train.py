@@ -462,8 +462,10 @@ def _read_state(run: RunFolder) -> dict[str, Any] | None:
 def _difference(config: Config, data_info: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     """The first thing that differs from a stored run, in words; empty if nothing does."""
     for section in _LEARNING_SECTIONS:
-        stored = state["config"].get(section, {})
-        for field, value in getattr(config, section).model_dump().items():
+        settings = getattr(config, section)
+        # A setting that the stored run did not know: its default is what was done before.
+        stored = type(settings)().model_dump() | state["config"].get(section, {})
+        for field, value in settings.model_dump().items():
             if field in _FREE_FIELDS.get(section, ()):
                 continue
             if stored.get(field) != value:
