@@ -113,9 +113,10 @@ class DiceFocalLoss(nn.Module):
         averaged_over = num_classes if self.dice_form == "smp" else present.sum().clamp_min(1)
         dice = class_losses.sum() / averaged_over
 
-        focal = focal_sum / labelled.sum().clamp_min(1)
+        averaged_over = labelled.sum().clamp_min(1)
         if self.focal_form == "mean":
-            focal = focal / num_classes
+            averaged_over = averaged_over * num_classes
+        focal = focal_sum / averaged_over
         return LossParts(self.dice_weight * dice + self.focal_weight * focal, dice, focal)
 
 
