@@ -61,6 +61,7 @@ FASHIONPEDIA = {  # the system as it was reported
     "dice_weight": 0.5,
     "focal_weight": 0.5,
     "dice_form": "smp",
+    "focal_form": "sum",  # smp 0.5.0, with which it was trained
     "dice_smooth": 1.0,
     "focal_gamma": 2.0,  # the default of smp's FocalLoss
     "encoder_name": "mit_b1",

@@ -54,10 +54,11 @@ def test_line_says_epoch_loss_score_pace_and_time_left(bars, monkeypatch):
     now = iter([100.0, 104.0])
     monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: next(now)))
     line = LiveLine(SimpleNamespace(seconds=30.0, progress=lambda trainer: 0.25), max_epochs=15)
-    trainer = a_trainer(0.25, **{"loss": 0.61234, "val/mean_iou": 0.5})
+    trainer = a_trainer(0.25, **{"val/mean_iou": 0.5})
+    module = SimpleNamespace(latest_loss=torch.tensor(0.61234))
     line.on_train_start(trainer, None)
     line.on_train_epoch_start(trainer, None)
-    line.on_train_batch_end(trainer, None, None, {"mask": torch.zeros(8, 4, 4)}, 0)
+    line.on_train_batch_end(trainer, module, None, {"mask": torch.zeros(8, 4, 4)}, 0)
     # 8 photos on each of 2 devices in 4 seconds; a quarter took 30 seconds.
     text = "epoch 3/15, loss 0.612, val mIoU 0.500, 4.0 images/s, 01:30 left"
     assert bars[0].texts[-1] == text

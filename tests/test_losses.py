@@ -1,10 +1,14 @@
 """Loss: as in smp, by hand, and no larger in memory than it must be."""
 
 import math
+import subprocess
+import sys
+from collections import Counter
 
 import pytest
 import torch
 from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from clothseg_utils.training import losses
 from clothseg_utils.training.losses import DiceFocalLoss
@@ -29,6 +33,16 @@ def make_batch(case: str, *, num_classes: int = C, side: int = 24, seed: int = 0
     return logits, target
 
 
+@pytest.fixture(params=["CPU", "accelerator"])
+def way(request, monkeypatch):
+    """Each way to compute the loss: that of CPUs, block by block, and that of accelerators."""
+    if request.param == "accelerator":
+        monkeypatch.setattr(losses, "_BlockSums", losses._BatchSums)
+
+
+both_ways = pytest.mark.usefixtures("way")
+
+
 def value_and_grad(loss_function, logits, target):
     logits = logits.detach().clone().requires_grad_()
     value = loss_function(logits, target)
@@ -36,6 +50,7 @@ def value_and_grad(loss_function, logits, target):
     return value.detach(), grad
 
 
+@both_ways
 @pytest.mark.parametrize("part", ["dice", "focal"])
 @pytest.mark.parametrize("num_classes", [2, 13, 47])
 @pytest.mark.parametrize("case", ["all classes", "ignored", "absent", "absent, ignored, good"])
@@ -57,6 +72,66 @@ def test_default_form_reproduces_smp(part, num_classes, case):
     torch.testing.assert_close(grad.double(), expected_grad, rtol=1e-4, atol=smallest)
 
 
+def added_focal_losses(logits, target, gamma=2.0):
+    """The focal losses of the classes one by one, with autograd's gradient, added up."""
+    counted = target != IGNORE
+    total = 0
+    for class_id in range(logits.shape[1]):
+        x, y = logits[:, class_id][counted], (target[counted] == class_id).to(logits.dtype)
+        cross_entropy = torch.nn.functional.binary_cross_entropy_with_logits(x, y, reduction="none")
+        total += ((1 - (-cross_entropy).exp()) ** gamma * cross_entropy).mean()
+    return total
+
+
+@both_ways
+@pytest.mark.parametrize("num_classes", [2, 13])
+@pytest.mark.parametrize("case", ["all classes", "absent, ignored, good"])
+def test_focal_sum_adds_up_one_loss_for_each_class(num_classes, case):
+    logits, target = make_batch(case, num_classes=num_classes)
+    expected = value_and_grad(added_focal_losses, logits.double(), target)
+    summing, averaging = DiceFocalLoss(focal_form="sum"), DiceFocalLoss()
+    got = value_and_grad(lambda x, t: summing(x, t).focal, logits, target)
+    torch.testing.assert_close(got, tuple(e.float() for e in expected), rtol=1e-5, atol=1e-8)
+    mean = averaging(logits, target).focal
+    assert got[0].item() == pytest.approx(num_classes * mean.item())
+    parts = summing(logits, target)
+    assert parts.loss.item() == pytest.approx(0.5 * parts.dice.item() + 0.5 * parts.focal.item())
+
+
+@pytest.mark.slow
+def test_focal_sum_is_that_of_the_earlier_system(tmp_path):
+    """That is smp 0.5.0: the release itself is the referee, in a process of its own."""
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-compile", "--quiet"]
+    fetched = subprocess.run(
+        [*install, "--target", str(tmp_path / "smp"), "segmentation-models-pytorch==0.5.0"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if fetched.returncode:
+        pytest.skip(f"smp 0.5.0 cannot be fetched: {fetched.stderr.strip()[-200:]}")
+    logits, target = make_batch("ignored, absent", num_classes=13)
+    torch.save((logits, target), tmp_path / "batch.pt")
+    referee = f"""
+import sys
+sys.path.insert(0, {str(tmp_path / "smp")!r})
+import torch
+import segmentation_models_pytorch as smp
+assert smp.__version__ == "0.5.0", smp.__version__
+logits, target = torch.load({str(tmp_path / "batch.pt")!r})
+logits = logits.double().requires_grad_()
+value = smp.losses.FocalLoss("multiclass", ignore_index={IGNORE})(logits, target)
+torch.save((value.detach(), torch.autograd.grad(value, logits)[0]), {str(tmp_path / "o.pt")!r})
+"""
+    subprocess.run([sys.executable, "-c", referee], check=True, timeout=120)
+    expected, expected_grad = torch.load(tmp_path / "o.pt")
+    loss_function = DiceFocalLoss(focal_form="sum")
+    value, grad = value_and_grad(lambda x, t: loss_function(x, t).focal, logits, target)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(grad.double(), expected_grad, rtol=1e-4, atol=1e-9)
+
+
+@both_ways
 @pytest.mark.parametrize(
     ("smooth", "gamma"),
     [
@@ -98,6 +173,7 @@ def test_present_form_counts_classes_over_the_batch_not_per_image():
     assert present_form.item() == pytest.approx(smp_form.item() * 3 / 2)
 
 
+@both_ways
 @pytest.mark.parametrize("dice_form", ["smp", "present"])
 @pytest.mark.parametrize("smooth", [0.0, 1.0])
 def test_all_ignored_is_zero_with_zero_gradient(dice_form, smooth):
@@ -109,6 +185,7 @@ def test_all_ignored_is_zero_with_zero_gradient(dice_form, smooth):
     assert torch.equal(grad, torch.zeros_like(grad))
 
 
+@both_ways
 def test_logits_of_ignored_pixels_change_nothing():
     logits, target = make_batch("ignored")
     changed = torch.where((target == IGNORE).unsqueeze(1), 50.0, logits)
@@ -119,6 +196,7 @@ def test_logits_of_ignored_pixels_change_nothing():
     assert (grad.movedim(1, -1)[target == IGNORE] == 0).all()
 
 
+@both_ways
 @pytest.mark.parametrize("dice_form", ["smp", "present"])
 @pytest.mark.parametrize("gamma", [0.0, 1.5, 2.0])
 def test_closed_form_gradient_passes_gradcheck(dice_form, gamma):
@@ -128,6 +206,7 @@ def test_closed_form_gradient_passes_gradcheck(dice_form, gamma):
     assert torch.autograd.gradcheck(lambda x: loss_function(x, target)[1:], (logits,))
 
 
+@both_ways
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_logits_are_computed_in_float32(dtype):
     logits, target = make_batch("ignored")
@@ -150,6 +229,7 @@ def test_half_precision_logits_are_computed_in_float32(dtype):
     )
 
 
+@both_ways
 def test_large_logits_stay_finite():
     target = torch.tensor([[[0, 1]]])
     logits = torch.tensor([[[[-3e4, 3e4]], [[3e4, -3e4]]]])  # as wrong as float16 can be
@@ -184,8 +264,71 @@ def test_two_tensors_of_the_logits_size_are_kept_for_the_backward_pass():
     assert sizes == [target.numel(), logits.numel(), logits.numel()]
 
 
+@both_ways
 def test_nothing_is_kept_in_validation():
     assert kept_for_backward(*make_batch("all classes", side=32)) == []
+
+
+def test_accelerators_keep_nothing_but_what_they_were_given(monkeypatch):
+    monkeypatch.setattr(losses, "_BlockSums", losses._BatchSums)
+    logits, target = make_batch("all classes", side=32)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+        DiceFocalLoss()(logits.requires_grad_(), target)
+    large = {tensor.data_ptr() for tensor in kept if tensor.numel() > C}
+    assert large == {logits.data_ptr(), target.data_ptr()}
+
+
+class CountedOperations(TorchDispatchMode):
+    """Counts what a GPU would be asked to do."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_accelerators_run_as_many_kernels_for_a_large_batch_as_for_a_small_one(monkeypatch):
+    monkeypatch.setattr(losses, "_BlockSums", losses._BatchSums)
+    monkeypatch.setattr(losses, "_check_ids", lambda *_: None)  # on the CPU only
+    counts = []
+    for repeats in (1, 4):
+        logits, target = make_batch("ignored")
+        logits, target = logits.repeat(repeats, 1, 1, 1), target.repeat(repeats, 1, 1)
+        with CountedOperations() as operations:
+            value_and_grad(lambda x, t: DiceFocalLoss()(x, t).loss, logits, target)
+        counts.append(operations.counts)
+    assert counts[0] == counts[1]
+    assert counts[0].total() < 120
+
+
+def test_loss_runs_as_written_where_nothing_compiles(monkeypatch):
+    """As on a machine with a GPU and without a C compiler: one warning, the same values."""
+
+    def no_compiler(*args):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify one.")
+
+    monkeypatch.setattr(losses.torch, "compile", lambda function, **_: no_compiler)
+    monkeypatch.setattr(losses, "_wants_fusion", lambda logits: True)
+    logits, target = make_batch("ignored")
+    sums = losses._fused(losses._batch_sums.__wrapped__)
+    with pytest.warns(UserWarning, match=r"not compiled .*RuntimeError: Failed to find C compiler"):
+        first = sums(logits, target, 2.0)
+    torch.testing.assert_close(first, losses._batch_sums.__wrapped__(logits, target, 2.0))
+    torch.testing.assert_close(sums(logits, target, 2.0), first)  # a second warning is an error
+
+
+def test_a_full_memory_is_not_taken_for_a_missing_compiler(monkeypatch):
+    def full(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(losses.torch, "compile", lambda function, **_: full)
+    monkeypatch.setattr(losses, "_wants_fusion", lambda logits: True)
+    with pytest.raises(torch.OutOfMemoryError):
+        losses._fused(losses._batch_sums.__wrapped__)(*make_batch("ignored"), 2.0)
 
 
 @pytest.mark.parametrize("block_numbers", [1, 3 * C * 24, 10**6])

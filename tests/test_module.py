@@ -1,12 +1,16 @@
 """Tests of `training.module`: what an epoch counts, and what a checkpoint keeps."""
 
 import copy
+import math
+import shutil
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
 from clothseg_utils.core.classes import class_table
@@ -15,6 +19,9 @@ from clothseg_utils.data.coco import Category
 from clothseg_utils.data.splits import load_split
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY
 from clothseg_utils.network.unet import default_precision, normalize_images
+from clothseg_utils.scores.metrics import confusion_matrix
+from clothseg_utils.training import losses
+from clothseg_utils.training import module as model_module
 from clothseg_utils.training.loaders import SegmentationDataset
 from clothseg_utils.training.module import ClothingSegmenter
 
@@ -147,9 +154,160 @@ def test_check_images_counts_the_photos_since_the_former_check(classes):
 
 
 def test_loss_that_is_not_a_number_stops_with_one_line(classes):
-    with pytest.raises(ValueError, match=r"loss became nan by step 2; .*learning_rate") as caught:
+    with pytest.raises(
+        ValueError, match=r"loss became infinite or NaN in 2 batches by step 2; .*learning_rate"
+    ) as caught:
         fit(painted_module(classes, scale=float("nan")), SAMPLES)
     assert "\n" not in str(caught.value)
+
+
+class FailingNetwork(PaintedNetwork):
+    """In training, its logits are infinite in batches `fails`, counted from 0; weight 1 learns."""
+
+    def __init__(self, fails):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.fails = fails
+        self.batches = 0
+
+    def forward(self, images):
+        logits = super().forward(images) * self.weight
+        if self.training:
+            if self.batches in self.fails:
+                logits = logits / 0.0
+            self.batches += 1
+        return logits
+
+
+def scaled_float16():
+    """As on CUDA: float16 and a GradScaler."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
+    return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
+
+
+@pytest.mark.parametrize("options", [{}, scaled_float16()], ids=["float32", "float16"])
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_one_infinite_batch_is_left_out_and_its_step_skipped(classes, capsys, options, clip):
+    states = []
+
+    class Watched(ClothingSegmenter):
+        def on_train_batch_end(self, *args):
+            state = self.optimizers().state[self.network.weight]
+            values = self.network.weight, state["exp_avg"], state["exp_avg_sq"], state["step"]
+            states.append([value.item() for value in values])
+
+    module = Watched(config_with(gradient_clip_norm=clip), classes, {})
+    module.network = FailingNetwork(fails={1})
+    samples = [SAMPLES[0]] * 3
+    fit(module, samples, batch_size=1, gradient_clip_val=clip or None, **options)
+    assert states[0] == states[1]  # weights and moments
+    assert states[1][0] != states[2][0]
+    assert states[2][3] == 2
+    assert "epoch 1: 1 train batches left out" in capsys.readouterr().out
+    (row,) = module.history
+    clean = ClothingSegmenter(config_with(gradient_clip_norm=clip), classes, {})
+    clean.network = FailingNetwork(fails=set())
+    fit(clean, samples[:2], batch_size=1, gradient_clip_val=clip or None, **options)
+    for name, value in clean.history[0].items():
+        if name not in ("step", "epoch"):
+            assert row[name] == pytest.approx(value, rel=1e-6), name
+    assert module.epoch_images == 3
+
+
+@pytest.mark.parametrize(("fails", "ends"), [({1, 2, 3}, True), ({1, 2, 4, 5}, False)])
+def test_several_infinite_batches_in_a_row_end_the_run(classes, monkeypatch, fails, ends):
+    monkeypatch.setattr(model_module, "_LOST_AFTER", 3)
+    module = painted_module(classes)
+    module.network = FailingNetwork(fails)
+    if ends:
+        with pytest.raises(ValueError, match="train loss became infinite or NaN in 3 batches"):
+            fit(module, [SAMPLES[0]] * 6, batch_size=1)
+    else:
+        assert math.isfinite(fit(module, [SAMPLES[0]] * 6, batch_size=1).history[0]["train/loss"])
+
+
+def test_pixels_are_counted_as_in_the_scores():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 5, 6, 7, generator=generator)
+    target = torch.randint(0, 5, (3, 6, 7), generator=generator)
+    target[:, :2], target[0, 5] = 255, 5  # 5 is no class here
+    expected = confusion_matrix(
+        target.where(target < 5, 255).byte().numpy(), logits.argmax(1).byte().numpy(), 5
+    )
+    count = model_module._count_pairs
+    for ids in (target, target.byte()):
+        counted = count(logits, ids, torch.tensor(True))
+        assert counted.reshape(5, 5).tolist() == expected.tolist()
+    assert count(logits, target, torch.tensor(False)).sum() == 0
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what reads a tensor's values, or brings Python's values to it.
+
+    On a GPU, each of these waits until all work so far is done. Sizes that hang on values are of
+    the same kind.
+    """
+
+    REFUSED = frozenset(
+        f"aten.{name}"
+        for name in (
+            "_local_scalar_dense",  # item(), float(), bool()
+            "nonzero",
+            "masked_select",
+            "bincount",
+            "_unique2",
+            "unique_dim",
+            "repeat_interleave",
+            "lift_fresh",  # torch.tensor(...)
+        )
+    )
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        indices = args[1] if str(func).startswith("aten.index.") else ()
+        masks = [i for i in indices if i is not None and i.dtype in (torch.bool, torch.uint8)]
+        if masks or str(func).rpartition(".")[0] in self.REFUSED:
+            raise AssertionError(f"{func} waits for a GPU")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x[x > 0],
+        lambda x: torch.tensor([1.0, 2.0]),
+        lambda x: torch.bincount(x.long()),
+        lambda x: bool((x > 0).any()),
+    ],
+)
+def test_no_waiting_sees_what_waits(wait):
+    with NoWaiting(), pytest.raises(AssertionError, match="waits for a GPU"):
+        wait(torch.ones(3))
+
+
+@pytest.mark.parametrize("options", [{}, scaled_float16()], ids=["float32", "float16"])
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_no_step_waits_for_the_device(classes, monkeypatch, options, clip):
+    """Forward, loss, counting, backward, clipping and optimizer, as an accelerator runs them."""
+    monkeypatch.setattr(losses, "_check_ids", lambda *_: None)  # on the CPU only
+    monkeypatch.setattr(losses, "_BlockSums", losses._BatchSums)
+    steps = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            self.mode = NoWaiting()
+            if batch_idx:  # what is made once may wait
+                self.mode.__enter__()
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if batch_idx:
+                self.mode.__exit__(None, None, None)
+                steps.append(batch_idx)
+
+    module = ClothingSegmenter(config_with(gradient_clip_norm=clip), classes, {})
+    options = {"gradient_clip_val": clip or None, "callbacks": [Watch()], **options}
+    fit(module, random_samples(6), **options)
+    assert steps == [1, 2]
 
 
 def test_frozen_encoder_stays_as_it_is(classes):
@@ -193,6 +351,28 @@ def test_forward_normalizes_uint8_photos(classes):
     assert torch.allclose(logits, expected, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, of a machine without CUDA
+def test_compiled_network_is_the_same_network(classes, monkeypatch):
+    def small_network(*_):
+        return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 13, 1))
+
+    monkeypatch.setattr(model_module, "build_network", small_network)
+    rows, states = [], []
+    for compile_network in (False, True):
+        torch.manual_seed(0)
+        config = config_with(compile_network=compile_network)
+        module = ClothingSegmenter(config, classes, {})
+        fit(module, random_samples())
+        assert (module.network._compiled_call_impl is not None) == compile_network
+        rows.append(module.history[0])
+        states.append(module.state_dict())
+    assert list(states[0]) == list(states[1])
+    for name in ("train/loss", "val/loss"):
+        assert rows[1][name] == pytest.approx(rows[0][name], rel=1e-3)
+
+
 def plain_types(value) -> set[type]:
     if isinstance(value, dict):
         return set().union(*(plain_types(v) | plain_types(k) for k, v in value.items()))
@@ -215,8 +395,13 @@ def test_checkpoint_loads_weights_only_and_keeps_plain_values(tiny_training, nam
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_clipped_gradients_reach_a_fused_optimizer(classes, precision):
+@pytest.mark.parametrize(
+    "options",
+    [{"precision": "32-true"}, {"precision": "bf16-mixed"}, scaled_float16()],
+    ids=["float32", "bfloat16", "float16"],
+)
+def test_clipped_gradients_reach_a_fused_optimizer(classes, options):
+    """Those of float16 are scaled when they are clipped; the step leaves them unscaled."""
     norms = []
 
     class Watched(ClothingSegmenter):
@@ -230,7 +415,7 @@ def test_clipped_gradients_reach_a_fused_optimizer(classes, precision):
             return nn.utils.get_total_norm([p.grad for p in self.parameters()]).item()
 
     module = Watched(config_with(gradient_clip_norm=1e-3), classes, {})
-    fit(module, random_samples(), precision=precision, gradient_clip_val=1e-3)
+    fit(module, random_samples(), gradient_clip_val=1e-3, **options)
     assert norms == pytest.approx([1e-3] * len(norms), rel=1e-2)
     assert len(norms) == 2  # four photos in batches of two
 

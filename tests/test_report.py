@@ -221,6 +221,7 @@ def _make_full_run(folder: Path) -> RunFolder:
             "loss.dice_weight=0.25",
             "loss.focal_weight=0.5",
             "loss.dice_form=smp",
+            "loss.focal_form=sum",
         ],
     )
     run.record_step(
@@ -541,6 +542,7 @@ def test_composites_say_what_company_costs(full_run: RunFolder) -> None:
 def test_loss_section_holds_the_weights_of_the_run(page: Page) -> None:
     assert "L = 0.25 · D + 0.5 · F" in page.text
     assert "s = 1, γ = 2, C = 4" in page.text
+    assert "F = 1/N · Σ" in page.text
 
 
 def test_network_parameters_are_added_up(page: Page) -> None:

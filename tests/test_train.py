@@ -319,13 +319,14 @@ def test_finished_training_returns_at_once(monkeypatch, capsys, tiny_training, f
     assert capsys.readouterr().out == "already trained with these settings\n"
 
 
-def test_a_setting_that_is_no_more_does_not_hurt(monkeypatch, capsys, finished, splits):
-    """Checkpoints of earlier versions name settings that are gone, such as `resized_side`."""
+def test_settings_that_came_and_went_since_do_not_hurt(monkeypatch, capsys, finished, splits):
+    """A checkpoint of before has `resized_side`, which is gone, and not yet `focal_form`."""
     forbid_training(monkeypatch)
     run = folder_of(finished)
     for path in (run.last_checkpoint, run.best_checkpoint):
         checkpoint = read_checkpoint(path)
         checkpoint[CHECKPOINT_KEY]["config"]["data"]["resized_side"] = 0
+        del checkpoint[CHECKPOINT_KEY]["config"]["loss"]["focal_form"]
         path.unlink()
         torch.save(checkpoint, path)
     train(finished, *splits, run)

@@ -16,6 +16,7 @@ from clothseg_utils.core.text import suggestion
 Profile = Literal["demo", "fashionpedia", "smoke"]
 Resize = Literal["letterbox", "squash"]
 DiceForm = Literal["smp", "present"]
+FocalForm = Literal["mean", "sum"]
 Schedule = Literal["constant", "cosine"]
 Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
 
@@ -115,11 +116,12 @@ class AugmentConfig(_Section):
 
 
 class LossConfig(_Section):
-    """Dice + Focal. Source of the forms: segmentation-models-pytorch 0.6."""
+    """Dice + Focal. Source of the forms: segmentation-models-pytorch."""
 
     dice_weight: _NotNegative = 0.5
     focal_weight: _NotNegative = 5.0
     dice_form: DiceForm = "present"  # smp divides by all classes, present by those in the batch
+    focal_form: FocalForm = "mean"  # over classes; sum is C times as much
     dice_smooth: _NotNegative = 1.0  # pixels added to both sides of the Dice ratio
     focal_gamma: _NotNegative = 2.0  # 0 turns focal loss into binary cross-entropy
 
@@ -136,6 +138,7 @@ class TrainConfig(_Section):
     encoder_name: str = "mit_b1"  # an encoder of segmentation-models-pytorch
     encoder_weights: str = "none"  # imagenet, none, or a file with the encoder's state dict
     freeze_encoder: bool = False  # train the decoder only
+    compile_network: bool = False  # torch.compile: training starts later and goes faster
     prior_bias: bool = True  # begin by predicting each class as often as it occurs
     batch_size: _Count = 4  # photos at once on each device
     accumulate: _Count = 1  # batches whose gradients make one step
@@ -308,7 +311,8 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
             "jitter_hue": 0.1,
             "grayscale_probability": 0.1,
         },
-        "loss": {"focal_weight": 0.5, "dice_form": "smp"},
+        # It was trained with segmentation-models-pytorch 0.5.0, whose focal loss sums over classes.
+        "loss": {"focal_weight": 0.5, "dice_form": "smp", "focal_form": "sum"},
         "train": {
             "encoder_weights": "imagenet",
             "prior_bias": False,

@@ -1,6 +1,7 @@
 """The network: built from settings; no Lightning."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -156,12 +157,18 @@ def normalize_images(images: torch.Tensor) -> torch.Tensor:
         (N, 3, H, W) float32, zero mean and unit variance over ImageNet, on the same device and in
         the same memory format.
     """
-    mean = torch.tensor(_IMAGENET_MEAN, device=images.device).mul_(255).view(1, 3, 1, 1)
-    scale = (
-        torch.tensor(_IMAGENET_STD, device=images.device).mul_(255).reciprocal_().view(1, 3, 1, 1)
-    )
+    shift, scale = _shift_and_scale(images.device)
     values = images.to(torch.float32, copy=True)
-    return torch.addcmul(-mean * scale, values, scale, out=values)  # one pass, nothing else stored
+    return torch.addcmul(shift, values, scale, out=values)  # one pass, nothing else stored
+
+
+@functools.cache  # to copy them to a GPU waits for it
+def _shift_and_scale(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `normalize_images` adds to values in 0..255, after it multiplied them by the other."""
+    with torch.inference_mode(False):  # or training could not use what prediction made
+        mean = torch.tensor(_IMAGENET_MEAN, device=device).mul_(255).view(1, 3, 1, 1)
+        scale = torch.tensor(_IMAGENET_STD, device=device).mul_(255).reciprocal_().view(1, 3, 1, 1)
+        return -mean * scale, scale
 
 
 def default_precision(device: torch.device) -> torch.dtype | None:

@@ -101,7 +101,7 @@ class _AddUp(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx, grad: Tensor) -> Tensor:
         """Each process's value is part of every process's sum."""
         total = grad.contiguous().clone()
         dist.all_reduce(total)

@@ -72,6 +72,7 @@ class LiveLine(pl.Callback):
         self._images = 0
         self._images_per_second = 0.0
         self._refreshed = 0.0
+        self._loss: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the empty line."""
@@ -86,7 +87,7 @@ class LiveLine(pl.Callback):
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
+        pl_module: ClothingSegmenter,
         outputs: Any,
         batch: Mapping[str, torch.Tensor],
         batch_idx: int,
@@ -96,6 +97,7 @@ class LiveLine(pl.Callback):
         now = time.monotonic()
         self._images_per_second = self._images / max(1e-9, now - self._epoch_started)
         if now - self._refreshed >= _REFRESH_SECONDS:
+            self._loss = float(pl_module.latest_loss)
             self._refresh(trainer)
             self._refreshed = now
 
@@ -133,10 +135,10 @@ class LiveLine(pl.Callback):
         if self._max_epochs:
             epoch = f"epoch {min(number, self._max_epochs)}/{self._max_epochs}"
         parts = [epoch]
-        shown = trainer.progress_bar_metrics
-        for name, words in (("loss", "loss"), (MONITOR, "val mIoU")):
-            if name in shown:
-                parts.append(f"{words} {shown[name]:.3f}")
+        if self._loss is not None:
+            parts.append(f"loss {self._loss:.3f}")
+        if MONITOR in trainer.progress_bar_metrics:
+            parts.append(f"val mIoU {trainer.progress_bar_metrics[MONITOR]:.3f}")
         if self._images_per_second:
             parts.append(f"{self._images_per_second:.1f} images/s")
         left = time_left(self._clock.seconds, self._bar.n)

@@ -1,11 +1,14 @@
-"""Dice + Focal, the loss of the reported system, over all classes at once.
+"""Dice + Focal over all classes at once, with the gradients written out.
 
-The values are those of segmentation-models-pytorch 0.6.0 (``DiceLoss("multiclass", smooth=1)`` and
-``FocalLoss("multiclass")``); the gradients are written out, because the loop over classes and the
-dozen saved (N, C, H, W) tensors of the original cost a third of a training step on a CPU.
+The values are those of segmentation-models-pytorch: ``DiceLoss("multiclass", smooth=1)`` and
+``FocalLoss("multiclass")``, the latter as of 0.6.0 or as before, see `DiceFocalLoss`. The loop over
+classes and the dozen saved (N, C, H, W) tensors of the original cost a third of a training step on
+a CPU.
 """
 
-from collections.abc import Iterator
+import functools
+import warnings
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from clothseg_utils.core.classes import IGNORE_INDEX
-from clothseg_utils.core.config import DiceForm
+from clothseg_utils.core.config import DiceForm, FocalForm
 from clothseg_utils.training.devices import add_up
 
 # Floor of the Dice denominator: smp's own, so that smooth = 0 agrees with it as well.
@@ -35,12 +38,16 @@ class LossParts(NamedTuple):
 class DiceFocalLoss(nn.Module):
     """Weighted sum of soft Dice and focal loss.
 
-    Dice is one minus the soft Dice score of each class, pooled over the batch. Focal is a sum of
-    one-versus-rest sigmoid focal losses without alpha, averaged over pixels and classes.
+    Dice is one minus the soft Dice score of each class, pooled over the batch. Focal is made of
+    one-versus-rest sigmoid focal losses without alpha, one for each class, averaged over pixels.
 
     The two Dice forms treat a class without target pixels in the batch alike, as 0, but divide by
     different numbers. ``"smp"`` divides by all C classes, so the same error counts for less in a
     batch of few classes; ``"present"`` divides by the classes that the batch's target holds.
+
+    The two focal forms differ by the factor C, 13 for the usual scheme: ``"mean"`` averages the
+    classes' losses, as segmentation-models-pytorch does from 0.6.0 on, ``"sum"`` adds them up, as
+    it did until 0.5.0, with which the earlier system was trained.
 
     Where several processes train, the loss is that of the batch of all of them.
 
@@ -51,6 +58,7 @@ class DiceFocalLoss(nn.Module):
         dice_weight: factor of the Dice part, at least 0.
         focal_weight: factor of the focal part, at least 0.
         dice_form: which classes the Dice part is averaged over, see above.
+        focal_form: whether the focal part is the mean or the sum over classes, see above.
         dice_smooth: added to numerator and denominator of the Dice score, pixels, at least 0.
         focal_gamma: exponent that plays down pixels already right, at least 0.
 
@@ -66,6 +74,7 @@ class DiceFocalLoss(nn.Module):
         dice_weight: float = 0.5,
         focal_weight: float = 0.5,
         dice_form: DiceForm = "smp",
+        focal_form: FocalForm = "mean",
         dice_smooth: float = 1.0,
         focal_gamma: float = 2.0,
     ) -> None:
@@ -73,6 +82,7 @@ class DiceFocalLoss(nn.Module):
         self.dice_weight = dice_weight
         self.focal_weight = focal_weight
         self.dice_form = dice_form
+        self.focal_form = focal_form
         self.dice_smooth = dice_smooth
         self.focal_gamma = focal_gamma
 
@@ -94,8 +104,10 @@ class DiceFocalLoss(nn.Module):
         """
         num_classes = logits.shape[1]
         _check_ids(target, num_classes)
-        # Ignored pixels need no mask below: they are the ones that belong to no class.
-        sums = _PixelSums.apply(logits, target, self.focal_gamma)
+        # All that is needed of the pixels is in these sums over the batch, numerators and
+        # denominators. Ignored pixels need no mask below: they are those that belong to no class.
+        pixel_sums = _BlockSums if logits.device.type == "cpu" else _BatchSums
+        sums = pixel_sums.apply(logits, target, self.focal_gamma)
         if torch.is_grad_enabled():  # in validation processes may have different numbers of batches
             sums = add_up(*sums)
         hits, predicted, labelled, focal_sum = sums
@@ -107,11 +119,14 @@ class DiceFocalLoss(nn.Module):
         averaged_over = num_classes if self.dice_form == "smp" else present.sum().clamp_min(1)
         dice = class_losses.sum() / averaged_over
 
-        focal = focal_sum / (labelled.sum().clamp_min(1) * num_classes)
+        averaged_over = labelled.sum().clamp_min(1)
+        if self.focal_form == "mean":
+            averaged_over = averaged_over * num_classes
+        focal = focal_sum / averaged_over
         return LossParts(self.dice_weight * dice + self.focal_weight * focal, dice, focal)
 
 
-class _PixelSums(torch.autograd.Function):
+class _BlockSums(torch.autograd.Function):
     """Sum over the pixels of a batch what Dice and focal need, with the gradient in closed form.
 
     One pass over the logits, block by block, each small enough to stay in a CPU's cache. It leaves
@@ -183,17 +198,116 @@ class _PixelSums(torch.autograd.Function):
         return grad_logits, None, None
 
 
+class _BatchSums(torch.autograd.Function):
+    """What `_BlockSums` computes, by few kernels over the whole batch, as accelerators want it.
+
+    Memory is what limits them, so the backward pass computes anew from the logits, which are all
+    that is kept beside the target.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, target: Tensor, gamma: float):
+        ctx.save_for_backward(logits, target)
+        ctx.gamma = gamma
+        hits, predicted, labelled, focal = _batch_sums(logits, target, gamma)
+        ctx.mark_non_differentiable(labelled)
+        return hits, predicted, labelled, focal
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_hits: Tensor, grad_predicted: Tensor, _, grad_focal: Tensor):
+        gradient = _batch_gradient(
+            *ctx.saved_tensors, ctx.gamma, grad_hits, grad_predicted, grad_focal
+        )
+        return gradient, None, None
+
+
+def _fused(function: Callable) -> Callable:
+    """Compile a function of tensors for CUDA; elsewhere, or without a compiler, run it as it is."""
+    compiled = torch.compile(function, fullgraph=True)
+    can_compile = True
+
+    @functools.wraps(function)
+    def run(logits: Tensor, *args):
+        nonlocal can_compile
+        if can_compile and _wants_fusion(logits):
+            try:
+                return compiled(logits, *args)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                # Compilers fail in many ways, each with a type of its own.
+                can_compile = False
+                reason = str(error).strip().partition("\n")[0]
+                warnings.warn(
+                    f"the loss is not compiled and takes longer ({type(error).__name__}: "
+                    f"{reason}); expected Triton and a C compiler.",
+                    stacklevel=2,
+                )
+        return function(logits, *args)
+
+    return run
+
+
+def _wants_fusion(logits: Tensor) -> bool:
+    return logits.is_cuda
+
+
+@_fused
+def _batch_sums(logits: Tensor, target: Tensor, gamma: float) -> tuple[Tensor, ...]:
+    """Hits, predicted, labelled (C,) and focal, as `_BlockSums` defines them."""
+    x, y, v = _with_one_hot(logits, target)
+    p = x.softmax(1) * v
+    z, s = _signed(x, y)
+    focal = s**gamma * nn.functional.softplus(z)
+    over_pixels = (0, 2, 3)
+    hits, predicted, labelled = (p * y).sum(over_pixels), p.sum(over_pixels), y.sum(over_pixels)
+    # Over classes first: so it shares a kernel with the softmax.
+    return hits, predicted, labelled, (focal.sum(1, keepdim=True) * v).sum()
+
+
+@_fused
+def _batch_gradient(
+    logits: Tensor,
+    target: Tensor,
+    gamma: float,
+    grad_hits: Tensor,
+    grad_predicted: Tensor,
+    grad_focal: Tensor,
+) -> Tensor:
+    """Gradient of the logits, as `_BlockSums` defines it."""
+    x, y, v = _with_one_hot(logits, target)
+    p = x.softmax(1) * v
+    p_grad = p * (y * grad_hits[:, None, None] + grad_predicted[:, None, None])
+    z, s = _signed(x, y)
+    focal_grad = s**gamma * (gamma * (1 - s) * nn.functional.softplus(z) + s)
+    focal_grad = focal_grad * (1 - 2 * y) * v  # dz/dx = 1 - 2 y
+    grad = p_grad - p * p_grad.sum(1, keepdim=True) + focal_grad * grad_focal
+    return torch.empty_like(logits).copy_(grad)  # in the logits' own memory format
+
+
+def _with_one_hot(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits x in float32 or better, one-hot target y, both (N, C, H, W), and v (N, 1, H, W)."""
+    x = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    ids = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
+    y = (target[:, None] == ids).to(x.dtype)
+    return x, y, y.sum(1, keepdim=True)
+
+
+def _signed(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    z = x * (1 - 2 * y)
+    return z, z.sigmoid()
+
+
 def _blocks(logits: Tensor, n_buffers: int) -> Iterator[tuple[int, slice, list[Tensor]]]:
-    """Cut (N, C, H, W) into pieces of one image: rows that fit a cache, all rows on a GPU.
+    """Cut (N, C, H, W) into pieces of one image: rows that fit a CPU's cache.
 
     Yields:
         Image, rows, and work buffers (C, rows, W) in float32 or better, the same ones for every
         piece: fresh memory costs more than most of what is computed in it.
     """
     n_images, num_classes, height, width = logits.shape
-    n_rows = height
-    if logits.device.type == "cpu":
-        n_rows = min(height, max(1, _BLOCK_NUMBERS // (num_classes * width)))
+    n_rows = min(height, max(1, _BLOCK_NUMBERS // (num_classes * width)))
     dtype = torch.promote_types(logits.dtype, torch.float32)
     shape = (num_classes, n_rows, width)
     buffers = [torch.empty(shape, dtype=dtype, device=logits.device) for _ in range(n_buffers)]

@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from clothseg_utils.core.classes import IGNORE_INDEX, ClassTable
+from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.config import Config
 from clothseg_utils.core.ranks import world_size
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, checkpoint_info
@@ -19,6 +19,9 @@ from clothseg_utils.training.losses import DiceFocalLoss, LossParts
 MONITOR = "val/mean_iou"
 """The one quantity that chooses the best checkpoint and stops training early."""
 
+# A run whose loss is not finite in so many batches one after the other will not recover.
+_LOST_AFTER = 20
+
 
 def complete_row(row: Mapping[str, float]) -> dict[str, float]:
     """A row of the history with `epochs_done`, which versions with one check an epoch left out."""
@@ -27,25 +30,64 @@ def complete_row(row: Mapping[str, float]) -> dict[str, float]:
 
 
 class _EpochTotals:
-    """Sums over one epoch, kept on the device so that no step waits for the GPU."""
+    """Sums over one epoch, kept on the device so that no step waits for the GPU.
+
+    A batch whose loss is not finite is left out of all of them but `images`.
+
+    Attributes:
+        images: photos seen by this process.
+        confusion: (C * C,) pixels of each pair of classes.
+    """
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
         # Apple's GPUs have no float64; three sums can live on the CPU there.
         float64_device = torch.device("cpu") if device.type == "mps" else device
-        self.losses = torch.zeros(3, dtype=torch.float64, device=float64_device)
+        self._losses = torch.zeros(3, dtype=torch.float64, device=float64_device)
+        self._counted, self._left_out, self._in_a_row, self._longest_row = torch.zeros(
+            4, dtype=torch.int64, device=device
+        )
         self.images = 0
         self.confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
 
     def add(self, parts: LossParts, logits: torch.Tensor, target: torch.Tensor) -> None:
         """Add one batch: logits (N, C, H, W), target (N, H, W) class ids or 255."""
-        num_classes = logits.shape[1]
-        batch_losses = torch.stack([part.detach().double() for part in parts])
-        self.losses += batch_losses.to(self.losses.device) * len(target)
+        is_finite = parts.loss.detach().isfinite()
+        losses = torch.stack(parts).detach().where(is_finite, 0)
+        self._losses += losses.to(self._losses.device).double() * len(target)
         self.images += len(target)
-        pred_mask = logits.detach().max(dim=1).indices  # on CPUs 5 times faster than argmax
-        counted = target != IGNORE_INDEX
-        pairs = target[counted].long() * num_classes + pred_mask[counted]
-        self.confusion += torch.bincount(pairs, minlength=num_classes**2)
+        self._counted += is_finite * len(target)
+        self._left_out += ~is_finite
+        self._in_a_row = (self._in_a_row + 1).where(~is_finite, 0)
+        self._longest_row = torch.maximum(self._longest_row, self._in_a_row)
+        self.confusion += _count_pairs(logits.detach(), target, is_finite)
+
+    def sums(self) -> torch.Tensor:
+        """What adds up over processes: three losses, photos counted, batches left out, is lost."""
+        is_lost = self._longest_row >= _LOST_AFTER
+        counts = torch.stack([self._counted, self._left_out, is_lost.long()])
+        return torch.cat([self._losses, counts.to(self._losses.device).double()])
+
+
+def _count_pairs(logits: torch.Tensor, target: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Count pixels by target and prediction, without reading anything back from the device.
+
+    Args:
+        logits: (N, C, H, W).
+        target: (N, H, W) class ids or 255.
+        counts: () bool; False counts nothing.
+
+    Returns:
+        (C * C,) int64, a confusion matrix row by row.
+    """
+    n_images, num_classes, height, width = logits.shape
+    pred_mask = logits.max(dim=1).indices  # on CPUs 5 times faster than argmax
+    pairs = target.long() * num_classes + pred_mask
+    # What does not count goes to a last cell. Each row of pixels has cells of its own, or all
+    # cores of a GPU would wait for the few cells of frequent pairs.
+    pairs = pairs.where(counts & (target < num_classes), num_classes**2)
+    pairs = pairs.view(n_images * height, width)
+    cells = pairs.new_zeros(len(pairs), num_classes**2 + 1)
+    return cells.scatter_add_(1, pairs, torch.ones_like(pairs))[:, :-1].sum(0)
 
 
 class ClothingSegmenter(pl.LightningModule):
@@ -63,6 +105,7 @@ class ClothingSegmenter(pl.LightningModule):
         history: one dict per check (epoch, epochs_done, step, seconds, learning_rate, train/...,
             val/...); kept in checkpoints, so it goes on after a resume.
         check_images: training photos that all processes saw before the latest check.
+        latest_loss: of the latest training step, on the device: reading it waits for a GPU.
     """
 
     def __init__(self, config: Config, classes: ClassTable, data_info: Mapping[str, Any]) -> None:
@@ -75,27 +118,38 @@ class ClothingSegmenter(pl.LightningModule):
         )
         if config.train.freeze_encoder:
             self.network.encoder.requires_grad_(False)
+        if config.train.compile_network:
+            self.network.compile()  # in place: the names of the weights stay
         loss = config.loss
         self.loss = DiceFocalLoss(
             dice_weight=loss.dice_weight,
             focal_weight=loss.focal_weight,
             dice_form=loss.dice_form,
+            focal_form=loss.focal_form,
             dice_smooth=loss.dice_smooth,
             focal_gamma=loss.focal_gamma,
         )
         self.history: list[dict[str, float]] = []
         self.check_images = 0
+        self.latest_loss = torch.zeros(())
         self._totals: dict[str, _EpochTotals] = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map (N, 3, H, W) uint8 RGB images, 0..255, to (N, C, H, W) logits."""
         images = normalize_images(images).contiguous(memory_format=torch.channels_last)
-        return self.network(images)
+        # Compiled for training alone: each further size of batch would take as long to compile.
+        run = self.network if self.training else self.network.forward
+        return run(images)
+
+    def on_fit_start(self) -> None:
+        """Let float32 products on CUDA run in TF32, as cuDNN's convolutions do by default."""
+        if self.device.type == "cuda":
+            torch.set_float32_matmul_precision("high")
 
     def training_step(self, batch: Sample, batch_idx: int) -> torch.Tensor:
         """Loss of one batch."""
         parts = self._step(batch, "train")
-        self.log("loss", parts.loss.detach(), prog_bar=True, logger=False)
+        self.latest_loss = parts.loss.detach()
         return parts.loss
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
@@ -125,17 +179,11 @@ class ClothingSegmenter(pl.LightningModule):
         Validation is the last thing in an epoch, so the training sums are complete here.
 
         Raises:
-            ValueError: the training loss is no longer a finite number.
+            ValueError: the loss is no longer a finite number.
         """
         row: dict[str, float] = {}
         for group, totals in self._totals.items():
             row |= self._figures(group, totals)
-        if not torch.isfinite(torch.tensor(row["train/loss"])):
-            raise ValueError(
-                f"the training loss became {row['train/loss']} by step {self.global_step}; "
-                "expected a finite number. Lower train.learning_rate or use "
-                "train.precision=32-true."
-            )
         self.check_images = self._totals["train"].images * world_size()
         for name, value in row.items():
             self.log(name, value, prog_bar=name == MONITOR)
@@ -152,16 +200,27 @@ class ClothingSegmenter(pl.LightningModule):
 
     def _figures(self, group: str, totals: _EpochTotals) -> dict[str, float]:
         reduce = self.trainer.strategy.reduce  # sums over the processes of a distributed run
-        counts = torch.tensor([totals.images], dtype=torch.float64, device=totals.losses.device)
-        losses = reduce(totals.losses, reduce_op="sum") / reduce(counts, reduce_op="sum")
+        sums = reduce(totals.sums(), reduce_op="sum").tolist()
+        loss, dice, focal, n_photos, n_left_out, is_lost = sums
+        if is_lost or not n_photos:
+            raise ValueError(
+                f"the {group} loss became infinite or NaN in {n_left_out:.0f} batches by step "
+                f"{self.global_step}; expected a finite number. Lower train.learning_rate or use "
+                "train.precision=32-true."
+            )
+        if n_left_out and self.trainer.is_global_zero:
+            print(
+                f"by step {self.global_step}: {n_left_out:.0f} {group} batches left out, their loss "
+                "was infinite or NaN",
+                flush=True,
+            )
         confusion = reduce(totals.confusion, reduce_op="sum").cpu().numpy()
         num_classes = self.classes.num_classes
         scores = scores_from_confusion(confusion.reshape(num_classes, num_classes))
-        loss, dice, focal = losses.tolist()
         return {
-            f"{group}/loss": loss,
-            f"{group}/dice_loss": dice,
-            f"{group}/focal_loss": focal,
+            f"{group}/loss": loss / n_photos,
+            f"{group}/dice_loss": dice / n_photos,
+            f"{group}/focal_loss": focal / n_photos,
             f"{group}/mean_iou": float(scores.mean_iou),
             f"{group}/macro_f1": float(scores.macro_f1),
             f"{group}/pixel_accuracy": float(scores.pixel_accuracy),
@@ -179,8 +238,7 @@ class ClothingSegmenter(pl.LightningModule):
             lr=train.learning_rate,
             betas=(0.9, train.adam_beta2),
             weight_decay=train.weight_decay,
-            # On CUDA, float16 gradients are scaled; a fused step unscales them after the clipping.
-            fused=train.gradient_clip_norm == 0 or self.device.type != "cuda",
+            fused=True,
         )
 
     def configure_gradient_clipping(
@@ -189,13 +247,20 @@ class ClothingSegmenter(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Shorten the gradient to `gradient_clip_norm`; 0 leaves it as it is.
+        """Shorten the gradient to `gradient_clip_norm`, if any; skip a step that is not finite.
 
-        Lightning's own form refuses a fused optimizer in any mixed precision, bfloat16 too, where
-        nothing is scaled.
+        Lightning's own form refuses a fused optimizer, which unscales float16's gradients after
+        the clipping; here the limit is scaled instead. Nothing is read back from the device.
         """
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+            limited = norm if scaler is None else norm / scaler.scale(torch.ones_like(norm))
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, limited)
+        if scaler is None:
+            # As a scaler does: the fused kernel leaves weights and moments alone where this is 1.
+            optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a reader of the checkpoint needs, as plain values."""

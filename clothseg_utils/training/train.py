@@ -254,6 +254,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
         enable_progress_bar=False,  # ours is a callback
         enable_model_summary=False,
         log_every_n_steps=10,
+        benchmark=True,  # cuDNN tries which algorithm is fastest: inputs are all of one size
     )
 
 
