@@ -2,11 +2,14 @@
 
 import dataclasses
 import multiprocessing
+import pickle
+import threading
 import time
 from collections import Counter
 from types import SimpleNamespace
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -19,6 +22,8 @@ from clothseg_utils.core.config import (
     DataConfig,
     replace_fields,
 )
+from clothseg_utils.data.coco import ImageRecord
+from clothseg_utils.data.masks import MaskEntry
 from clothseg_utils.data.splits import load_split
 from clothseg_utils.network.geometry import PAD_COLOR, fit_image, fit_mask
 from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, seed_worker
@@ -53,9 +58,9 @@ def val_split(config):
     return load_split(config, "val")
 
 
-def split_of(image, mask, n_images=1):
-    """A split of equal photos, all that a Dataset asks of one."""
-    return SimpleNamespace(images=(0,) * n_images, read_pair=lambda _: (image, mask))
+def split_of(image, mask):
+    """A split of one photo, as far as a Dataset asks."""
+    return SimpleNamespace(pairs=lambda: SimpleNamespace(read=lambda index: (image, mask)))
 
 
 # Dataset
@@ -94,7 +99,45 @@ def test_squash_pads_nothing(augment):
     assert (sample["image"] == 255).all()
 
 
+def test_dataset_of_fashionpedias_size_is_sent_to_workers_in_under_20_mb(train_split, config):
+    names = [f"{number:032x}" for number in range(45_000)]
+    images = tuple(
+        ImageRecord(id=number, file_name=f"{name}.jpg", width=682, height=1024)
+        for number, name in enumerate(names)
+    )
+    entries = tuple(
+        MaskEntry(
+            number, f"{name}.jpg", f"{name}.png", 1024, 682, 9000, tuple(range(53_000, 53_013))
+        )
+        for number, name in enumerate(names)
+    )
+    large = dataclasses.replace(
+        train_split,
+        images=images,
+        masks=msgspec.structs.replace(train_split.masks, entries=entries),
+        coco=threading.Lock(),  # cannot be pickled, and nobody is to try it with a file of 542 MB
+    )
+    packed = pickle.dumps(SegmentationDataset(large, config, AugmentConfig()))
+    assert len(packed) < 20e6
+    assert pickle.loads(packed).pairs.file_names[-1] == (f"{names[-1]}.jpg", f"{names[-1]}.png")
+
+
 # Loaders
+
+
+@pytest.mark.slow  # each worker imports torch anew
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_workers_that_inherit_nothing_read_the_same_batches(
+    config, train_split, val_split, start_method
+):
+    """As on macOS and Windows, and from Python 3.14 everywhere."""
+    module = data_module(config, train_split, val_split, batch_size=3, num_workers=2)
+    loader = module.val_dataloader()
+    loader.multiprocessing_context = start_method
+    alone = data_module(config, train_split, val_split, batch_size=3, num_workers=0)
+    for ours, expected in zip(loader, alone.val_dataloader(), strict=True):
+        assert torch.equal(ours["image"], expected["image"])
+        assert torch.equal(ours["mask"], expected["mask"])
 
 
 def data_module(config, train_split, val_split, **train_fields):

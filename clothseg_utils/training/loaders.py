@@ -38,7 +38,7 @@ class SegmentationDataset(Dataset[Sample]):
     def __init__(
         self, split_data: SplitData, config: DataConfig, augment: AugmentConfig | None = None
     ) -> None:
-        self.split_data = split_data
+        self.pairs = split_data.pairs()  # sent to every worker process: no annotation file
         self.config = config
         self.transform: TrainTransform | None = None
         if augment is not None:
@@ -46,11 +46,11 @@ class SegmentationDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         """Number of photos."""
-        return len(self.split_data.images)
+        return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
         """Read, resize and augment the photo at `index` with its mask."""
-        image, mask = self.split_data.read_pair(self.split_data.images[index])
+        image, mask = self.pairs.read(index)
         if self.transform is None:
             image = fit_image(image, self.config.image_size, self.config.resize)
             mask = fit_mask(mask, self.config.image_size, self.config.resize)
