@@ -15,6 +15,7 @@ import pytest
 import torch
 from test_augment import NO_AUGMENTATION
 
+from clothseg_utils.core import workers
 from clothseg_utils.core.classes import IGNORE_INDEX
 from clothseg_utils.core.config import (
     AugmentConfig,
@@ -26,15 +27,22 @@ from clothseg_utils.data.coco import ImageRecord
 from clothseg_utils.data.masks import MaskEntry
 from clothseg_utils.data.splits import load_split
 from clothseg_utils.network.geometry import PAD_COLOR, fit_image, fit_mask
+from clothseg_utils.training import loaders
 from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, seed_worker
 
-# On a machine with one core; two workers are the point here.
+# As `two_cores` below: on a machine with one.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
 
 
 def only(**changes):
     """Augmentation that does nothing but `changes`."""
     return AugmentConfig(**NO_AUGMENTATION | changes)
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    """Two workers are the point here, on a machine with one core too."""
+    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +279,25 @@ def test_validation_shows_every_photo_in_order(config, train_split, val_split):
     masks = torch.cat([batch["mask"] for batch in batches])
     plain = SegmentationDataset(val_split, config)
     assert torch.equal(masks, torch.stack([plain[index]["mask"] for index in range(8)]))
+
+
+def test_loaders_have_the_workers_that_can_be_afforded(
+    config, train_split, val_split, monkeypatch, capsys
+):
+    asked = []
+
+    def afford(*arguments):
+        asked.append(arguments)
+        return 1, "train.num_workers: 1 instead of 2"
+
+    monkeypatch.setattr(loaders, "affordable_workers", afford)
+    module = data_module(config, train_split, val_split, batch_size=3, num_workers=2)
+    module.trainer = SimpleNamespace(num_devices=2, is_global_zero=True)
+    assert module.train_dataloader().num_workers == module.val_dataloader().num_workers == 1
+    batch = next(iter(module.val_dataloader()))
+    n_bytes = sum(tensor.element_size() * tensor.numel() for tensor in batch.values())
+    assert asked == [(2, n_bytes, 2)]
+    assert capsys.readouterr().out == "train.num_workers: 1 instead of 2\n"  # once
 
 
 def test_leaking_splits_are_refused_before_training(config, train_split):

@@ -1,5 +1,6 @@
 """Photos and masks as batches: the Dataset, and the loaders of a run."""
 
+from functools import cached_property
 from typing import Any, TypedDict
 
 import cv2
@@ -10,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.config import AugmentConfig, Config, DataConfig
-from clothseg_utils.core.workers import stop_opencv_threads
+from clothseg_utils.core.workers import affordable_workers, stop_opencv_threads
 from clothseg_utils.data.splits import SplitData, check_disjoint
 from clothseg_utils.network.geometry import fit_image, fit_mask
 from clothseg_utils.training.augment import TrainTransform
@@ -105,6 +106,17 @@ class ClothingDataModule(pl.LightningDataModule):
         """Class table of both splits."""
         return self.train_split.classes
 
+    @cached_property
+    def num_workers(self) -> int:
+        """Workers of each loader: those asked for, as far as cores and shared memory allow."""
+        train = self.config.train
+        batch_bytes = train.batch_size * 4 * self.config.data.image_size**2  # RGB and mask
+        ranks = self.trainer.num_devices if self.trainer else 1
+        workers, reason = affordable_workers(train.num_workers, batch_bytes, ranks)
+        if reason and (not self.trainer or self.trainer.is_global_zero):
+            print(reason, flush=True)
+        return workers
+
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled, augmented photos; `epoch_images` of them an epoch."""
         # With workers, `seed_worker` seeds each; without, this seeds the only copy.
@@ -125,8 +137,8 @@ class ClothingDataModule(pl.LightningDataModule):
         train = self.config.train
         return {
             "batch_size": train.batch_size,
-            "num_workers": train.num_workers,
+            "num_workers": self.num_workers,
             "worker_init_fn": seed_worker,
-            "persistent_workers": train.num_workers > 0,
+            "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }
