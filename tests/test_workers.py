@@ -79,11 +79,11 @@ def free_megabytes(monkeypatch):
     ("free", "ranks", "expected"),
     [
         (2000, 1, 8),
-        (1188, 1, 8),  # 2 loaders x (2 x 8 + 2) batches x 33 MB
-        (1187, 1, 7),
-        (1187, 2, 3),
-        (264, 1, 1),
-        (263, 1, 0),
+        (1254, 1, 8),  # 2 loaders x (2 x 8 + 3) batches x 33 MB
+        (1253, 1, 7),
+        (1253, 2, 3),
+        (330, 1, 1),
+        (329, 1, 0),
         (64, 1, 0),  # of a container
     ],
 )
@@ -98,7 +98,7 @@ def test_so_many_workers_as_the_shared_memory_holds(free_megabytes, free, ranks,
 def test_too_little_shared_memory_names_what_would_do(free_megabytes):
     free_megabytes(64)
     reason = affordable_workers(8, 33 * MB)[1]
-    assert "0 instead of 8, as /dev/shm has 64 MB free and 8 need 1,188 MB" in reason
+    assert "0 instead of 8, as /dev/shm has 64 MB free and 8 need 1,254 MB" in reason
     assert reason.endswith("--shm-size=2g")
 
 

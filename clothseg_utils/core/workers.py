@@ -68,8 +68,8 @@ def affordable_workers(asked: int, batch_bytes: int, ranks: int = 1) -> tuple[in
     """
 
     def needed(workers: int) -> int:
-        # Two loaders; two batches a worker, as torch prefetches, and two in the trainer's hands.
-        return ranks * 2 * (2 * workers + 2) * batch_bytes if workers else 0
+        # Two loaders; two batches a worker, as torch prefetches, and three in the trainer's hands.
+        return ranks * 2 * (2 * workers + 3) * batch_bytes if workers else 0
 
     cores = usable_cores()
     most = min(asked, max(1, cores // ranks))
