@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import cv2
 import pytest
 
 from clothseg_utils.core import workers
+from clothseg_utils.core.files import repo_root
 from clothseg_utils.core.workers import affordable_workers, read_ahead, usable_cores, worker_pool
 
 
@@ -58,6 +61,27 @@ def test_usable_cores_without_affinity_and_control_groups(machine, monkeypatch):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     assert usable_cores() == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "spin_count"),
+    [
+        ({}, "3000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, None),  # it has a spin count of its own
+    ],
+)
+def test_threads_that_wait_spin_briefly_unless_told_otherwise(given, spin_count):
+    kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import clothseg_utils, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        env=kept | given,
+        cwd=repo_root(),
+        capture_output=True,
+        text=True,
+    )
+    assert process.stdout.strip() == str(spin_count)
 
 
 MB = 1_000_000
