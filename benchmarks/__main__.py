@@ -22,6 +22,7 @@ STAGES = (
     "loss",
     "rasterize",
     "prediction",
+    "sharing",
     "annotations",
     "training_step",
 )

@@ -11,7 +11,14 @@ and torch is loaded only with the first network.
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# GNU OpenMP's threads wait for work by spinning, 300,000 rounds long, and two programs on the same
+# cores spin against each other. It reads this once, when torch is loaded; kernels and workers
+# inherit it.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
     from clothseg_utils.data.coco import read_annotations

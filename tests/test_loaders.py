@@ -2,16 +2,20 @@
 
 import dataclasses
 import multiprocessing
+import pickle
+import threading
 import time
 from collections import Counter
 from types import SimpleNamespace
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 import torch
 from test_augment import NO_AUGMENTATION
 
+from clothseg_utils.core import workers
 from clothseg_utils.core.classes import IGNORE_INDEX
 from clothseg_utils.core.config import (
     AugmentConfig,
@@ -20,18 +24,27 @@ from clothseg_utils.core.config import (
     TrainConfig,
     replace_fields,
 )
+from clothseg_utils.data.coco import ImageRecord
+from clothseg_utils.data.masks import MaskEntry
 from clothseg_utils.data.splits import load_split
 from clothseg_utils.network.geometry import PAD_COLOR, fit_image, fit_mask
+from clothseg_utils.training import loaders
 from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, start_worker
 from clothseg_utils.training.order import TrainingOrder, draws_per_check
 
-# On a machine with one core; two workers are the point here.
+# As `two_cores` below: on a machine with one.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
 
 
 def only(**changes):
     """Augmentation that does nothing but `changes`."""
     return AugmentConfig(**NO_AUGMENTATION | changes)
+
+
+@pytest.fixture(autouse=True)
+def two_cores(monkeypatch):
+    """Two workers are the point here, on a machine with one core too."""
+    monkeypatch.setattr(workers, "usable_cores", lambda: 2)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +68,9 @@ def val_split(config):
     return load_split(config, "val")
 
 
-def split_of(image, mask, n_images=1):
-    """A split of equal photos, all that a Dataset asks of one."""
-    return SimpleNamespace(images=(0,) * n_images, read_pair=lambda _: (image, mask))
+def split_of(image, mask):
+    """A split of one photo, as far as a Dataset asks."""
+    return SimpleNamespace(pairs=lambda: SimpleNamespace(read=lambda index: (image, mask)))
 
 
 # Dataset
@@ -96,7 +109,45 @@ def test_squash_pads_nothing(augment):
     assert (sample["image"] == 255).all()
 
 
+def test_dataset_of_fashionpedias_size_is_sent_to_workers_in_under_20_mb(train_split, config):
+    names = [f"{number:032x}" for number in range(45_000)]
+    images = tuple(
+        ImageRecord(id=number, file_name=f"{name}.jpg", width=682, height=1024)
+        for number, name in enumerate(names)
+    )
+    entries = tuple(
+        MaskEntry(
+            number, f"{name}.jpg", f"{name}.png", 1024, 682, 9000, tuple(range(53_000, 53_013))
+        )
+        for number, name in enumerate(names)
+    )
+    large = dataclasses.replace(
+        train_split,
+        images=images,
+        masks=msgspec.structs.replace(train_split.masks, entries=entries),
+        coco=threading.Lock(),  # cannot be pickled, and nobody is to try it with a file of 542 MB
+    )
+    packed = pickle.dumps(SegmentationDataset(large, config, AugmentConfig()))
+    assert len(packed) < 20e6
+    assert pickle.loads(packed).pairs.file_names[-1] == (f"{names[-1]}.jpg", f"{names[-1]}.png")
+
+
 # Loaders
+
+
+@pytest.mark.slow  # each worker imports torch anew
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_workers_that_inherit_nothing_read_the_same_batches(
+    config, train_split, val_split, start_method
+):
+    """As on macOS and Windows, and from Python 3.14 everywhere."""
+    module = data_module(config, train_split, val_split, batch_size=3, num_workers=2)
+    loader = module.val_dataloader()
+    loader.multiprocessing_context = start_method
+    alone = data_module(config, train_split, val_split, batch_size=3, num_workers=0)
+    for ours, expected in zip(loader, alone.val_dataloader(), strict=True):
+        assert torch.equal(ours["image"], expected["image"])
+        assert torch.equal(ours["mask"], expected["mask"])
 
 
 def data_module(config, train_split, val_split, **train_fields):
@@ -274,6 +325,25 @@ def test_validation_shows_every_photo_in_order(config, train_split, val_split):
     masks = torch.cat([batch["mask"] for batch in batches])
     plain = SegmentationDataset(val_split, config)
     assert torch.equal(masks, torch.stack([plain[index]["mask"] for index in range(8)]))
+
+
+def test_loaders_have_the_workers_that_can_be_afforded(
+    config, train_split, val_split, monkeypatch, capsys
+):
+    asked = []
+
+    def afford(*arguments):
+        asked.append(arguments)
+        return 1, "train.num_workers: 1 instead of 2"
+
+    monkeypatch.setattr(loaders, "affordable_workers", afford)
+    module = data_module(config, train_split, val_split, batch_size=3, num_workers=2)
+    module.trainer = SimpleNamespace(num_devices=2, is_global_zero=True)
+    assert module.train_dataloader().num_workers == module.val_dataloader().num_workers == 1
+    batch = next(iter(module.val_dataloader()))
+    n_bytes = sum(tensor.element_size() * tensor.numel() for tensor in batch.values())
+    assert asked == [(2, n_bytes, 2)]
+    assert capsys.readouterr().out == "train.num_workers: 1 instead of 2\n"  # once
 
 
 def test_leaking_splits_are_refused_before_training(config, train_split):

@@ -12,6 +12,7 @@ import torch
 from clothseg_utils.core.classes import class_colors, class_table
 from clothseg_utils.core.config import Config, InferenceConfig, replace_fields
 from clothseg_utils.core.files import repo_root
+from clothseg_utils.network import unet
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, checkpoint_info, read_checkpoint
 from clothseg_utils.network.segmenter import load_segmenter
 from clothseg_utils.network.unet import (
@@ -41,6 +42,28 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("threads", "asked", "expected"),
+    [
+        (4, None, 2),  # torch's own choice: the cores of the machine
+        (1, None, 1),
+        (4, "4", 4),
+    ],
+)
+def test_torch_computes_on_the_cores_of_the_container(monkeypatch, threads, asked, expected):
+    monkeypatch.setattr(unet, "usable_cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        build_network(ENCODER, "none", 3)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -69,6 +69,13 @@ def test_split_pairs_each_photo_with_its_own_mask(train_split):
         assert 0 < mask.max() <= 12
 
 
+def test_pairs_by_number_are_those_of_the_records(val_split):
+    pairs = val_split.pairs()
+    assert len(pairs) == len(val_split.images)
+    for ours, expected in zip(pairs.read(5), val_split.read_pair(val_split.images[5]), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
 def test_image_limit_takes_the_first(config):
     limited = load_split(config.model_copy(update={"image_limit": 3}), "val")
     whole = load_split(config, "val")

@@ -3,7 +3,6 @@
 import colorsys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal, Protocol, get_args
 
 import numpy as np
@@ -177,7 +176,7 @@ def class_table(scheme: Scheme, categories: Iterable[_CategoryLike]) -> ClassTab
             f"{len(names)} classes do not fit a uint8 mask; expected at most {IGNORE_INDEX}. "
             "Map some categories to one class."
         )
-    return ClassTable(scheme, names, class_colors(len(names)), MappingProxyType(class_of_category))
+    return ClassTable(scheme, names, class_colors(len(names)), class_of_category)
 
 
 def class_colors(num_classes: int) -> np.ndarray:

@@ -4,6 +4,7 @@ import contextlib
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -14,17 +15,80 @@ from typing import TypeVar
 
 import cv2
 
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "200000 100000": of two cores
+from clothseg_utils.core.text import count_text
+
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")  # a line each: "0::/path", of version 1 "4:cpu:/path"
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use: its affinity, and its container's quota."""
+    """CPU cores that this process may use: its affinity, and the quota of its container or job."""
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    with contextlib.suppress(OSError, ValueError):  # no such file, or "max" for a quota
-        quota, period = map(int, _CPU_QUOTA.read_text().split())
-        cores = min(cores, math.ceil(quota / period))
-    return cores
+    return min([cores, *map(math.ceil, _cpu_quotas())])
+
+
+def _cpu_quotas() -> Iterator[float]:
+    """Cores that each control group around this process grants; none on other systems."""
+    try:
+        groups = [line.split(":", 2) for line in _OWN_GROUPS.read_text().splitlines()]
+    except OSError:
+        return
+    for _, controllers, name in groups:
+        files = ["cpu.max"]  # "200000 100000": of two cores
+        top = _CONTROL_GROUPS
+        if controllers:
+            if "cpu" not in controllers.split(","):
+                continue
+            top, files = top / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        own = top / name.lstrip("/")  # in a container often a path of the host: then only `top` is
+        for folder in (own, *own.parents):
+            with contextlib.suppress(OSError, ValueError):  # no such file, or "max" for a quota
+                quota, period = map(int, " ".join((folder / f).read_text() for f in files).split())
+                if quota > 0:  # version 1 writes -1 where there is none
+                    yield quota / period
+            if folder == top:
+                break
+
+
+def affordable_workers(asked: int, batch_bytes: int, ranks: int = 1) -> tuple[int, str]:
+    """How many processes a train and a val loader may have each.
+
+    More than the cores only compete. Batches go through /dev/shm, and a worker that finds it full
+    dies of a "bus error"; containers have 64 MB of it, unless told otherwise.
+
+    Args:
+        asked: workers of one loader, as the user wants them.
+        batch_bytes: size of a batch.
+        ranks: processes on this machine that train together, each with loaders of its own.
+
+    Returns:
+        the number, 0..`asked`, and one line that says why it is smaller, empty if it is not.
+    """
+
+    def needed(workers: int) -> int:
+        # Two loaders; two batches a worker, as torch prefetches, and three in the trainer's hands.
+        return ranks * 2 * (2 * workers + 3) * batch_bytes if workers else 0
+
+    cores = usable_cores()
+    most = min(asked, max(1, cores // ranks))
+    free = needed(most)
+    with contextlib.suppress(OSError):  # macOS and Windows have other ways
+        free = shutil.disk_usage(_SHARED_MEMORY).free
+    workers = next(number for number in range(most, -1, -1) if needed(number) <= free)
+    if workers == asked:
+        return workers, ""
+    reason = f"{count_text(cores, 'core')} can be used"
+    if ranks > 1:
+        reason += f" by {ranks} ranks"
+    if workers < most:
+        reason = (
+            f"{_SHARED_MEMORY} has {free / 1e6:,.0f} MB free and {most} need "
+            f"{needed(most) / 1e6:,.0f} MB; containers take --shm-size="
+            f"{math.ceil(needed(most) / 2**30)}g"
+        )
+    return workers, f"train.num_workers: {workers} instead of {asked}, as {reason}"
 
 
 @contextlib.contextmanager

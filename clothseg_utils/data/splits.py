@@ -23,6 +23,32 @@ from clothseg_utils.data.photos import read_photo
 
 
 @dataclass(frozen=True)
+class PhotoPairs:
+    """Photos with their masks, by number, without the annotations: what a worker process is sent.
+
+    Attributes:
+        image_dir: folder of the photos.
+        mask_dir: folder of the masks.
+        file_names: of each photo and its mask.
+        num_classes: background counted.
+    """
+
+    image_dir: Path
+    mask_dir: Path
+    file_names: tuple[tuple[str, str], ...]
+    num_classes: int
+
+    def __len__(self) -> int:
+        """Number of photos."""
+        return len(self.file_names)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read a pair as `SplitData.read_pair` does."""
+        photo, mask = self.file_names[index]
+        return _read_pair(self.image_dir / photo, self.mask_dir / mask, self.num_classes)
+
+
+@dataclass(frozen=True)
 class SplitData:
     """The photos of one split that can be used, with their masks.
 
@@ -63,14 +89,30 @@ class SplitData:
         Raises:
             ValueError: the two differ in size, or one cannot be decoded.
         """
-        image = read_photo(self.photo_path(record))
-        mask = read_mask(self.masks.mask_path(record.id), self.classes.num_classes)
-        if image.shape[:2] != mask.shape:
-            raise ValueError(
-                f"photo {record.file_name} is {image.shape[1]} x {image.shape[0]} but its mask "
-                f"{mask.shape[1]} x {mask.shape[0]}; expected equal sizes. Rerun notebook 02."
-            )
-        return image, mask
+        mask_path = self.masks.mask_path(record.id)
+        return _read_pair(self.photo_path(record), mask_path, self.classes.num_classes)
+
+    def pairs(self) -> PhotoPairs:
+        """What is needed to read the photos and their masks, and no more."""
+        return PhotoPairs(
+            image_dir=self.image_dir,
+            mask_dir=self.masks.mask_dir,
+            file_names=tuple((r.file_name, self.masks.mask_path(r.id).name) for r in self.images),
+            num_classes=self.classes.num_classes,
+        )
+
+
+def _read_pair(
+    photo_path: Path, mask_path: Path, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    image = read_photo(photo_path)
+    mask = read_mask(mask_path, num_classes)
+    if image.shape[:2] != mask.shape:
+        raise ValueError(
+            f"photo {photo_path.name} is {image.shape[1]} x {image.shape[0]} but its mask "
+            f"{mask.shape[1]} x {mask.shape[0]}; expected equal sizes. Rerun notebook 02."
+        )
+    return image, mask
 
 
 def load_split(config: DataConfig, split: Split) -> SplitData:

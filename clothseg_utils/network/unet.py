@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 from clothseg_utils.core.files import resolve_path
 from clothseg_utils.core.text import suggestion
+from clothseg_utils.core.workers import usable_cores
 from clothseg_utils.network.decoder import speed_up_decoder
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -22,7 +24,7 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> smp.Unet:
-    """Build a U-Net with an encoder of segmentation-models-pytorch.
+    """Build a U-Net with an encoder of segmentation-models-pytorch, and limit torch's threads.
 
     Args:
         encoder_name: such as "mit_b1" or "resnet34".
@@ -40,6 +42,7 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
         FileNotFoundError: no such weights file.
     """
     check_encoder_name(encoder_name)
+    limit_threads()
     hub_weights = "imagenet" if encoder_weights == "imagenet" else None
     try:
         with _quiet_hub():
@@ -57,6 +60,17 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
         _load_encoder(network.encoder, resolve_path(encoder_weights), encoder_name)
     speed_up_decoder(network)
     return network
+
+
+def limit_threads() -> None:
+    """Let torch compute on the cores that this process may use.
+
+    It takes those of the machine, whatever quota a container has: the threads beyond the quota
+    stop the others. A number in OMP_NUM_THREADS is the user's choice.
+    """
+    cores = usable_cores()
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cores:
+        torch.set_num_threads(cores)
 
 
 def check_encoder_name(encoder_name: str) -> None:

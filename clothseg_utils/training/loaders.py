@@ -1,5 +1,6 @@
 """Photos and masks as batches: the Dataset, and the loaders of a run."""
 
+from functools import cached_property
 from typing import Any, TypedDict
 
 import cv2
@@ -10,8 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.config import AugmentConfig, Config, DataConfig
-from clothseg_utils.core.ranks import rank, world_size
-from clothseg_utils.core.workers import stop_opencv_threads
+from clothseg_utils.core.ranks import local_world_size, rank, world_size
+from clothseg_utils.core.workers import affordable_workers, stop_opencv_threads
 from clothseg_utils.data.splits import SplitData, check_disjoint
 from clothseg_utils.network.geometry import fit_image, fit_mask
 from clothseg_utils.training.augment import TrainTransform
@@ -40,7 +41,7 @@ class SegmentationDataset(Dataset[Sample]):
     def __init__(
         self, split_data: SplitData, config: DataConfig, augment: AugmentConfig | None = None
     ) -> None:
-        self.split_data = split_data
+        self.pairs = split_data.pairs()  # sent to every worker process: no annotation file
         self.config = config
         self.transform: TrainTransform | None = None
         if augment is not None:
@@ -48,7 +49,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     def __len__(self) -> int:
         """Number of photos."""
-        return len(self.split_data.images)
+        return len(self.pairs)
 
     def __getitem__(self, index: int | Draw) -> Sample:
         """Read, resize and augment the photo at `index` with its mask.
@@ -59,7 +60,7 @@ class SegmentationDataset(Dataset[Sample]):
         if isinstance(index, Draw):
             self.set_random_seed(index.seed)
             index = index.photo
-        image, mask = self.split_data.read_pair(self.split_data.images[index])
+        image, mask = self.pairs.read(index)
         if self.transform is None:
             image = fit_image(image, self.config.image_size, self.config.resize)
             mask = fit_mask(mask, self.config.image_size, self.config.resize)
@@ -108,6 +109,16 @@ class ClothingDataModule(pl.LightningDataModule):
         """Class table of both splits."""
         return self.train_split.classes
 
+    @cached_property
+    def num_workers(self) -> int:
+        """Workers of each loader: those asked for, as far as cores and shared memory allow."""
+        train = self.config.train
+        batch_bytes = train.batch_size * 4 * self.config.data.image_size**2  # RGB and mask
+        workers, reason = affordable_workers(train.num_workers, batch_bytes, local_world_size())
+        if reason and rank() == 0:
+            print(reason, flush=True)
+        return workers
+
     def train_dataloader(self) -> DataLoader[Sample]:
         """Augmented photos in random order, as many as belong between two checks."""
         train = self.config.train
@@ -134,8 +145,8 @@ class ClothingDataModule(pl.LightningDataModule):
         train = self.config.train
         return {
             "batch_size": train.batch_size,
-            "num_workers": train.num_workers,
+            "num_workers": self.num_workers,
             "worker_init_fn": start_worker,
-            "persistent_workers": train.num_workers > 0,
+            "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }

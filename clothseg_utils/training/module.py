@@ -210,8 +210,8 @@ class ClothingSegmenter(pl.LightningModule):
             )
         if n_left_out and self.trainer.is_global_zero:
             print(
-                f"by step {self.global_step}: {n_left_out:.0f} {group} batches left out, their loss "
-                "was infinite or NaN",
+                f"by step {self.global_step}: {n_left_out:.0f} {group} batches left out, their "
+                "loss was infinite or NaN",
                 flush=True,
             )
         confusion = reduce(totals.confusion, reduce_op="sum").cpu().numpy()

@@ -19,7 +19,7 @@ LEARNING_SECTIONS = ("data", "augment", "loss", "train")
 
 FREE_FIELDS = {
     "data": frozenset({"data_root", "derived_root", "mask_workers"}),
-    "train": frozenset({"num_workers", "devices", "precision"}),
+    "train": frozenset({"num_workers", "devices", "precision", "compile_network"}),
 }
 """Settings that change where and how fast, not what is learned."""
 

@@ -153,7 +153,7 @@ def _fit(
     with _quiet_lightning():
         trainer = _build_trainer(config, run, clock, source)
         if trainer.is_global_zero:
-            print(_describe(trainer, train), flush=True)
+            print(_describe(trainer, train, data_module.num_workers), flush=True)
         with _plain_interrupts(trainer), _plain_memory_errors(train):
             trainer.fit(
                 module, datamodule=data_module, ckpt_path=checkpoint_path, weights_only=True
@@ -266,7 +266,7 @@ def _lightning_precision(train: TrainConfig) -> Any:
     return names[default_precision(device)]
 
 
-def _describe(trainer: pl.Trainer, train: TrainConfig) -> str:
+def _describe(trainer: pl.Trainer, train: TrainConfig, n_workers: int) -> str:
     """What trains, and what a step is, in one line."""
     device = trainer.strategy.root_device
     n_threads = torch.get_num_threads()
@@ -277,7 +277,7 @@ def _describe(trainer: pl.Trainer, train: TrainConfig) -> str:
     return (
         f"training on {trainer.world_size} x {name}, precision {trainer.precision}: "
         f"{n_photos} photos a step (batch_size {train.batch_size}, accumulate {train.accumulate}), "
-        f"{train.num_workers} workers a device load them"
+        f"{n_workers} workers a device load them"
     )
 
 
