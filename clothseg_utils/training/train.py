@@ -26,7 +26,8 @@ from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.text import count_text
 from clothseg_utils.data.splits import SplitData, splits_source
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
-from clothseg_utils.network.unet import check_encoder_name, default_precision, set_prior_bias
+from clothseg_utils.network.encoders import check_encoder_name, encoder_card
+from clothseg_utils.network.unet import default_precision, set_prior_bias
 from clothseg_utils.pictures.panels import prediction_panel
 from clothseg_utils.training.live import live_callbacks, log_layout, log_precision_recall
 from clothseg_utils.training.loaders import ClothingDataModule
@@ -332,7 +333,8 @@ def train(
             log_precision_recall(writer, module, data_module.val_dataset, int(best_row["step"]))
         log_layout(writer)
         _log_hyperparameters(trainer, config, best_row)
-        write_json(run.training_path, summary | {"code": code})
+        encoder = encoder_card(config.train.encoder_name, config.train.encoder_weights)
+        write_json(run.training_path, summary | {"code": code, "encoder": encoder})
     return _finished_result(run, tuple(notes))
 
 
