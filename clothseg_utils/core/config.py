@@ -133,7 +133,7 @@ class LossConfig(_Section):
 class TrainConfig(_Section):
     """Network, optimisation and hardware."""
 
-    encoder_name: str = "mit_b1"  # an encoder of segmentation-models-pytorch
+    encoder_name: str = "mit_b1"  # of segmentation-models-pytorch, or tu- and a name of timm
     encoder_weights: str = "none"  # imagenet, none, or a file with the encoder's state dict
     freeze_encoder: bool = False  # train the decoder only
     prior_bias: bool = True  # begin by predicting each class as often as it occurs

@@ -70,26 +70,20 @@ def check_encoder_name(encoder_name: str) -> None:
 def _timm_fault(architecture: str) -> str:
     """Why a U-Net cannot use a model of timm; empty if it can. Nothing is computed or stored."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.inference_mode():
-        try:
-            model: Any = timm.create_model(architecture, features_only=True)
-        except Exception as error:  # each model fails in a way of its own
-            return f"gives no features of its stages ({_first_line(error)})"
+        model: Any = timm.create_model(architecture, features_only=True)
         strides = list(model.feature_info.reduction())
         if strides not in _USABLE_STRIDES:
             return f"gives features of strides {', '.join(map(str, strides))}"
+        encoder = TimmUniversalEncoder(architecture, pretrained=False).eval()
         try:
-            encoder = TimmUniversalEncoder(architecture, pretrained=False).eval()
             features = encoder(torch.empty(1, 3, 64, 96))
-        except Exception as error:
-            return f"cannot take images of 64 x 96 pixels ({_first_line(error)})"
+        except Exception as error:  # each model that wants images of one size fails in its own way
+            reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+            return f"cannot take images of 64 x 96 pixels ({reason})"
     sizes = [tuple(feature.shape[2:]) for feature in features]
     if sizes != [(64 >> level, 96 >> level) for level in range(6)]:
         return f"turns images of 64 x 96 pixels into features of {sizes}"
     return ""
-
-
-def _first_line(error: Exception) -> str:
-    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def encoder_card(encoder_name: str, encoder_weights: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from clothseg_utils.core.files import resolve_path
+from clothseg_utils.network.attention import fuse_attention
 from clothseg_utils.network.decoder import speed_up_decoder
 from clothseg_utils.network.encoders import TIMM_PREFIX, check_encoder_name
 
@@ -58,6 +59,7 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
     if encoder_weights not in ("imagenet", "none"):
         _load_encoder(network.encoder, resolve_path(encoder_weights), encoder_name)
     speed_up_decoder(network)
+    fuse_attention(network)
     return network
 
 

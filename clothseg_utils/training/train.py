@@ -488,7 +488,7 @@ def _set_aside(run: RunFolder) -> None:
 
 def _finished_result(run: RunFolder, notes: tuple[str, ...]) -> TrainResult:
     summary = read_json(run.training_path)
-    del summary["code"]
+    del summary["code"], summary["encoder"]
     return TrainResult(
         best_checkpoint=run.best_checkpoint,
         history=read_history(run.logs_dir / "history.csv"),
