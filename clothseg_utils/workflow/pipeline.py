@@ -176,7 +176,7 @@ def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: the data, or a file or folder that a setting names, is missing.
-        ValueError: unknown encoder.
+        ValueError: an encoder that cannot be used.
     """
     convert = config.convert
     if convert.coco_file and NOTEBOOKS[0] in notebooks:
