@@ -4,10 +4,13 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 
-from clothseg_utils.network.decoder import speed_up_decoder
+from clothseg_utils.network import decoder
+from clothseg_utils.network.decoder import speed_up_decoder, use_decoder_form
 from clothseg_utils.network.unet import build_network
 
-ENCODERS = ["resnet18", "mit_b0"]  # mit_b0 has no feature map of half the input's size
+# mit_b0 and ConvNeXt have no feature map of half the input's size.
+ENCODERS = ["resnet18", "mit_b0", "tu-resnet18", "tu-convnext_atto"]
+FORMS = ["fused", "plain"]
 
 
 def both_networks(encoder_name):
@@ -32,9 +35,11 @@ def random_images(n=2, height=64, width=96):
     return torch.randn(n, 3, height, width, generator=generator, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("encoder_name", ENCODERS)
-def test_logits_are_those_of_smp(encoder_name):
+def test_logits_are_those_of_smp(encoder_name, form):
     usual, ours = both_networks(encoder_name)
+    use_decoder_form(ours, form)
     with torch.inference_mode():
         expected = usual.eval()(random_images())
         logits = ours.eval()(random_images())
@@ -42,9 +47,11 @@ def test_logits_are_those_of_smp(encoder_name):
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("encoder_name", ENCODERS)
-def test_gradients_and_running_statistics_are_those_of_smp(encoder_name):
+def test_gradients_and_running_statistics_are_those_of_smp(encoder_name, form):
     usual, ours = both_networks(encoder_name)
+    use_decoder_form(ours, form)
     for network in (usual, ours):
         torch.manual_seed(0)  # the transformer drops paths at random
         network.train()(random_images()).square().mean().backward()
@@ -81,16 +88,28 @@ def test_decoder_gets_features_as_its_convolutions_take_them():
     )
 
 
-def test_doubled_features_are_not_kept_for_the_gradient():
-    """The last block doubles 32 channels; at full size only its 16 and the image stay."""
-    network = build_network("resnet18", "none", 5)
+def channels_kept_at_full_size(network):
+    """Channels of the full-size feature maps that the gradient will need."""
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda tensor: saved.append(tuple(tensor.shape)) or tensor, lambda tensor: tensor
     ):
         network.train()(random_images().float())
-    full_size = {shape[1] for shape in saved if len(shape) == 4 and shape[2:] == (64, 96)}
-    assert full_size == {3, 16}
+    return {shape[1] for shape in saved if len(shape) == 4 and shape[2:] == (64, 96)}
+
+
+def test_doubled_features_are_not_kept_for_the_gradient():
+    """The last block doubles 32 channels; at full size only its 16 and the image stay."""
+    network = build_network("resnet18", "none", 5)
+    assert channels_kept_at_full_size(network) == {3, 16}
+    use_decoder_form(network, "plain")
+    assert channels_kept_at_full_size(network) == {3, 16, 32}
+
+
+@pytest.mark.parametrize(("fused_devices", "channels"), [(("cpu",), {3, 16}), ((), {3, 16, 32})])
+def test_the_device_chooses_the_form(monkeypatch, fused_devices, channels):
+    monkeypatch.setattr(decoder, "FUSED_DEVICES", fused_devices)
+    assert channels_kept_at_full_size(build_network("resnet18", "none", 5)) == channels
 
 
 @pytest.mark.parametrize(

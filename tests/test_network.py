@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from clothseg_utils.core.classes import class_colors, class_table
 from clothseg_utils.core.config import Config, InferenceConfig, replace_fields
@@ -125,6 +126,30 @@ def test_mix_transformer_is_built():
         assert network(torch.zeros(1, 3, 64, 64)).shape == (1, 5, 64, 64)
 
 
+def test_encoder_of_timm_trains_and_comes_back_from_its_checkpoint(tmp_path, no_network):
+    """ConvNeXt: features from stride 4 on, no batch norm, its own names of weights."""
+    encoder_name = "tu-convnext_atto.d2_in1k"
+    network = build_network(encoder_name, "none", 13).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    target = torch.randint(13, (2, 64, 96))
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    functional.cross_entropy(network(normalize_images(images)), target).backward()
+    optimizer.step()
+    still = [name for name, value in network.named_parameters() if torch.equal(value, before[name])]
+    assert still == []
+
+    config = replace_fields(CONFIG, {"encoder_name": encoder_name})
+    info = checkpoint_info(config.model_dump(), class_table("supercategory", []), {})
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state, CHECKPOINT_KEY: info}, tmp_path / "best.ckpt")
+    photo = np.full((50, 70, 3), 128, np.uint8)
+    segmenter = load_segmenter(tmp_path / "best.ckpt", device="cpu")
+    assert equal_states(segmenter.network.state_dict(), network.state_dict())
+    assert segmenter.mask(photo).shape == (50, 70)
+    assert no_network == []
+
+
 def test_unknown_encoder_lists_the_known_ones():
     with pytest.raises(
         ValueError,
@@ -219,7 +244,7 @@ def test_file_that_torch_cannot_read_is_refused(encoder_state, weights_path, con
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("encoder_name", ["mit_b0", "resnet18"])
+@pytest.mark.parametrize("encoder_name", ["mit_b0", "resnet18", "tu-resnet18.tv_in1k"])
 def test_imagenet_weights_without_network_end_in_one_line(
     encoder_name, no_network, monkeypatch, tmp_path, caplog
 ):

@@ -8,6 +8,7 @@ import re
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import mistune  # comes with nbconvert
@@ -212,8 +213,11 @@ def _make_full_run(folder: Path) -> RunFolder:
         "epoch,step,train/loss,val/mean_iou,learning_rate,seconds\n"
         "0,30,0.9,0.25,0.001,60.5\n1,60,0.8,0.375,0.0005,121.0\n2,90,0.7,0.3,0.0,180.0\n",
     )
-    training = {"best_score": 0.375, "best_epoch": 1, "epochs": 3, "steps": 90, "seconds": 180.0}
-    write_json(run.training_path, training | {"reason": "its time, 3 min, was up"})
+    training: dict[str, Any] = {"best_score": 0.375, "best_epoch": 1, "epochs": 3}
+    training |= {"steps": 90, "seconds": 180.0}
+    training |= {"reason": "its time, 3 min, was up"}
+    card = {"weights": "timm/convnext_tiny.fb_in22k", "license": "apache-2.0"}
+    write_json(run.training_path, training | {"encoder": card})
     config = apply_overrides(
         profile_config("smoke"),
         [
@@ -658,6 +662,16 @@ def test_model_card_says_what_it_is_for_and_names_the_worst_classes(page: Page) 
     assert "in the 1 class upperbody; not scored here: closures, head" in page.text
     assert "lowest IoU: background (0.750), upperbody (0.800)" in page.text
     assert "telling who a person is" in page.text
+
+
+def test_model_card_names_origin_and_licence_of_the_encoder(
+    page: Page, bare_run: RunFolder
+) -> None:
+    rows = dict(page.table("model", "value"))
+    assert rows["its weights at the start"] == "timm/convnext_tiny.fb_in22k"
+    assert rows["licence of these weights"] == "apache-2.0"
+    bare = _read(bare_run).table("model", "value")
+    assert dict(bare)["licence of these weights"] == "not recorded"
 
 
 def test_tables_are_written_as_latex(full_run: RunFolder) -> None:

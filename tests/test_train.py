@@ -19,7 +19,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clothseg_utils.core.config import Config, TrainConfig, replace_fields
-from clothseg_utils.core.files import repo_root, write_json
+from clothseg_utils.core.files import read_json, repo_root, write_json
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from clothseg_utils.network.segmenter import load_segmenter
@@ -169,6 +169,10 @@ def test_tensorboard_shows_figures_and_panels(tiny_training):
     logged = [event.value for event in events.Scalars("val/loss")]
     expected = [row["val/loss"] for row in tiny_training.result.history]
     assert logged == pytest.approx(expected)
+
+
+def test_summary_says_where_the_encoder_started(tiny_training):
+    assert read_json(tiny_training.run.training_path)["encoder"]["weights"] == "random"
 
 
 def test_only_last_checkpoint_holds_optimizer_states(tiny_training):

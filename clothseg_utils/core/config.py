@@ -135,7 +135,7 @@ class LossConfig(_Section):
 class TrainConfig(_Section):
     """Network, optimisation and hardware."""
 
-    encoder_name: str = "mit_b1"  # an encoder of segmentation-models-pytorch
+    encoder_name: str = "mit_b1"  # of segmentation-models-pytorch, or tu- and a name of timm
     encoder_weights: str = "none"  # imagenet, none, or a file with the encoder's state dict
     freeze_encoder: bool = False  # train the decoder only
     compile_network: bool = False  # torch.compile: training starts later and goes faster

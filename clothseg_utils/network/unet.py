@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from clothseg_utils.core.files import resolve_path
-from clothseg_utils.core.text import suggestion
 from clothseg_utils.core.workers import usable_cores
+from clothseg_utils.network.attention import fuse_attention
 from clothseg_utils.network.decoder import speed_up_decoder
+from clothseg_utils.network.encoders import TIMM_PREFIX, check_encoder_name
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 
@@ -24,11 +25,14 @@ _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> smp.Unet:
-    """Build a U-Net with an encoder of segmentation-models-pytorch, and limit torch's threads.
+    """Build a U-Net with an encoder of segmentation-models-pytorch or of timm.
+
+    Torch's threads are limited to the cores that this process may use.
 
     Args:
-        encoder_name: such as "mit_b1" or "resnet34".
-        encoder_weights: "imagenet" (fetched from a model hub by the library), "none" (random
+        encoder_name: such as "mit_b1", "resnet34" or, of timm, "tu-convnext_tiny.fb_in22k".
+        encoder_weights: "imagenet" (fetched from a model hub by the library; for an encoder of
+            timm those that its tag names, whatever they were trained on), "none" (random
             weights), or a file with the encoder's state dict; a relative path means the
             repository root.
         num_classes: channels of the logits, background counted.
@@ -38,12 +42,14 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
         float logits; H and W are multiples of 32.
 
     Raises:
-        ValueError: unknown encoder, weights that cannot be fetched, or do not fit.
+        ValueError: an encoder that cannot be used, weights that cannot be fetched, or do not fit.
         FileNotFoundError: no such weights file.
     """
     check_encoder_name(encoder_name)
     limit_threads()
-    hub_weights = "imagenet" if encoder_weights == "imagenet" else None
+    hub_weights: str | bool | None = None
+    if encoder_weights == "imagenet":
+        hub_weights = encoder_name.startswith(TIMM_PREFIX) or "imagenet"  # timm's: yes or no
     try:
         with _quiet_hub():
             network = smp.Unet(encoder_name, encoder_weights=hub_weights, classes=num_classes)
@@ -59,6 +65,7 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
     if encoder_weights not in ("imagenet", "none"):
         _load_encoder(network.encoder, resolve_path(encoder_weights), encoder_name)
     speed_up_decoder(network)
+    fuse_attention(network)
     return network
 
 
@@ -71,20 +78,6 @@ def limit_threads() -> None:
     cores = usable_cores()
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cores:
         torch.set_num_threads(cores)
-
-
-def check_encoder_name(encoder_name: str) -> None:
-    """Refuse an encoder that segmentation-models-pytorch does not have.
-
-    Raises:
-        ValueError: unknown encoder.
-    """
-    encoders = smp.encoders.get_encoder_names()
-    if encoder_name not in encoders:
-        raise ValueError(
-            f'unknown encoder_name "{encoder_name}"{suggestion(encoder_name, encoders)}; expected '
-            f"one of {', '.join(sorted(encoders))}."
-        )
 
 
 @contextlib.contextmanager

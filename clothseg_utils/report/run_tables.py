@@ -108,6 +108,18 @@ def network(facts: Facts) -> Table:
     return Table(("part", "value"), rows, text_columns=2, title="Network")
 
 
+def card(facts: Facts) -> Table:
+    """The network for those who pass it on: whose weights it began with, and their licence."""
+    encoder = facts.training.get("encoder", {})
+    rows = (
+        ("network", "U-Net"),
+        ("encoder", facts.setting("encoder_name")),
+        ("its weights at the start", encoder.get("weights", "not recorded")),
+        ("licence of these weights", encoder.get("license", "not recorded")),
+    )
+    return Table(("model", "value"), rows, text_columns=2, title="Network and its origin")
+
+
 def parameters(facts: Facts) -> Table:
     """Parameters of each part of the network, with their sum."""
     counts = {row["part"]: int(row["parameters"]) for row in facts.records("03_network")}

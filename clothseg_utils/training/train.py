@@ -23,7 +23,8 @@ from clothseg_utils.core.reach import code_hash
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.data.splits import SplitData, splits_source
 from clothseg_utils.network.checkpoints import read_checkpoint
-from clothseg_utils.network.unet import check_encoder_name, default_precision, set_prior_bias
+from clothseg_utils.network.encoders import check_encoder_name, encoder_card
+from clothseg_utils.network.unet import default_precision, set_prior_bias
 from clothseg_utils.training.callbacks import (
     BestCheckpoint,
     HistoryWriter,
@@ -168,7 +169,8 @@ def _fit(
             )
         log_layout(trainer.logger.experiment)
         _log_hyperparameters(trainer, config, best_row)
-        write_json(run.training_path, _summary(train, module.history, clock) | {"code": code})
+        about = {"code": code, "encoder": encoder_card(train.encoder_name, train.encoder_weights)}
+        write_json(run.training_path, _summary(train, module.history, clock) | about)
     trainer.strategy.barrier()
 
 

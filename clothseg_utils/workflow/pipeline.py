@@ -176,7 +176,7 @@ def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: the data, or a file or folder that a setting names, is missing.
-        ValueError: unknown encoder.
+        ValueError: an encoder that cannot be used.
     """
     convert = config.convert
     if convert.coco_file and NOTEBOOKS[0] in notebooks:
@@ -208,7 +208,7 @@ def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
     # The default is known to exist; for another one the list of encoders takes seconds to import.
     encoder_name = config.train.encoder_name
     if _TRAINING in notebooks and encoder_name != TrainConfig().encoder_name:
-        from clothseg_utils.network.unet import check_encoder_name
+        from clothseg_utils.network.encoders import check_encoder_name
 
         check_encoder_name(encoder_name)
 
