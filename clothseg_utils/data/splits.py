@@ -8,7 +8,7 @@ import numpy as np
 from clothseg_utils.core.classes import ClassTable, class_table
 from clothseg_utils.core.config import DataConfig, InferenceConfig
 from clothseg_utils.core.files import resolve_path
-from clothseg_utils.data.audit import photo_problems
+from clothseg_utils.data.audit import photo_cache_path, photo_problems
 from clothseg_utils.data.coco import (
     CocoFile,
     ImageRecord,
@@ -85,16 +85,16 @@ def load_split(config: DataConfig, split: Split) -> SplitData:
     data_root = resolve_path(config.data_root)
     coco = read_annotations(annotation_path(data_root, split))
     image_dir = images_dir(data_root, split)
+    derived_root = resolve_path(config.derived_root)
     masks = make_masks(
-        data_root,
-        split,
+        coco,
         config.scheme,
-        resolve_path(config.derived_root),
+        derived_root,
         workers=config.mask_workers,
         image_limit=config.image_limit,
     )
     records = select_images(coco, config.image_limit)
-    cache_path = masks.mask_dir.parent.parent / "photos.json"
+    cache_path = photo_cache_path(coco, derived_root)
     excluded = photo_problems(records, image_dir, cache_path=cache_path)
     images = tuple(record for record in records if record.file_name not in excluded)
     if not images:
