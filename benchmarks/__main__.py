@@ -24,6 +24,7 @@ STAGES = (
     "prediction",
     "annotations",
     "training_step",
+    "rehearse",
 )
 _MET_COLOR, _MISSED_COLOR = "#0072b2", "#d55e00"  # told apart by colour-blind readers
 _LIBRARIES = (

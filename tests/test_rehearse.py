@@ -192,12 +192,13 @@ def test_cells_have_their_heading_and_their_time(tmp_path):
 
 def test_peaks_and_silences_are_those_of_the_span():
     samples = [
-        Sample(when=when, pid=pid, role=role, rss_mb=rss, peak_mb=peak)
-        for when, pid, role, rss, peak in (
-            (1, 10, "pipeline", 90, 95),
-            (2, 11, "kernel", 700, 700),
-            (3, 11, "kernel", 500, 950),
-            (3, 12, "worker", 60, 80),
+        Sample(when=when, pid=pid, role=role, rss_mb=rss, peak_mb=peak, cpu_seconds=cpu)
+        for when, pid, role, rss, peak, cpu in (
+            (1, 10, "pipeline", 90, 95, 2),
+            (2, 11, "kernel", 700, 700, 1),
+            (3, 11, "kernel", 500, 950, 1.5),
+            (3, 12, "worker", 60, 80, 4),
+            (4, 12, "worker", 60, 80, 4.25),
         )
     ]
     found = Rehearsal([Cell("01", "a", 0, 4)], samples, said=[0.0, 1.0, 1.5, 9.0])
@@ -205,5 +206,6 @@ def test_peaks_and_silences_are_those_of_the_span():
     assert found.peak_mb(2.5, 4) == 500
     assert found.peak_mb(0, 4, "worker") == 60
     assert found.largest().peak_mb == 950
+    assert found.cpu_seconds(0, 4) == 0.75
     assert found.longest_silence(0, 4) == 2.5
     assert found.longest_silence(0, 9) == 7.5

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -195,6 +195,10 @@ class CocoFile:
     def is_synthetic(self) -> bool:
         """Whether the photos are drawn; every figure made from them says so."""
         return self.description.startswith("Synthetic")
+
+    def without_annotations(self) -> "CocoFile":
+        """The same file without its annotations, which take nearly all of its memory."""
+        return replace(self, packed=(), _packed_of_image={})
 
     def derived_dir(self, derived_root: str | Path) -> Path:
         """Folder of what is made from this file: named after the data root and the file's hash.
