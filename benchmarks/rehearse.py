@@ -258,8 +258,8 @@ def rows() -> list[Row]:
     started, ended = found.said[0], found.said[-1]
     note = (
         f"an absolute limit; {sum(built.photos.values()):,} photos, "
-        f"{built.train_bytes / 1e6:.0f} MB of train JSON, made of {what}; mit_b0 at 64 px, 8 steps; "
-        "all five notebooks at full size: benchmarks/RESULTS-rehearsal.md"
+        f"{built.train_bytes / 1e6:.0f} MB of train JSON, made of {what}; mit_b0 at 64 px, 8 "
+        "steps; all five notebooks at full size: benchmarks/RESULTS-rehearsal.md"
     )
     name = "notebooks 01 to 03, a tenth of Fashionpedia"
     return [
