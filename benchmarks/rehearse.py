@@ -128,6 +128,11 @@ class Rehearsal:
         times = [started, *(when for when in self.said if started < when < ended), ended]
         return max(after - before for before, after in itertools.pairwise(times))
 
+    def longest_pause(self) -> float:
+        """Seconds that the measuring itself had to wait at most: a busy machine is no silence."""
+        times = sorted({sample.when for sample in self.samples})
+        return max((b - a for a, b in itertools.pairwise(times)), default=0.0)
+
     def largest(self) -> Sample:
         """The process that held most, at its peak."""
         return max(self.samples, key=lambda sample: sample.peak_mb)
@@ -243,7 +248,8 @@ def to_markdown(found: Rehearsal) -> str:
         "",
         f"Largest process: {largest.peak_mb:.0f} MB ({largest.role}); limit {LIMIT_MB:.0f} MB. "
         f"Longest silence of the whole run: {silence:.0f} s; limit {LIMIT_SILENCE:.0f} s. "
-        f"{found.said[-1] - found.said[0]:.0f} s from start to end.",
+        f"{found.said[-1] - found.said[0]:.0f} s from start to end. The measuring itself, due every "
+        f"{_SAMPLE_SECONDS:g} s, had to wait up to {found.longest_pause():.0f} s for the machine.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -209,3 +209,4 @@ def test_peaks_and_silences_are_those_of_the_span():
     assert found.cpu_seconds(0, 4) == 0.75
     assert found.longest_silence(0, 4) == 2.5
     assert found.longest_silence(0, 9) == 7.5
+    assert found.longest_pause() == 1
