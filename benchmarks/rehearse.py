@@ -248,7 +248,7 @@ def to_markdown(found: Rehearsal) -> str:
         "",
         f"Largest process: {largest.peak_mb:.0f} MB ({largest.role}); limit {LIMIT_MB:.0f} MB. "
         f"Longest silence of the whole run: {silence:.0f} s; limit {LIMIT_SILENCE:.0f} s. "
-        f"{found.said[-1] - found.said[0]:.0f} s from start to end. The measuring itself, due every "
+        f"{found.said[-1] - found.said[0]:.0f} s from start to end. The measuring itself, due each "
         f"{_SAMPLE_SECONDS:g} s, had to wait up to {found.longest_pause():.0f} s for the machine.",
     ]
     return "\n".join(lines) + "\n"
