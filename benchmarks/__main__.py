@@ -25,6 +25,7 @@ STAGES = (
     "sharing",
     "annotations",
     "training_step",
+    "rehearse",
 )
 _MET_COLOR, _MISSED_COLOR = "#0072b2", "#d55e00"  # told apart by colour-blind readers
 _LIBRARIES = (

@@ -333,7 +333,7 @@ def train(
     _check_gpu(profile, on_cpu)
     with heavy_imports():
         from clothseg_utils.core.runs import RunFolder
-        from clothseg_utils.data.splits import load_split
+        from clothseg_utils.data.splits import load_training_splits
         from clothseg_utils.training.devices import first_on_each_machine, process_group
         from clothseg_utils.training.resume import holds_training
         from clothseg_utils.training.train import train as fit
@@ -347,9 +347,7 @@ def train(
                 f'run "{folder.name}" holds a training; expected a new run. Go on with it by '
                 "--resume, or begin another by --run-name."
             )
-        train_split, val_split = first_on_each_machine(
-            lambda: (load_split(config.data, "train"), load_split(config.data, "val"))
-        )
+        train_split, val_split = first_on_each_machine(lambda: load_training_splits(config.data))
         if rank() == 0:
             _say_excluded(train_split.excluded | val_split.excluded)
         result = fit(config, train_split, val_split, folder)

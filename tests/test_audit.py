@@ -8,13 +8,14 @@ from PIL import Image
 from test_coco import IMAGE, annotation_json, read
 
 from clothseg_utils.data import audit as audit_module
-from clothseg_utils.data.audit import audit, write_audit
+from clothseg_utils.data.audit import audit, photo_cache_path, photo_problems, write_audit
 from clothseg_utils.data.coco import (
     annotation_path,
     colliding_images,
     images_dir,
     read_annotations,
 )
+from clothseg_utils.data.photos import check_photo
 from clothseg_utils.data.rle import Rle
 
 
@@ -100,6 +101,46 @@ def test_every_faulty_photo_is_listed_by_name(photo_root):
     assert "5 x 6 px (width x height); the JSON says 6 x 5" in report.excluded["e.png"]
     assert str(photos) not in json.dumps(report.excluded)
     assert report.photos_checked
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Names of the photos decoded, in order."""
+    names = []
+
+    def spy(path):
+        names.append(path.name)
+        return check_photo(path)
+
+    monkeypatch.setattr(audit_module, "check_photo", spy)
+    return names
+
+
+def test_what_was_found_about_a_photo_is_remembered(photo_root, tmp_path, decoded):
+    coco, photos = photo_root
+    cache_path = photo_cache_path(coco, tmp_path / "derived")
+    first = audit(coco, image_dir=photos, cache_path=cache_path)
+    assert sorted(decoded) == ["a.png", "d.png", "e.png"]  # b is missing and c empty
+    decoded.clear()
+    assert audit(coco, image_dir=photos, cache_path=cache_path) == first
+    assert photo_problems(coco.images, photos, cache_path=cache_path) == first.excluded
+    assert decoded == []
+
+    Image.new("RGB", (6, 5), "white").save(photos / "d.png")  # mended
+    cache_path.with_name("other.json").write_text('{"a.png": [[1, 2], ""]}')  # of another version
+    mended = photo_problems(coco.images, photos, cache_path=cache_path)
+    assert list(mended) == ["b.png", "c.png", "e.png"]
+    assert decoded == ["d.png"]
+    assert (
+        photo_problems(coco.images, photos, cache_path=cache_path.with_name("other.json")) == mended
+    )
+
+
+def test_without_a_cache_every_photo_is_decoded(photo_root, decoded):
+    coco, photos = photo_root
+    for _ in range(2):
+        audit(coco, image_dir=photos)
+    assert decoded.count("a.png") == 2
 
 
 def test_missing_folder_is_named(tmp_path):

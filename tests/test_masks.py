@@ -14,16 +14,18 @@ import numpy as np
 import pytest
 
 from clothseg_utils.core import workers
-from clothseg_utils.core.classes import SUPERCATEGORY_NAMES
+from clothseg_utils.core.classes import SUPERCATEGORY_NAMES, class_table
 from clothseg_utils.data import masks as masks_module
 from clothseg_utils.data.coco import annotation_path, read_annotations
 from clothseg_utils.data.masks import (
+    count_hidden_pixels,
     make_masks,
     rasterize_split,
     read_mask,
     select_images,
     write_mask,
 )
+from clothseg_utils.data.rasterize import layer_hidden_pixels
 
 
 def test_mask_survives_writing_and_reading(tmp_path):
@@ -95,6 +97,10 @@ def change(dataset, **changes):
     """Rewrite the dataset's JSON."""
     path = annotation_path(dataset, "train")
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def read_train(root):
+    return read_annotations(annotation_path(root, "train"))
 
 
 def names(folder):
@@ -344,23 +350,24 @@ def test_forked_processes_make_the_same_masks_and_threads_rule_them_out(dataset,
 
 
 def test_masks_are_filed_under_name_and_hash_of_the_dataset(dataset, tmp_path):
-    index = make_masks(dataset, "train", "supercategory", tmp_path / "derived", workers=1)
+    index = make_masks(read_train(dataset), "supercategory", tmp_path / "derived", workers=1)
     assert index.mask_dir == tmp_path / f"derived/tiny-{index.sha256[:8]}/supercategory/masks"
     assert names(index.mask_dir) == [*ALL, "index.json"]
     assert names(dataset) == ["instances_attributes_train2020.json"]
 
 
-def test_finished_masks_are_taken_without_parsing_the_json(dataset, tmp_path, monkeypatch):
-    arguments = (dataset, "train", "supercategory", tmp_path / "derived")
+def test_finished_masks_are_not_made_again(dataset, tmp_path, written):
+    arguments = (read_train(dataset), "supercategory", tmp_path / "derived")
     first = make_masks(*arguments, workers=1)
-    monkeypatch.setattr(masks_module, "read_annotations", None)
+    written.clear()
     assert make_masks(*arguments) == first
     assert make_masks(*arguments, image_limit=2).entries == first.entries[:2]
+    assert written == []
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "limit", "index"])
 def test_damaged_masks_are_mended(dataset, tmp_path, damage):
-    arguments = (dataset, "train", "supercategory", tmp_path / "derived")
+    arguments = (read_train(dataset), "supercategory", tmp_path / "derived")
     first = make_masks(*arguments, workers=1, image_limit=2 if damage == "limit" else 0)
     if damage == "missing":
         first.mask_path(1).unlink()
@@ -372,10 +379,24 @@ def test_damaged_masks_are_mended(dataset, tmp_path, damage):
     assert read_mask(first.mask_path(1), 13).max() == 4
 
 
-def test_missing_json_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"instances_attributes_val2020\.json not found"):
-        make_masks(tmp_path, "val", "supercategory", tmp_path / "derived")
-    assert names(tmp_path) == []
+@pytest.mark.parametrize("workers", [1, 2])
+def test_hidden_pixels_are_those_of_the_photos_one_by_one(
+    synthetic_root, tmp_path, monkeypatch, workers
+):
+    monkeypatch.setattr(masks_module, "_MIN_IMAGES_PER_WORKER", 1)
+    monkeypatch.setattr(masks_module, "_CHUNK_IMAGES", 2)
+    coco = read_train(synthetic_root)
+    classes = class_table("supercategory", coco.categories)
+    index = make_masks(coco, "supercategory", tmp_path / "derived", workers=1, image_limit=6)
+    expected = sum(
+        layer_hidden_pixels(
+            coco.annotations_of(image.id), classes.class_of_category, image.height, image.width, 13
+        )
+        for image in coco.images[:6]
+    )
+    hidden = count_hidden_pixels(coco, classes, index, workers=workers)
+    assert hidden.tolist() == expected.tolist()
+    assert hidden.sum() > 0
 
 
 def test_lock_is_held_by_one_at_a_time_and_leaves_nothing(tmp_path):
@@ -397,11 +418,14 @@ def test_lock_is_held_by_one_at_a_time_and_leaves_nothing(tmp_path):
 
 def test_two_processes_at_once_agree_and_leave_a_whole_folder(dataset, tmp_path):
     program = (
-        "import sys; from clothseg_utils.data.masks import make_masks\n"
-        "index = make_masks(sys.argv[1], 'train', 'supercategory', sys.argv[2], workers=1)\n"
+        "import sys; from clothseg_utils.data.coco import read_annotations\n"
+        "from clothseg_utils.data.masks import make_masks\n"
+        "coco = read_annotations(sys.argv[1])\n"
+        "index = make_masks(coco, 'supercategory', sys.argv[2], workers=1)\n"
         "print(index.mask_dir, index.class_pixels.tolist())"
     )
-    command = [sys.executable, "-c", program, str(dataset), str(tmp_path / "derived")]
+    path = annotation_path(dataset, "train")
+    command = [sys.executable, "-c", program, str(path), str(tmp_path / "derived")]
     environment = os.environ | {"PYTHONPATH": str(Path(masks_module.__file__).parents[2])}
     runs = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)

@@ -596,3 +596,22 @@ def test_parameters_of_the_real_notebooks_are_settings():
         parameters = notebook_parameters(notebook, Config())
         assert parameters.items() <= config_to_parameters(Config()).items()
         assert {"run_name", "outputs_root", "data_root"} <= set(parameters)
+
+
+def test_a_notebook_at_work_is_told_by_its_heading(tmp_path):
+    """papermill writes after each cell; in the middle of a write there is no heading to tell."""
+    path = tmp_path / "unfinished.ipynb"
+    assert pipeline._place(path) == "at work"
+    cells = [
+        nbformat.v4.new_markdown_cell("# Title\n\nintroduction"),
+        nbformat.v4.new_code_cell("import time", metadata={"papermill": {"status": "completed"}}),
+        nbformat.v4.new_markdown_cell("## Train\n\nText."),
+        nbformat.v4.new_markdown_cell("Read it from the top."),
+        nbformat.v4.new_code_cell("train()", metadata={"papermill": {"status": "running"}}),
+        nbformat.v4.new_markdown_cell("## Later"),
+        nbformat.v4.new_code_cell("x = 1", metadata={"papermill": {"status": "pending"}}),
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    assert pipeline._place(path) == "at work: Train"
+    path.write_text(path.read_text()[:-40])
+    assert pipeline._place(path) == "at work"

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,12 @@ from tqdm import tqdm
 from tqdm.notebook import tqdm_notebook
 
 from clothseg_utils.core import progress
-from clothseg_utils.core.progress import in_notebook, is_attended, progress_bar
+from clothseg_utils.core.progress import (
+    in_notebook,
+    is_attended,
+    never_silent,
+    progress_bar,
+)
 
 
 class Terminal(io.StringIO):
@@ -83,6 +89,29 @@ def test_papermill_gets_no_bar(monkeypatch, capsys, kernel):
     assert list(bar) == [0, 1, 2]
     assert terminal.getvalue() == ""
     assert capsys.readouterr().out == ""
+
+
+def test_silent_work_is_told_of(monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.05)
+    stream, is_told = io.StringIO(), threading.Event()
+
+    def describe():
+        is_told.set()
+        return "at work: Train"
+
+    with never_silent(stream, describe) as output:
+        output.write("epoch 1\n")
+        assert is_told.wait(timeout=60)
+    first, *others = stream.getvalue().splitlines()
+    assert first == "epoch 1"
+    assert set(others) == {"at work: Train"}
+
+
+def test_work_that_speaks_is_not_told_of():
+    stream = io.StringIO()
+    with never_silent(stream, lambda: "at work") as output:
+        output.write("epoch 1\n")
+    assert stream.getvalue() == "epoch 1\n"
 
 
 @pytest.mark.parametrize("shell", [None, SimpleNamespace()])

@@ -60,6 +60,14 @@ def test_split_holds_every_photo_in_the_jsons_order(train_split, synthetic_root)
     assert train_split.scored_source(mirrored) == f"{native}, mirrored too"
 
 
+def test_annotations_can_be_let_go(config, train_split):
+    light = load_split(config, "train", annotations=False)
+    assert light.coco.packed == light.coco.packed_of(light.images[0].id) == ()
+    assert (light.images, light.masks) == (train_split.images, train_split.masks)
+    assert light.coco.sha256 == train_split.coco.sha256
+    assert str(light.source) == str(train_split.source)
+
+
 def test_split_pairs_each_photo_with_its_own_mask(train_split):
     for record in train_split.images:
         image, mask = train_split.read_pair(record)

@@ -1,13 +1,17 @@
 """Progress bars where somebody watches; where nobody does, a line now and then."""
 
+import contextlib
 import sys
-from typing import Any
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
 from tqdm import tqdm as terminal_tqdm
 
 from clothseg_utils.core.ranks import rank
 
-LINE_SECONDS = 30.0
+LINE_SECONDS = 20.0
 """Where nobody watches, work that takes longer than this says how far it is, this often."""
 
 
@@ -69,6 +73,52 @@ def progress_bar(*args: Any, **kwargs: Any) -> terminal_tqdm:
     kwargs.setdefault("dynamic_ncols", True)
     kwargs.setdefault("miniters", 1)  # the thread would lower it when steps become slow
     return _TerminalBar(*args, **kwargs)
+
+
+class _Listened:
+    """A stream that knows when it was written to last."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._last_write = time.monotonic()
+
+    @property
+    def seconds_silent(self) -> float:
+        return time.monotonic() - self._last_write
+
+    def write(self, text: str) -> int:
+        self._last_write = time.monotonic()
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+@contextlib.contextmanager
+def never_silent(stream: TextIO, describe: Callable[[], str]) -> Iterator[Any]:
+    """Yield a stream for work that may say nothing for minutes; it says where the work is then.
+
+    Args:
+        stream: takes everything that is written.
+        describe: gives the line to write when nothing else was for a while.
+    """
+    listened = _Listened(stream)
+    is_over = threading.Event()
+
+    def watch() -> None:
+        # A little later than a bar's own line, which tells more.
+        while not is_over.wait(LINE_SECONDS / 20):
+            if listened.seconds_silent > 1.1 * LINE_SECONDS:
+                listened.write(f"{describe()}\n")
+                listened.flush()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield listened
+    finally:
+        is_over.set()
+        watcher.join()
 
 
 def _kernel() -> Any:

@@ -65,7 +65,9 @@ class Audit(Struct, frozen=True):
         return "\n".join(lines)
 
 
-def audit(coco: CocoFile, *, image_dir: str | Path | None = None) -> Audit:
+def audit(
+    coco: CocoFile, *, image_dir: str | Path | None = None, cache_path: Path | None = None
+) -> Audit:
     """Find what would be paired wrongly or could not be read, and name it.
 
     Photos are decoded in full, since a truncated file shows only then. An image without annotations
@@ -74,6 +76,7 @@ def audit(coco: CocoFile, *, image_dir: str | Path | None = None) -> Audit:
     Args:
         coco: the annotation file.
         image_dir: folder of the photos; None leaves photos unchecked.
+        cache_path: as for `photo_problems`; None decodes every photo, whatever was found before.
 
     Raises:
         FileNotFoundError: `image_dir` is not a folder, or holds none of the photos.
@@ -83,14 +86,14 @@ def audit(coco: CocoFile, *, image_dir: str | Path | None = None) -> Audit:
     problems += [Problem("same_stem", name, reason) for name, reason in collisions.items()]
     excluded = dict(collisions)
     if image_dir is not None:
-        folder = _check_folder(image_dir)
-        for image, problem in _check_photos(coco.images, folder):
-            problems.append(problem)
-            excluded.setdefault(image.file_name, problem.detail)
-        n_lost = sum(problem.kind == "photo_missing" for problem in problems)
-        if coco.images and n_lost == len(coco.images):
+        found = _find_photo_problems(coco.images, image_dir, cache_path)
+        problems += found.values()
+        for name, problem in found.items():
+            excluded.setdefault(name, problem.detail)
+        n_lost = sum(problem.kind == "photo_missing" for problem in found.values())
+        if coco.images and n_lost == len({image.file_name for image in coco.images}):
             raise FileNotFoundError(
-                f"{folder} holds none of the photos that {coco.path.name} names ({n_lost}); "
+                f"{image_dir} holds none of the photos that {coco.path.name} names ({n_lost}); "
                 "expected the folder of these photos. Check its path."
             )
     annotated = {annotation.image_id for annotation in coco.packed}
@@ -131,26 +134,43 @@ def photo_problems(
     Raises:
         FileNotFoundError: `image_dir` is not a folder.
     """
-    folder = _check_folder(image_dir)
+    found = _find_photo_problems(images, image_dir, cache_path)
+    return {name: problem.detail for name, problem in found.items()}
+
+
+def photo_cache_path(coco: CocoFile, derived_root: str | Path) -> Path:
+    """File in which the photos of an annotation file are remembered, for `photo_problems`."""
+    return coco.derived_dir(derived_root) / "photos.json"
+
+
+def _find_photo_problems(
+    images: Sequence[ImageRecord], image_dir: str | Path, cache_path: Path | None
+) -> dict[str, Problem]:
+    """What is wrong with which photo, by file name, in the JSON's order; a cache is kept up."""
+    folder = Path(image_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"photo folder {folder} not found; expected a folder of photos.")
     stamps = {image.file_name: _file_stamp(folder / image.file_name) for image in images}
-    known = _read_photo_cache(cache_path)
+    known = _read_photo_cache(cache_path) if cache_path else {}
     unknown = [
         image
         for image in images
         if image.file_name not in known or known[image.file_name][0] != stamps[image.file_name]
     ]
     if unknown:
-        found = {
-            image.file_name: problem.detail for image, problem in _check_photos(unknown, folder)
-        }
-        for image in unknown:
-            known[image.file_name] = (stamps[image.file_name], found.get(image.file_name, ""))
-        with atomic_path(cache_path) as temporary:
-            temporary.write_bytes(msgspec.json.encode(known))
-    return {name: known[name][1] for name in stamps if known[name][1]}
+        for image, problem in zip(unknown, _check_photos(unknown, folder), strict=True):
+            known[image.file_name] = stamps[image.file_name], problem
+        if cache_path:
+            with atomic_path(cache_path) as temporary:
+                temporary.write_bytes(msgspec.json.encode(known))
+    found = {name: known[name][1] for name in stamps}
+    return {name: problem for name, problem in found.items() if problem is not None}
 
 
-def _file_stamp(path: Path) -> tuple[int, int]:
+_Stamp = tuple[int, int]
+
+
+def _file_stamp(path: Path) -> _Stamp:
     """Size and modification time; zeros for a missing file."""
     try:
         stat = path.stat()
@@ -159,9 +179,9 @@ def _file_stamp(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _read_photo_cache(path: Path) -> dict[str, tuple[tuple[int, int], str]]:
+def _read_photo_cache(path: Path) -> dict[str, tuple[_Stamp, Problem | None]]:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[tuple[int, int], str]])
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[_Stamp, Problem | None]])
     except (OSError, msgspec.DecodeError):
         return {}  # missing or damaged: the photos are decoded again
 
@@ -175,7 +195,7 @@ def write_audit(path: str | Path, audit: Audit | Mapping[str, Audit]) -> None:
 def _annotation_problems(coco: CocoFile) -> Iterator[Problem]:
     """Oddities that leave an annotation in: it is still rasterized, by the rule."""
     file_name_of_id = {image.id: image.file_name for image in coco.images}
-    for packed in coco.packed:
+    for packed in progress_bar(coco.packed, desc="checking annotations", unit="annotation"):
         annotation = packed.unpack()
         subject = f"annotation {annotation.id} of {file_name_of_id[annotation.image_id]}"
         if annotation.area <= 0:
@@ -213,29 +233,17 @@ def _segmentation_to_box(segmentation: Segmentation) -> tuple[float, float, floa
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def _check_folder(folder: str | Path) -> Path:
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"photo folder {folder} not found; expected a folder of photos.")
-    return folder
-
-
-def _check_photos(
-    images: Sequence[ImageRecord], folder: Path
-) -> Iterator[tuple[ImageRecord, Problem]]:
-    """Check every image's photo; yield those with a problem, in the JSON's order."""
+def _check_photos(images: Sequence[ImageRecord], folder: Path) -> Iterator[Problem | None]:
+    """Decode every image's photo; yield what is wrong with each, None where nothing is."""
 
     def check(image: ImageRecord) -> Problem | None:
         return _photo_problem(folder / image.file_name, image)
 
     # Threads: the decoders release the interpreter lock.
     with ThreadPoolExecutor(usable_cores()) as pool:
-        found = progress_bar(
+        yield from progress_bar(
             pool.map(check, images), total=len(images), desc="checking photos", unit="photo"
         )
-        for image, problem in zip(images, found, strict=True):
-            if problem is not None:
-                yield image, problem
 
 
 def _photo_problem(path: Path, image: ImageRecord) -> Problem | None:

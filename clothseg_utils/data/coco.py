@@ -4,14 +4,13 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 from msgspec import Meta, Struct
 
-from clothseg_utils.core.files import sha256_file
 from clothseg_utils.data.rle import MAX_COORDINATE, Rle, Segmentation, segmentation_fault
 
 Split = Literal["train", "val"]
@@ -197,6 +196,17 @@ class CocoFile:
         """Whether the photos are drawn; every figure made from them says so."""
         return self.description.startswith("Synthetic")
 
+    def without_annotations(self) -> "CocoFile":
+        """The same file without its annotations, which take nearly all of its memory."""
+        return replace(self, packed=(), _packed_of_image={})
+
+    def derived_dir(self, derived_root: str | Path) -> Path:
+        """Folder of what is made from this file: named after the data root and the file's hash.
+
+        What was made from another file is never mistaken for it.
+        """
+        return Path(derived_root) / f"{self.path.parent.resolve().name}-{self.sha256[:8]}"
+
     def source(self, split: Split, n_images: int) -> Source:
         """What a figure of so many photos of this file is made from."""
         name = "synthetic" if self.is_synthetic else self.path.parent.name
@@ -281,16 +291,6 @@ def read_annotations(path: str | Path) -> CocoFile:
         license_names=_license_names(file.licenses),
         _packed_of_image=packed_of_image,
     )
-
-
-def annotations_sha256(path: str | Path) -> str:
-    """SHA-256 of an annotation JSON, hex, as in `CocoFile`; without parsing it.
-
-    Raises:
-        FileNotFoundError: no such file.
-    """
-    _check_exists(Path(path))
-    return sha256_file(path)
 
 
 def _check_exists(path: Path) -> None:

@@ -4,12 +4,12 @@ import contextlib
 import re
 import struct
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePath
-from typing import Literal
+from typing import Literal, TypeVar
 
 import cv2
 import msgspec
@@ -26,13 +26,10 @@ from clothseg_utils.data.coco import (
     CocoFile,
     ImageRecord,
     PackedAnnotation,
-    Split,
-    annotation_path,
-    annotations_sha256,
     colliding_images,
     read_annotations,
 )
-from clothseg_utils.data.rasterize import rasterize
+from clothseg_utils.data.rasterize import layer_hidden_pixels, rasterize
 
 RULE_VERSION = 1
 """Raised when the same JSON gives other masks: painting rule, class order or file format."""
@@ -45,6 +42,8 @@ _MIN_IMAGES_PER_WORKER = 100  # below this a process costs more to start than it
 _INDEX_WRITE_SECONDS = 2.0
 _LOCK_NAME = ".lock"
 _TEMPORARY_NAME = re.compile(r"\..*-[a-z0-9_]{8}\.(png|json)")  # as atomic_path makes them
+
+_Result = TypeVar("_Result")
 
 
 def read_mask(path: str | Path, num_classes: int) -> np.ndarray:
@@ -211,8 +210,7 @@ def select_images(coco: CocoFile, image_limit: int) -> tuple[ImageRecord, ...]:
 
 
 def make_masks(
-    data_root: str | Path,
-    split: Split,
+    coco: CocoFile,
     scheme: Scheme,
     derived_root: str | Path,
     *,
@@ -221,30 +219,19 @@ def make_masks(
 ) -> MaskIndex:
     """Make a split's masks below `derived_root`, only what is missing, truncated or stale.
 
-    The folder is named after the data root and the annotation JSON's hash, so that masks of
-    another JSON are never mistaken for these. Where nothing has to be made the JSON is hashed but
-    not parsed.
-
     Args:
-        data_root: dataset in Fashionpedia's layout; only the split's JSON is read.
-        split: whose masks.
+        coco: the split's annotation file; its `derived_dir` takes the masks.
         scheme: what a class is.
         derived_root: folder of everything derived, such as data/derived.
         workers: processes; 0 means one per core, 1 works in this process.
         image_limit: first images of the JSON to make; 0 means all.
 
     Raises:
-        FileNotFoundError: no annotation JSON.
         ValueError: as for `rasterize_split`.
     """
-    path = annotation_path(data_root, split)
-    sha256 = annotations_sha256(path)
-    dataset = f"{Path(data_root).resolve().name}-{sha256[:8]}"
-    mask_dir = Path(derived_root) / dataset / scheme / "masks"
-    ready = _read_ready_index(mask_dir, sha256, scheme, image_limit)
-    return ready or rasterize_split(
-        path, mask_dir, scheme, workers=workers, image_limit=image_limit
-    )
+    mask_dir = coco.derived_dir(derived_root) / scheme / "masks"
+    ready = _read_ready_index(mask_dir, coco.sha256, scheme, image_limit)
+    return ready or _rasterize_file(coco, mask_dir, scheme, workers, image_limit)
 
 
 def rasterize_split(
@@ -278,9 +265,14 @@ def rasterize_split(
             holds somebody else's files.
     """
     coco = read_annotations(annotations_path)
+    return _rasterize_file(coco, Path(out_dir), scheme, workers, image_limit)
+
+
+def _rasterize_file(
+    coco: CocoFile, out_dir: Path, scheme: Scheme, workers: int, image_limit: int
+) -> MaskIndex:
     classes = class_table(scheme, coco.categories)
     images = select_images(coco, image_limit)
-    out_dir = Path(out_dir)
     _check_out_dir(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     with _folder_lock(out_dir):
@@ -289,6 +281,33 @@ def rasterize_split(
         missing = [entry for entry in planned.entries[: len(images)] if not entry.n_bytes]
         finished = _make_missing(coco, classes, out_dir, planned, missing, workers)
     return _to_mask_index(finished, out_dir, len(images))
+
+
+def count_hidden_pixels(
+    coco: CocoFile, classes: ClassTable, masks: MaskIndex, *, workers: int = 0
+) -> np.ndarray:
+    """Count the pixels that each class loses because another class is painted over it.
+
+    Args:
+        coco: the annotation file that `masks` were made from.
+        classes: its class table.
+        masks: index of the images to count.
+        workers: processes; 0 means one per core, 1 works in this process.
+
+    Returns:
+        (C,) int64, as `layer_hidden_pixels` counts them, over all images.
+    """
+    hidden = np.zeros(classes.num_classes, np.int64)
+    with (
+        progress_bar(total=len(masks.entries), desc="hidden pixels", unit="image") as bar,
+        contextlib.closing(
+            _map_chunks(_hidden_chunk, coco, classes, masks.entries, workers)
+        ) as done,
+    ):
+        for n_images, pixels in done:
+            hidden += pixels
+            bar.update(n_images)
+    return hidden
 
 
 def _mask_name(image: ImageRecord) -> str:
@@ -441,11 +460,12 @@ def _make_missing(
         return finished
     _write_index(out_dir, current_index())
     last_write = time.monotonic()
+    make_chunk = partial(_rasterize_chunk, out_dir=out_dir)
     try:
         with (
             progress_bar(total=len(missing), desc="rasterizing", unit="image") as bar,
             # Closed at once when interrupted: the pool must drop what it has not begun.
-            contextlib.closing(_rasterize_chunks(coco, classes, out_dir, missing, workers)) as done,
+            contextlib.closing(_map_chunks(make_chunk, coco, classes, missing, workers)) as done,
         ):
             for entries in done:
                 made.update((entry.mask, entry) for entry in entries)
@@ -465,37 +485,39 @@ class _Chunk:
     images: Sequence[tuple[MaskEntry, Sequence[PackedAnnotation]]]
     class_of_category: dict[int, int]
     num_classes: int
-    out_dir: Path
 
 
-def _rasterize_chunks(
-    coco: CocoFile, classes: ClassTable, out_dir: Path, missing: Sequence[MaskEntry], workers: int
-) -> Generator[list[MaskEntry], None, None]:
-    """Yield the finished entries, chunk by chunk, in the order in which they get done."""
+def _map_chunks(
+    work: Callable[[_Chunk], _Result],
+    coco: CocoFile,
+    classes: ClassTable,
+    entries: Sequence[MaskEntry],
+    workers: int,
+) -> Generator[_Result, None, None]:
+    """Do the work on all images, in processes; yield what each chunk gave as it gets done."""
     chunks = [
         _Chunk(
-            [(e, coco.packed_of(e.image_id)) for e in missing[start : start + _CHUNK_IMAGES]],
+            [(e, coco.packed_of(e.image_id)) for e in entries[start : start + _CHUNK_IMAGES]],
             dict(classes.class_of_category),
             classes.num_classes,
-            out_dir,
         )
-        for start in range(0, len(missing), _CHUNK_IMAGES)
+        for start in range(0, len(entries), _CHUNK_IMAGES)
     ]
-    n_workers = min(workers or usable_cores(), len(missing) // _MIN_IMAGES_PER_WORKER)
+    n_workers = min(workers or usable_cores(), len(entries) // _MIN_IMAGES_PER_WORKER)
     if n_workers <= 1:
-        yield from map(_rasterize_chunk, chunks)
+        yield from map(work, chunks)
         return
     with worker_pool(n_workers) as pool:
-        for future in as_completed([pool.submit(_rasterize_chunk, c) for c in chunks]):
+        for future in as_completed([pool.submit(work, chunk) for chunk in chunks]):
             yield future.result()
 
 
-def _rasterize_chunk(chunk: _Chunk) -> list[MaskEntry]:
+def _rasterize_chunk(chunk: _Chunk, out_dir: Path) -> list[MaskEntry]:
     finished = []
     for entry, packed in chunk.images:
         annotations = [annotation.unpack() for annotation in packed]
         mask = rasterize(annotations, chunk.class_of_category, entry.height, entry.width)
-        path = chunk.out_dir / entry.mask
+        path = out_dir / entry.mask
         write_mask(path, mask)
         painted = {chunk.class_of_category[annotation.category_id] for annotation in annotations}
         class_pixels = _count_pixels(mask, painted, chunk.num_classes)
@@ -505,3 +527,15 @@ def _rasterize_chunk(chunk: _Chunk) -> list[MaskEntry]:
             )
         )
     return finished
+
+
+def _hidden_chunk(chunk: _Chunk) -> tuple[int, np.ndarray]:
+    """Number of images, and the pixels that each class loses in them."""
+    hidden = np.zeros(chunk.num_classes, np.int64)
+    for entry, packed in chunk.images:
+        annotations = [annotation.unpack() for annotation in packed]
+        size = entry.height, entry.width
+        hidden += layer_hidden_pixels(
+            annotations, chunk.class_of_category, *size, chunk.num_classes
+        )
+    return len(chunk.images), hidden

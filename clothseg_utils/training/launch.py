@@ -26,7 +26,7 @@ from clothseg_utils.core.progress import in_notebook
 from clothseg_utils.core.ranks import OtherProcessError, rank
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.workers import usable_cores
-from clothseg_utils.data.splits import load_split
+from clothseg_utils.data.splits import load_training_splits
 from clothseg_utils.training.devices import first_on_each_machine, process_group
 
 
@@ -167,9 +167,7 @@ def _work(config_path: Path) -> int:
     run = RunFolder(config.run.outputs_root, config.run.run_name)
     try:
         with process_group():
-            splits = first_on_each_machine(
-                lambda: (load_split(config.data, "train"), load_split(config.data, "val"))
-            )
+            splits = first_on_each_machine(lambda: load_training_splits(config.data))
             train(config, *splits, run)
     except (OtherProcessError, KeyboardInterrupt):
         return 1

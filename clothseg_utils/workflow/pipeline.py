@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from clothseg_utils.core.files import (
     sha256_json,
     write_text,
 )
+from clothseg_utils.core.progress import never_silent
 from clothseg_utils.core.reach import code_hash, notebook_imports
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.data.coco import annotation_path, images_dir
@@ -329,7 +331,10 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
     # papermill announces every cell; what a notebook prints is enough.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            never_silent(sys.stdout, partial(_place, unfinished)) as output,
+        ):
             warnings.simplefilter("ignore")  # deprecations inside papermill and nbclient
             papermill.execute_notebook(
                 str(source),
@@ -337,7 +342,7 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
                 parameters=dict(parameters),
                 kernel_name="python3",
                 progress_bar=False,
-                stdout_file=sys.stdout,
+                stdout_file=output,
                 # The kernel warns of its own transport on our stderr; its errors reach us anyway.
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
@@ -362,6 +367,22 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
             unfinished.replace(executed)
     _write_html(executed)
     return time.perf_counter() - started
+
+
+def _place(unfinished: Path) -> str:
+    """Where a notebook is at work: the heading above the cell that papermill notes as running."""
+    heading = ""
+    try:
+        cells = json.loads(unfinished.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError):
+        cells = []  # not written yet, or in the middle of it
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            found = re.findall(r"^#+ (.+)$", "".join(cell["source"]), re.MULTILINE)
+            heading = found[-1] if found else heading
+        elif cell["metadata"].get("papermill", {}).get("status") == "running":
+            return f"at work: {heading}"
+    return "at work"
 
 
 def _hide_paths(unfinished: Path, source: Path, executed: Path) -> None:
