@@ -165,7 +165,10 @@ def compare_compiled(setting: Setting, found: Findings) -> None:
 
 
 def compare_doubled(setting: Setting, found: Findings) -> None:
-    """Part 4d: the same at twice the batch."""
+    """Part 4d: the same at twice the batch, which no CPU gains from."""
+    if not setting.on_gpu:
+        found.figure(not_on_this_device="compiled kernels")
+        return
     _compare(setting, found, ("c", "g"), 2 * setting.batch_size)
 
 
@@ -300,6 +303,8 @@ def syncs(setting: Setting, found: Findings) -> None:
         syncs_a_step=sum(watch.places.values()) / count,
         places=dict(watch.places.most_common(20)),
     )
+    if not setting.on_gpu:
+        found.figure(not_on_this_device="waits for a GPU")
     found.check(no_syncs=not watch.places if setting.on_gpu else None)
 
 

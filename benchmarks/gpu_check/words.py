@@ -26,20 +26,23 @@ def _trains(rows: Mapping[str, Mapping[str, Any]]) -> str:
         reason = (row and (row["error"] or row["state"])) or "part 7 was not run"
         return f"Whether it trains is not known: {reason}."
     failed = [name for name, is_met in row["checks"].items() if is_met is False]
-    device = rows.get("0", {}).get("figures", {}).get("device", "this device")
+    facts = rows.get("0", {}).get("figures", {})
+    device = facts.get("device", "this device")
     if failed:
         return f"It does not train as it should on {device}: {', '.join(failed)} failed."
     if row["state"] != "done":
         return f"It trains on {device}, but part 7 did not end: {row['error'] or row['state']}."
     losses = row["figures"]["losses"]  # a part that ended told them
     return (
-        f"It trains on {device}: the loss fell from {losses[0]:.4f} to {losses[-1]:.4f}, resuming "
+        f"It trains on {device}: the loss went from {losses[0]:.4f} to {losses[-1]:.4f}, resuming "
         "and evaluation ended well."
     )
 
 
 def _speed(figures: Mapping[str, Mapping[str, Any]]) -> str:
     found = ratios(figures)
+    if figures.get("0", {}).get("small"):
+        return "How fast it is cannot be seen at the small size; no figure of time here counts."
     if not found:
         return "How fast it is beside plain eager is not known: part 4 did not measure both."
     ours = figures["4"]["c"]["images_per_second"]
@@ -53,6 +56,8 @@ def _speed(figures: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _limit(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    if figures.get("0", {}).get("small"):
+        return "What limits it cannot be seen at the small size either."
     step = figures.get("4", {}).get("c", {})
     speed = step.get("images_per_second")
     product = figures.get("7", {}).get("images_per_second")
