@@ -170,7 +170,12 @@ def _run_here(part: Part, setting: Any, pipe: Connection) -> None:
 def describe_error(error: BaseException) -> str:
     """Type, first line and place of an error, for a row."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "/clothseg_utils/" in f.filename or "/benchmarks/" in f.filename]
+    folders = ("/clothseg_utils/", "/benchmarks/")
+    own = [
+        frame
+        for frame in frames
+        if frame.filename != __file__ and any(folder in frame.filename for folder in folders)
+    ]
     place = f" ({Path(own[-1].filename).name}:{own[-1].lineno})" if own else ""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:500]}{place}"
