@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT, Row, measure_stage, print_rows, seconds_of
+from benchmarks.harness import ROOT, Row, measure_stage, print_rows
 
 OUT_DIR = ROOT / "outputs" / "bench"
 
@@ -52,18 +52,13 @@ def main() -> None:
         seconds[stage], found = measure_stage(stage)
         rows += found
         print_rows(found)
-    print("gpu ...", flush=True)
-    from benchmarks import gpu
-
-    seconds["gpu"], figures = seconds_of(gpu.measure)
-    speeds = data_path_speeds(rows, figures)
+    speeds = data_path_speeds(rows)
     results = {
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "rows": [row.as_dict() for row in rows],
         "data_path": speeds,
-        "gpu": [vars(figure) for figure in figures],
         "seconds": {stage: round(value, 1) for stage, value in seconds.items()},
     }
     write_results(results, rows)
@@ -74,7 +69,7 @@ def main() -> None:
     print(f"{sum(seconds.values()) / 60:.1f} minutes; {OUT_DIR.relative_to(ROOT)}/bench.json")
 
 
-def data_path_speeds(rows: list[Row], figures: list[Any]) -> list[dict[str, Any]]:
+def data_path_speeds(rows: list[Row]) -> list[dict[str, Any]]:
     """Images per second that a loader core gives beside those that the network eats."""
     loaders = [row for row in rows if row.name.startswith("one training sample")]
     speeds = [
@@ -93,15 +88,6 @@ def data_path_speeds(rows: list[Row], figures: list[Any]) -> list[dict[str, Any]
                     "images_per_second": batch_size / row.ours,
                 }
             )
-    for figure in figures:
-        way = f"compile {figure.compiled}, channels_last {figure.channels_last}"
-        line = {
-            "what": f"network, training on the GPU ({way}, batch {figure.batch_size})",
-            "images_per_second": figure.images_per_second,
-        }
-        if loaders:
-            line["loader_cores"] = figure.images_per_second * min(row.ours for row in loaders)
-        speeds.append(line)
     return speeds
 
 
@@ -165,27 +151,11 @@ def to_markdown(results: dict[str, Any], rows: list[Row]) -> str:
         for row in missed:
             best = f"best ratio possible {row.floor:.2f}: " if row.floor else ""
             lines.append(f"- {row.name}: {best}{row.floor_note or 'no floor was worked out'}.")
-    lines += ["", "## Data path and network", "", "| | images per second | loader cores |"]
-    lines.append("|---|---:|---:|")
-    for line in results["data_path"]:
-        cores = f"{line['loader_cores']:.1f}" if "loader_cores" in line else ""
-        lines.append(f"| {line['what']} | {line['images_per_second']:.2f} | {cores} |")
-    lines += ["", "## GPU", ""]
-    if not results["gpu"]:
-        lines.append("None here.")
-    else:
-        lines += [
-            f"{about['gpu']}, bf16.",
-            "",
-            "| compile | channels_last | batch | images per second | share of peak |",
-            "|---|---|---:|---:|---:|",
-        ]
-        for figure in results["gpu"]:
-            share = "" if figure["peak_share"] is None else f"{figure['peak_share']:.1%}"
-            lines.append(
-                f"| {figure['compiled']} | {figure['channels_last']} | {figure['batch_size']} | "
-                f"{figure['images_per_second']:.0f} | {share} |"
-            )
+    lines += ["", "## Data path and network", "", "| | images per second |", "|---|---:|"]
+    lines += [
+        f"| {line['what']} | {line['images_per_second']:.2f} |" for line in results["data_path"]
+    ]
+    lines += ["", "## GPU", "", "[RESULTS-gpu.md](RESULTS-gpu.md)"]
     return "\n".join(lines) + "\n"
 
 

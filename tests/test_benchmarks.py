@@ -92,5 +92,5 @@ def test_loader_and_network_are_set_side_by_side():
         row(name="one training sample at 512, native photos", ours=0.02),
         row(name="training step, U-Net", ours=8.0),
     ]
-    speeds = [line["images_per_second"] for line in data_path_speeds(rows, [])]
+    speeds = [line["images_per_second"] for line in data_path_speeds(rows)]
     assert speeds == pytest.approx([50.0, 0.5])
