@@ -22,7 +22,11 @@ def test_every_name_is_there_and_says_what_it_does():
 
 def test_type_checkers_see_the_same_names():
     tree = ast.parse((repo_root() / "clothseg_utils" / "__init__.py").read_text())
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    (block,) = (
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
     homes = {
         alias.asname or alias.name: f"{node.module}.{alias.name}".removeprefix("clothseg_utils.")
         for node in block.body

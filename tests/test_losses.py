@@ -1,8 +1,10 @@
 """Loss: as in smp, by hand, and no larger in memory than it must be."""
 
 import math
+import shutil
 import subprocess
 import sys
+import warnings
 from collections import Counter
 
 import pytest
@@ -303,6 +305,23 @@ def test_accelerators_run_as_many_kernels_for_a_large_batch_as_for_a_small_one(m
         counts.append(operations.counts)
     assert counts[0] == counts[1]
     assert counts[0].total() < 120
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # the compiler's own, of a machine without CUDA
+def test_compiled_loss_is_the_loss_as_written(monkeypatch):
+    logits, target = make_batch("ignored, absent")
+    logits = logits.to(memory_format=torch.channels_last)
+    loss_function = DiceFocalLoss()
+    expected = value_and_grad(lambda x, t: loss_function(x, t).loss, logits, target)
+    monkeypatch.setattr(losses, "_BlockSums", losses._BatchSums)
+    monkeypatch.setattr(losses, "_wants_fusion", lambda logits: True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "the loss is not compiled")
+        got = value_and_grad(lambda x, t: loss_function(x, t).loss, logits, target)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-9)
+    assert got[1].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_loss_runs_as_written_where_nothing_compiles(monkeypatch):

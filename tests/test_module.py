@@ -1,5 +1,6 @@
 """Tests of `training.module`: what an epoch counts, and what a checkpoint keeps."""
 
+import contextlib
 import copy
 import math
 import shutil
@@ -203,7 +204,7 @@ def test_one_infinite_batch_is_left_out_and_its_step_skipped(classes, capsys, op
     assert states[0] == states[1]  # weights and moments
     assert states[1][0] != states[2][0]
     assert states[2][3] == 2
-    assert "epoch 1: 1 train batches left out" in capsys.readouterr().out
+    assert "by step 3: 1 train batches left out" in capsys.readouterr().out
     (row,) = module.history
     clean = ClothingSegmenter(config_with(gradient_clip_norm=clip), classes, {})
     clean.network = FailingNetwork(fails=set())
@@ -291,23 +292,22 @@ def test_no_step_waits_for_the_device(classes, monkeypatch, options, clip):
     """Forward, loss, counting, backward, clipping and optimizer, as an accelerator runs them."""
     monkeypatch.setattr(losses, "_check_ids", lambda *_: None)  # on the CPU only
     monkeypatch.setattr(losses, "_BlockSums", losses._BatchSums)
-    steps = []
+    watched = contextlib.ExitStack()
 
     class Watch(pl.Callback):
-        def on_train_batch_start(self, trainer, module, batch, batch_idx):
-            self.mode = NoWaiting()
-            if batch_idx:  # what is made once may wait
-                self.mode.__enter__()
+        """From the second step, as what is made once may wait, to the start of the last."""
 
-        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-            if batch_idx:
-                self.mode.__exit__(None, None, None)
-                steps.append(batch_idx)
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            if batch_idx == 1:
+                watched.enter_context(NoWaiting())
+            if batch_idx == 3:
+                watched.close()
 
     module = ClothingSegmenter(config_with(gradient_clip_norm=clip), classes, {})
     options = {"gradient_clip_val": clip or None, "callbacks": [Watch()], **options}
-    fit(module, random_samples(6), **options)
-    assert steps == [1, 2]
+    with watched:
+        fit(module, random_samples(8), **options)
+    assert module.history[0]["step"] == 4
 
 
 def test_frozen_encoder_stays_as_it_is(classes):

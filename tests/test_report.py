@@ -342,7 +342,7 @@ def test_best_epoch_is_marked(page: Page) -> None:
     assert [row[0] for row in rows] == ["1", "2 (best)", "3"]
     assert rows[1] == ["2 (best)", "60", "0.800", "0.375", "5.0e-04", "121.0"]
     assert "Training ended because its time, 3 min, was up." in page.text
-    assert "The best checkpoint is that after epoch 2, with a val mIoU of 0.375" in page.text
+    assert "The best checkpoint is that of epoch 2, with a val mIoU of 0.375" in page.text
 
 
 def test_hostile_names_are_shown_as_text(full_run: RunFolder) -> None:

@@ -152,9 +152,18 @@ def test_history_file_holds_the_history(tiny_training):
 
 
 def test_history_round_trip(tmp_path):
-    history = [{"epoch": 0, "step": 2, "x": 0.1 + 0.2}, {"epoch": 1, "step": 4, "x": math.inf}]
+    history = [
+        {"epoch": 0, "epochs_done": 0.5, "step": 2, "x": 0.1 + 0.2},
+        {"epoch": 0, "epochs_done": 1, "step": 4, "x": math.inf},
+    ]
     write_history(tmp_path / "history.csv", history)
     assert read_history(tmp_path / "history.csv") == history
+
+
+def test_history_of_one_check_an_epoch_is_completed(tmp_path):
+    """As versions wrote it that knew no other."""
+    write_history(tmp_path / "history.csv", [{"epoch": 2, "step": 6}])
+    assert read_history(tmp_path / "history.csv") == [{"epoch": 2, "epochs_done": 3, "step": 6}]
 
 
 def test_tensorboard_shows_figures_and_panels(tiny_training):
