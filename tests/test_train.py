@@ -572,6 +572,20 @@ def without_times(history):
 
 
 @pytest.mark.slow
+def test_interrupted_training_ends_as_if_it_had_not_stopped(monkeypatch, small_config, splits):
+    config = replace_fields(small_config, {"max_epochs": 3})
+    whole = replace_fields(config, {"run_name": "whole"})
+    expected = without_times(train(whole, *splits, folder_of(whole)).history)
+    train_until_crash(monkeypatch, config, splits, epoch=2)
+    assert without_times(train(config, *splits, folder_of(config)).history) == expected
+    last, expected_last = (
+        torch.load(folder_of(one).last_checkpoint, weights_only=True)["state_dict"]
+        for one in (config, whole)
+    )
+    assert all(torch.equal(last[name], expected_last[name]) for name in last)
+
+
+@pytest.mark.slow
 def test_same_seed_same_result(small_config, splits):
     results, weights = [], []
     for run_name, seed in (("a", 3), ("b", 3), ("c", 4)):
