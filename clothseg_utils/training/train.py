@@ -232,10 +232,14 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
     by_clock = train.max_minutes > 0
     if not by_clock:
         callbacks.append(EarlyStopping(MONITOR, mode="max", patience=train.patience))
-    if attended:
-        planned = 0 if by_clock else train.max_epochs
+    if rank() == 0:
         callbacks += live_callbacks(
-            clock, planned, source, checks=train.checks_per_epoch, in_notebook=in_notebook()
+            clock,
+            0 if by_clock else train.max_epochs,
+            source,
+            checks=train.checks_per_epoch,
+            is_attended=attended,
+            in_notebook=in_notebook(),
         )
     return pl.Trainer(
         default_root_dir=run.path,
