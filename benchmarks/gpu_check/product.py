@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.gpu_check.runner import Findings
 from benchmarks.gpu_check.setting import Setting, start_product, training_words
 from clothseg_utils.core.files import read_json
-from clothseg_utils.training.train import read_history
+from clothseg_utils.training.callbacks import read_history
 
 _RUN_NAME = "check"
 
@@ -22,13 +22,15 @@ def product(setting: Setting, found: Findings) -> None:
     setting.need_data()
     run = setting.work / "outputs" / _RUN_NAME
     # The photos are few: an epoch that draws them several times says more about the speed.
-    options = {"epoch_images": 6 if setting.is_small else 6400}
+    options = {"epoch_images": 6 if setting.is_small else 6400, "checks_per_epoch": 1}
     with _Utilisation(found):
         train = _Verb(
             setting, "train", *training_words(setting, _RUN_NAME, max_epochs=2, **options)
         )
         found.figure(train=train.figures())
         found.check(train=train.code == 0)
+        if train.code:
+            raise RuntimeError(f"train ended with code {train.code}: {train.last_line}")
         history = read_history(run / "logs" / "history.csv")
         _tell_history(setting, history, found)
         resume = _Verb(
@@ -87,7 +89,7 @@ class _Verb:
                 log.write(f"{now:7.2f} {line}")
                 log.flush()
                 self.lines.append(line.rstrip())
-                if re.match(r"epoch +\d+ +step", line):
+                if re.match(r"epoch +[\d.]+ +step", line):
                     last_epoch = now
         self.code = process.wait()
         self._seconds = time.perf_counter() - started
@@ -152,7 +154,9 @@ def out_of_memory(setting: Setting, found: Findings) -> None:
     verb = _Verb(
         setting,
         "out_of_memory",
-        *training_words(setting, "large", max_epochs=1, batch_size=1024, epoch_images=1024),
+        *training_words(
+            setting, "large", max_epochs=1, checks_per_epoch=1, batch_size=1024, epoch_images=1024
+        ),
     )
     found.figure(**verb.figures(), lines=len(verb.lines))
     found.check(out_of_memory_line=verb.code != 0 and "batch_size" in verb.last_line)

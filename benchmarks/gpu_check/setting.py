@@ -18,6 +18,7 @@ from benchmarks.training_step import ENCODER, IMAGE_SIZE, NUM_CLASSES
 from clothseg_utils.core.classes import IGNORE_INDEX, class_table
 from clothseg_utils.core.config import Config, Profile, profile_config, replace_fields
 from clothseg_utils.core.workers import usable_cores
+from clothseg_utils.network.decoder import DecoderForm, use_decoder_form
 from clothseg_utils.network.unet import normalize_images
 from clothseg_utils.training.losses import DiceFocalLoss, LossParts
 from clothseg_utils.training.module import ClothingSegmenter, _EpochTotals
@@ -125,6 +126,11 @@ def our_module(config: Config) -> ClothingSegmenter:
     return module.to(memory_format=torch.channels_last)
 
 
+def use_form(network: Any, form: DecoderForm) -> None:
+    """Choose how the decoder of the product's network computes."""
+    use_decoder_form(network, form)
+
+
 def our_loss() -> DiceFocalLoss:
     """The product's loss in smp's form, half and half."""
     return DiceFocalLoss()
@@ -177,6 +183,7 @@ def training_words(setting: Setting, run_name: str, **fields: Any) -> list[str |
     )
     words: list[str | Path] = ["train", "--profile", "fashionpedia", "--run-name", run_name]
     words += ["--data-root", setting.data_root]
+    words += [] if setting.on_gpu else ["--on-cpu"]
     for name, section in changed.items():
         words += ["--set", f"{section}.{name}={sections[section][name]}"]
     return words
