@@ -22,7 +22,7 @@ def product(setting: Setting, found: Findings) -> None:
     setting.need_data()
     run = setting.work / "outputs" / _RUN_NAME
     # The photos are few: an epoch that draws them several times says more about the speed.
-    options = {"epoch_images": 6 if setting.is_small else 6400, "checks_per_epoch": 1}
+    options = {"epoch_images": 6 if setting.is_small else 6400}
     with _Utilisation(found):
         train = _Verb(
             setting, "train", *training_words(setting, _RUN_NAME, max_epochs=2, **options)
@@ -154,9 +154,7 @@ def out_of_memory(setting: Setting, found: Findings) -> None:
     verb = _Verb(
         setting,
         "out_of_memory",
-        *training_words(
-            setting, "large", max_epochs=1, checks_per_epoch=1, batch_size=1024, epoch_images=1024
-        ),
+        *training_words(setting, "large", max_epochs=1, batch_size=1024, epoch_images=1024),
     )
     found.figure(**verb.figures(), lines=len(verb.lines))
     found.check(out_of_memory_line=verb.code != 0 and "batch_size" in verb.last_line)

@@ -94,6 +94,7 @@ class Setting:
             "image_size": self.image_size,
             "batch_size": self.batch_size,
             "num_workers": self.workers[-1],
+            "checks_per_epoch": 1,  # the photos are too few for more
         }
         return replace_fields(profile_config(profile), own | fields)
 
@@ -179,8 +180,9 @@ def training_words(setting: Setting, run_name: str, **fields: Any) -> list[str |
     sections = config.model_dump()
     changed = {"outputs_root": "run", "derived_root": "data", "image_size": "data"}
     changed |= dict.fromkeys(
-        ("encoder_name", "encoder_weights", "batch_size", "num_workers", *fields), "train"
+        ("encoder_name", "encoder_weights", "batch_size", "num_workers"), "train"
     )
+    changed |= dict.fromkeys(("checks_per_epoch", *fields), "train")
     words: list[str | Path] = ["train", "--profile", "fashionpedia", "--run-name", run_name]
     words += ["--data-root", setting.data_root]
     words += [] if setting.on_gpu else ["--on-cpu"]
