@@ -413,9 +413,18 @@ def test_fewer_epochs_than_are_done_are_refused(finished, splits):
     run = folder_of(finished)
     run.training_path.unlink()
     before = all_files(run.path)
-    with pytest.raises(ValueError, match=r"has 2 epochs done and train\.max_epochs is 2"):
-        train(finished, *splits, run)
+    with pytest.raises(ValueError, match=r"has 2 epochs done and train\.max_epochs is 1"):
+        train(replace_fields(finished, {"max_epochs": 1}), *splits, run)
     assert all_files(run.path) == before
+
+
+@pytest.mark.slow
+def test_training_that_was_killed_at_its_very_end_is_ended(tiny_training, finished, splits):
+    run = folder_of(finished)
+    run.training_path.unlink()
+    result = train(finished, *splits, run)
+    assert result.history == tiny_training.result.history
+    assert result.reason == tiny_training.result.reason
 
 
 def test_changed_loss_starts_anew_even_if_cut_short(monkeypatch, capsys, finished, splits):
