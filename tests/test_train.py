@@ -419,6 +419,19 @@ def test_fewer_epochs_than_are_done_are_refused(finished, splits):
 
 
 @pytest.mark.slow
+def test_moved_run_folder_keeps_its_best_checkpoint(monkeypatch, finished, splits):
+    """`finished` lies in another folder than that where it was trained."""
+    run = folder_of(finished)
+    best = read_checkpoint(run.best_checkpoint)
+    plan_scores(monkeypatch, [0.0001])  # worse than both epochs before
+    result = train(replace_fields(finished, {"max_epochs": 3}), *splits, run)
+    assert len(result.history) == 3
+    kept = read_checkpoint(run.best_checkpoint)
+    assert kept["epoch"] == best["epoch"]
+    assert len([name for name in names_in(run.checkpoints_dir) if "miou=" in name]) == 3
+
+
+@pytest.mark.slow
 def test_training_that_was_killed_at_its_very_end_is_ended(tiny_training, finished, splits):
     run = folder_of(finished)
     run.training_path.unlink()

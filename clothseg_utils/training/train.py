@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -27,6 +27,7 @@ from clothseg_utils.network.encoders import check_encoder_name, encoder_card
 from clothseg_utils.network.unet import default_precision, set_prior_bias
 from clothseg_utils.training.callbacks import (
     BestCheckpoint,
+    Checkpoints,
     HistoryWriter,
     PanelLogger,
     TrainingClock,
@@ -211,7 +212,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
         clock,
         HistoryWriter(run.logs_dir / "history.csv", print_lines=not attended),
         PanelLogger(),
-        ModelCheckpoint(
+        Checkpoints(
             filename=f"{check}={{epoch:03d}}-miou={{val/mean_iou:.4f}}",
             monitor=MONITOR,
             mode="max",
@@ -227,7 +228,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
             save_weights_only=True,
             **checkpoint_options,
         ),
-        ModelCheckpoint(filename="last", **checkpoint_options),
+        Checkpoints(filename="last", **checkpoint_options),
     ]
     by_clock = train.max_minutes > 0
     if not by_clock:
