@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from clothseg_utils.core.ranks import OtherProcessError, rank
+from clothseg_utils.core.ranks import OtherProcessError, is_launched, rank
 from clothseg_utils.core.text import count_text
 
 # Every verb imports what it needs itself: --help and errors in the arguments answer at once.
@@ -335,19 +335,21 @@ def train(
         from clothseg_utils.core.runs import RunFolder
         from clothseg_utils.data.splits import load_training_splits
         from clothseg_utils.training.devices import first_on_each_machine, process_group
-        from clothseg_utils.training.resume import holds_training
+        from clothseg_utils.training.resume import check_new
         from clothseg_utils.training.train import train as fit
         from clothseg_utils.workflow.pipeline import check_inputs
 
-    check_inputs(config, ["03_training"])
+    if rank() == 0:
+        check_inputs(config, ["03_training"])
     folder = RunFolder(config.run.outputs_root, config.run.run_name)
+
+    def prepare() -> Any:
+        if rank() == 0:
+            check_new(folder, resume=resume)
+        return load_training_splits(config.data)
+
     with folder.lock() if rank() == 0 else contextlib.nullcontext(), process_group():
-        if rank() == 0 and not resume and holds_training(folder):
-            raise ValueError(
-                f'run "{folder.name}" holds a training; expected a new run. Go on with it by '
-                "--resume, or begin another by --run-name."
-            )
-        train_split, val_split = first_on_each_machine(lambda: load_training_splits(config.data))
+        train_split, val_split = first_on_each_machine(prepare)
         if rank() == 0:
             _say_excluded(train_split.excluded | val_split.excluded)
         result = fit(config, train_split, val_split, folder)
@@ -673,6 +675,10 @@ def run_program() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
+    if is_launched():  # one of several processes that train
+        from clothseg_utils.training.devices import leave
+
+        leave(code)
     sys.exit(code)
 
 

@@ -5,14 +5,13 @@
 #SBATCH --gpus-per-node=4
 #SBATCH --cpus-per-task=32
 #SBATCH --time=12:00:00
-#SBATCH --signal=TERM@120
 # Start it with sbatch at the top of the checkout. One task a node: torchrun starts a process for
 # each GPU. --resume also begins: a job that is requeued goes on from the last check.
 set -euo pipefail
 
 first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 
-srun .venv/bin/python -m torch.distributed.run \
+srun --cpus-per-task="$SLURM_CPUS_PER_TASK" .venv/bin/python -m torch.distributed.run \
     --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" \
     --rdzv-backend c10d --rdzv-id "$SLURM_JOB_ID" --rdzv-endpoint "$first_node:29500" \
     -m clothseg_utils train --profile fashionpedia --data-root data/fashionpedia \

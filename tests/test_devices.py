@@ -11,10 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import pytorch_lightning as pl
+import torch
 
 from clothseg_utils.core.config import Config, replace_fields
 from clothseg_utils.core.files import repo_root, write_json
 from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.network.unet import build_network
+from clothseg_utils.training import devices
 from clothseg_utils.training.callbacks import read_history
 
 pytestmark = pytest.mark.slow
@@ -166,6 +170,24 @@ def test_two_machines_meet_by_torchrun(config):
     assert sum("training on 2 x CPU" in out for out in said) == 1
     assert sum("val mIoU" in out for out in said) == 1
     assert RunFolder(config.run.outputs_root, "machines").best_checkpoint.exists()
+
+
+def test_layers_without_a_gradient_are_left_out_of_training(monkeypatch):
+    """DistributedDataParallel would wait for it; EfficientNet keeps layers of its classifier."""
+    monkeypatch.setattr(devices, "world_size", lambda: 2)
+    network = build_network("efficientnet-b0", "none", 3)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    devices.freeze_unused(network)
+    frozen = [name for name, p in network.named_parameters() if not p.requires_grad]
+    assert sorted(frozen) == [
+        "encoder._bn1.bias", "encoder._bn1.weight", "encoder._conv_head.weight",
+    ]  # fmt: skip
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+def test_lightning_still_has_the_wait_that_is_left_out():
+    assert callable(pl.Trainer(logger=False).fit_loop.epoch_loop._broadcast_sigterm_tensor)
 
 
 def test_what_is_wrong_is_said_once(config, tmp_path):

@@ -215,6 +215,30 @@ def test_one_infinite_batch_is_left_out_and_its_step_skipped(classes, capsys, op
     assert module.check_images == 3
 
 
+class FailingBeforeNorm(FailingNetwork):
+    """What is infinite goes through a batch norm, which keeps statistics of it."""
+
+    def __init__(self, fails):
+        super().__init__(fails)
+        self.norm = nn.BatchNorm2d(13)
+
+    def forward(self, images):
+        return self.norm(super().forward(images))
+
+
+def test_one_infinite_batch_leaves_no_trace_in_batch_norm(classes):
+    networks = []
+    for fails, samples in (({1}, [SAMPLES[0]] * 3), (set(), [SAMPLES[0]] * 2)):
+        module = painted_module(classes)
+        module.network = FailingBeforeNorm(fails)
+        fit(module, samples, batch_size=1)
+        networks.append(module.network)
+    for name in ("running_mean", "running_var"):
+        after, clean = (getattr(network.norm, name) for network in networks)
+        assert after.isfinite().all()
+        torch.testing.assert_close(after, clean)
+
+
 @pytest.mark.parametrize(("fails", "ends"), [({1, 2, 3}, True), ({1, 2, 4, 5}, False)])
 def test_several_infinite_batches_in_a_row_end_the_run(classes, monkeypatch, fails, ends):
     monkeypatch.setattr(model_module, "_LOST_AFTER", 3)

@@ -29,6 +29,7 @@ from clothseg_utils.training import module as model_module
 from clothseg_utils.training import train as train_module
 from clothseg_utils.training.callbacks import learning_rate_factor, read_history, write_history
 from clothseg_utils.training.module import ClothingSegmenter
+from clothseg_utils.training.resume import former_aside
 from clothseg_utils.training.train import train
 
 SCORES = ("loss", "dice_loss", "focal_loss", "mean_iou", "macro_f1", "pixel_accuracy")
@@ -107,7 +108,7 @@ def train_until_crash(monkeypatch, config, splits, epoch):
     [
         (0.0, "constant", 0.0, 1.0),  # no warm-up: all of it at once
         (1.0, "constant", 0.0, 1.0),
-        (0.0, "constant", 0.1, 0.0),  # warm-up starts at nothing
+        (0.0, "constant", 0.1, 0.01),  # warm-up starts at next to nothing
         (0.05, "constant", 0.1, 0.5),
         (0.1, "constant", 0.1, 1.0),
         (0.0, "cosine", 0.0, 1.0),
@@ -354,7 +355,7 @@ def test_settings_that_came_and_went_since_do_not_hurt(monkeypatch, capsys, fini
         ({"dice_weight": 0.25}, "loss.dice_weight was 0.5 and is 0.25"),
         ({"flip_probability": 0.0}, "augment.flip_probability was 0.5 and is 0.0"),
         ({"resize": "squash"}, "data.resize was 'letterbox' and is 'squash'"),
-        ({"max_epochs": 1}, "train.max_epochs 1 instead of 2"),
+        ({"max_epochs": 1}, "train.max_epochs was 2 and is 1"),
     ],
 )
 def test_changed_setting_starts_a_finished_training_anew(
@@ -416,6 +417,59 @@ def test_fewer_epochs_than_are_done_are_refused(finished, splits):
     with pytest.raises(ValueError, match=r"has 2 epochs done and train\.max_epochs is 1"):
         train(replace_fields(finished, {"max_epochs": 1}), *splits, run)
     assert all_files(run.path) == before
+
+
+def test_training_moved_aside_by_a_start_that_was_killed_is_moved_back(
+    monkeypatch, capsys, finished, splits
+):
+    forbid_training(monkeypatch)
+    run = folder_of(finished)
+    before = all_files(run.path)
+    aside = former_aside(run)
+    aside.__enter__()  # and never left: SIGKILL
+    run.logs_dir.mkdir()
+    (run.logs_dir / "events.out").touch()
+    assert "best.ckpt" in names_in(run.path / "previous" / "1" / "checkpoints")
+    train(finished, *splits, run)
+    assert capsys.readouterr().out == "already trained with these settings\n"
+    assert all_files(run.path) == before
+
+
+@pytest.mark.slow
+def test_training_that_goes_on_is_unfinished_until_its_new_end(
+    monkeypatch, capsys, finished, splits
+):
+    """Two epochs, five asked for, cut after the third: then two are fewer than are done."""
+    longer = replace_fields(finished, {"max_epochs": 5})
+    train_until_crash(monkeypatch, longer, splits, epoch=3)
+    run = folder_of(finished)
+    with pytest.raises(ValueError, match=r"has 3 epochs done and train\.max_epochs is 2"):
+        train(finished, *splits, run)
+    capsys.readouterr()
+    result = train(replace_fields(longer, {"batch_size": 2}), *splits, run)
+    assert "after 3 epochs, with train.batch_size 2 instead of 4\n" in capsys.readouterr().out
+    assert [row["epoch"] for row in result.history] == [0, 1, 2, 3, 4]
+    assert names_in(run.path) == ["checkpoints", "logs"]
+
+
+@pytest.mark.slow
+def test_resume_may_change_the_patience(monkeypatch, small_config, splits):
+    plan_scores(monkeypatch, [0.4, 0.1])
+    config = replace_fields(small_config, {"max_epochs": 9, "patience": 5})
+    train_until_crash(monkeypatch, config, splits, epoch=2)
+    plan_scores(monkeypatch, [0.1, 0.1, 0.1])
+    result = train(replace_fields(config, {"patience": 2}), *splits, folder_of(config))
+    assert (len(result.history), result.reason) == (3, "val mIoU did not improve in 2 checks")
+
+
+def test_progress_goes_on_where_a_resume_makes_other_steps():
+    """Eight of fifteen epochs are done in many steps; two devices make half as many an epoch."""
+    clock = callbacks_module.TrainingClock(TrainConfig(max_minutes=0.0))
+    trainer = SimpleNamespace(
+        current_epoch=8, num_training_batches=50, max_epochs=15, global_step=800,
+        estimated_stepping_batches=750,
+    )  # fmt: skip
+    assert clock.progress(trainer) == pytest.approx(8 / 15)
 
 
 @pytest.mark.slow
@@ -484,7 +538,7 @@ def test_training_anew_keeps_the_former_ones(monkeypatch, capsys, finished, spli
     assert len([name for name in names_in(run.checkpoints_dir) if "epoch=" in name]) == 1
     printed = capsys.readouterr()  # the note, what trains, then a line an epoch
     note, about, line = printed.out.splitlines()
-    assert note.startswith("training starts anew: train.max_epochs 1 instead of 2; ")
+    assert note.startswith("training starts anew: train.max_epochs was 2 and is 1; ")
     assert about.startswith("training on 1 x CPU")
     assert re.fullmatch(r"epoch +1  step +2 .* val mIoU 0\.\d{4}  val F1 0\.\d{4}", line)
     assert printed.err == ""

@@ -138,7 +138,7 @@ class TrainConfig(_Section):
     encoder_name: str = "mit_b1"  # of segmentation-models-pytorch, or tu- and a name of timm
     encoder_weights: str = "none"  # imagenet, none, or a file with the encoder's state dict
     freeze_encoder: bool = False  # train the decoder only
-    compile_network: bool = False  # torch.compile: training starts later and goes faster
+    compile_network: bool = False  # torch.compile: training starts minutes later
     prior_bias: bool = True  # begin by predicting each class as often as it occurs
     batch_size: _Count = 4  # photos at once on each device
     accumulate: _Count = 1  # batches whose gradients make one step

@@ -7,9 +7,14 @@ class OtherProcessError(RuntimeError):
     """Another process of this training failed, and has said why."""
 
 
+def is_launched() -> bool:
+    """Whether torchrun started this process, alone or with others."""
+    # Other launchers leave RANK and the like behind as well; this one is torchrun's alone.
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def _number(name: str, otherwise: int) -> int:
-    # Other launchers leave such variables behind as well; this one is torchrun's alone.
-    return int(os.environ[name]) if "TORCHELASTIC_RUN_ID" in os.environ else otherwise
+    return int(os.environ[name]) if is_launched() else otherwise
 
 
 def rank() -> int:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 
 from clothseg_utils.core.config import TrainConfig
 from clothseg_utils.core.files import write_text
+from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.pictures.panels import prediction_panel
 from clothseg_utils.training.devices import from_first
 from clothseg_utils.training.module import ClothingSegmenter, complete_row
@@ -22,6 +23,8 @@ PANEL_COUNT = 4
 
 PANEL_HEIGHT = 320
 """Height of the pictures in a panel, pixels: the legend stays readable at small inputs."""
+
+_FIRST_FACTOR = 0.01  # a warm-up that began at 0 would waste its first step
 
 
 def learning_rate_factor(progress: float, config: TrainConfig) -> float:
@@ -36,7 +39,7 @@ def learning_rate_factor(progress: float, config: TrainConfig) -> float:
         0.0
     """
     if progress < config.warmup_fraction:
-        return progress / config.warmup_fraction
+        return max(_FIRST_FACTOR, progress / config.warmup_fraction)
     if config.schedule == "constant":
         return 1.0
     after_warmup = (progress - config.warmup_fraction) / (1 - config.warmup_fraction)
@@ -59,6 +62,7 @@ class TrainingClock(pl.Callback):
         self.config = config
         self._earlier = 0.0
         self._started: float | None = None
+        self._batches = 0  # done since the latest check
 
     @property
     def seconds(self) -> float:
@@ -71,7 +75,9 @@ class TrainingClock(pl.Callback):
         if self.config.max_minutes > 0:
             spent = self.seconds if seconds is None else seconds
             return min(1.0, spent / (60 * self.config.max_minutes))
-        return min(1.0, trainer.global_step / max(1, trainer.estimated_stepping_batches))
+        # Steps would not do: after a resume on other devices a check has another number of them.
+        checks = trainer.current_epoch + self._batches / max(1, trainer.num_training_batches)
+        return min(1.0, checks / max(1, trainer.max_epochs or 1))
 
     def _agreed_progress(self, trainer: pl.Trainer) -> float:
         """The same in every process."""
@@ -84,12 +90,21 @@ class TrainingClock(pl.Callback):
         """Set the learning rate of this step."""
         if self._started is None:
             self._started = time.monotonic()
+        self._batches = batch_idx
         factor = learning_rate_factor(self._agreed_progress(trainer), self.config)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.config.learning_rate * factor
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
         """Stop when the time is up."""
+        self._batches = batch_idx + 1
         if self.config.max_minutes > 0 and self._agreed_progress(trainer) >= 1:
             trainer.should_stop = True
 
@@ -120,19 +135,21 @@ class HistoryWriter(pl.Callback):
     history that the checkpoint carries.
 
     Args:
-        path: the CSV file.
+        run: the run folder.
         print_lines: print a line per check.
     """
 
-    def __init__(self, path: Path, *, print_lines: bool) -> None:
-        self.path = path
+    def __init__(self, run: RunFolder, *, print_lines: bool) -> None:
+        self.run = run
         self.print_lines = print_lines
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: ClothingSegmenter) -> None:
         """Write the file; print the line."""
         if not trainer.is_global_zero:
             return
-        write_history(self.path, pl_module.history)
+        # Of a finished training that goes on: it is no longer finished.
+        self.run.training_path.unlink(missing_ok=True)
+        write_history(self.run.logs_dir / "history.csv", pl_module.history)
         if self.print_lines:
             row = pl_module.history[-1]
             print(
@@ -185,6 +202,14 @@ class Checkpoints(ModelCheckpoint):
         super().load_state_dict(
             state_dict | moved | {"dirpath": self.dirpath, "best_k_models": best}
         )
+
+
+class Patience(EarlyStopping):
+    """Lightning's, with the patience that is asked for now, not that of the checkpoint."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        super().load_state_dict(state_dict | {"patience": self.patience})
 
 
 class BestCheckpoint(Checkpoints):

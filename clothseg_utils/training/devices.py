@@ -6,9 +6,12 @@ one process everything here does nothing.
 
 import contextlib
 import datetime
+import os
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
+import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -32,10 +35,17 @@ def process_group() -> Iterator[None]:
         torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"  # what the host shares need not wait for the device
     dist.init_process_group(backend, timeout=_TIMEOUT)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    dist.destroy_process_group()  # not after an error: it would wait for the others
+
+
+def leave(code: int) -> NoReturn:
+    """Exit; after an error without the clean-up that waits for work shared with the others."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code and world_size() > 1:
+        os._exit(code)
+    sys.exit(code)
 
 
 def first_on_each_machine(action: Callable[[], _Value]) -> _Value:
@@ -106,6 +116,34 @@ class _AddUp(torch.autograd.Function):
         total = grad.contiguous().clone()
         dist.all_reduce(total)
         return total
+
+
+def freeze_unused(network: nn.Module) -> None:
+    """Leave parameters out of training that no output depends on, where several processes train.
+
+    DistributedDataParallel waits for every gradient. Some encoders, such as EfficientNet's, keep
+    layers of the classifier that they were made for.
+    """
+    if world_size() == 1:
+        return
+    was_training = network.training
+    network.eval()(torch.zeros(1, 3, 64, 64)).sum().backward()
+    network.train(was_training)
+    for parameter in network.parameters():
+        if parameter.grad is None:
+            parameter.requires_grad_(False)
+    network.zero_grad()
+
+
+def stop_sharing_signals(trainer: pl.Trainer) -> None:
+    """Let no step wait for the news whether the first process got SIGTERM.
+
+    Lightning asks before each batch and reads the answer back from the device. Here the agent of
+    torchrun ends all processes anyway.
+    """
+    if world_size() > 1:
+        epoch_loop = trainer.fit_loop.epoch_loop
+        epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def average_buffers(module: nn.Module) -> None:

@@ -27,7 +27,7 @@ from clothseg_utils.core.ranks import OtherProcessError, rank
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.workers import usable_cores
 from clothseg_utils.data.splits import load_training_splits
-from clothseg_utils.training.devices import first_on_each_machine, process_group
+from clothseg_utils.training.devices import first_on_each_machine, leave, process_group
 
 
 def train_on_devices(config: Config) -> None:
@@ -49,7 +49,7 @@ def train_on_devices(config: Config) -> None:
         # A notebook shows what its own process prints, a terminal also what a child does.
         is_piped = in_notebook()
         child = subprocess.Popen(
-            [sys.executable, "-m", "clothseg_utils.training.launch", str(config_path)],
+            [sys.executable, "-m", "clothseg_utils.training.launch", "watch", str(config_path)],
             cwd=repo_root(),
             # A session of its own: Ctrl-C reaches this process, which tells the agent once.
             start_new_session=True,
@@ -117,7 +117,9 @@ def _watch(config_path: Path) -> int:
         logs_specs=DefaultLogsSpecs(log_dir=str(config_path.parent / "agent")),
     )
     try:
-        elastic_launch(launch, sys.executable)("-m", "clothseg_utils.training.launch", config_path)
+        elastic_launch(launch, sys.executable)(
+            "-m", "clothseg_utils.training.launch", "work", config_path
+        )
     except SignalException:
         return 1
     except ChildFailedError as error:
@@ -185,4 +187,5 @@ def _read_config(path: Path) -> Config:
 
 
 if __name__ == "__main__":
-    sys.exit((_work if "TORCHELASTIC_RUN_ID" in os.environ else _watch)(Path(sys.argv[1])))
+    role, config_file = sys.argv[1:]
+    leave((_watch if role == "watch" else _work)(Path(config_file)))

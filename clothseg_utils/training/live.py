@@ -41,7 +41,7 @@ _LAYOUT = {
 
 
 class Clock(Protocol):
-    """What `train.TrainingClock` tells."""
+    """What `callbacks.TrainingClock` tells."""
 
     @property
     def seconds(self) -> float:
@@ -81,7 +81,7 @@ class LiveLine(pl.Callback):
         self._bar.set_description_str("starting")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure the pace of each epoch anew."""
+        """Measure the pace from each check anew."""
         self._epoch_started = time.monotonic()
         self._images = 0
 

@@ -1,4 +1,4 @@
-"""The LightningModule: one training step, one validation step, one row of figures per epoch."""
+"""The LightningModule: one training step, one validation step, one row of figures per check."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,7 +31,7 @@ def complete_row(row: Mapping[str, float]) -> dict[str, float]:
 
 
 class _EpochTotals:
-    """Sums over one epoch, kept on the device so that no step waits for the GPU.
+    """Sums from one check to the next, kept on the device so that no step waits for the GPU.
 
     A batch whose loss is not finite is left out of all of them but `images`.
 
@@ -92,7 +92,7 @@ def _count_pairs(logits: torch.Tensor, target: torch.Tensor, counts: torch.Tenso
 
 
 class ClothingSegmenter(pl.LightningModule):
-    """U-Net, Dice + Focal loss, Adam(W), and the scores of each epoch.
+    """U-Net, Dice + Focal loss, Adam(W), and the scores of each check.
 
     Scores are counted at the size of the network's input over one summed confusion matrix per
     epoch. They steer training; the headline score is `evaluate`'s.
@@ -133,6 +133,7 @@ class ClothingSegmenter(pl.LightningModule):
         self.history: list[dict[str, float]] = []
         self.check_images = 0
         self.latest_loss = torch.zeros(())
+        self._statistics: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._totals: dict[str, _EpochTotals] = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -149,9 +150,16 @@ class ClothingSegmenter(pl.LightningModule):
 
     def training_step(self, batch: Sample, batch_idx: int) -> torch.Tensor:
         """Loss of one batch."""
+        self._statistics = [(b, b.clone()) for b in self.network.buffers() if b.is_floating_point()]
         parts = self._step(batch, "train")
         self.latest_loss = parts.loss.detach()
         return parts.loss
+
+    def on_after_backward(self) -> None:
+        """Take back what a batch whose loss is not finite did to batch norm's statistics."""
+        is_finite = self.latest_loss.isfinite()
+        for buffer, before in self._statistics:
+            buffer.copy_(buffer.where(is_finite, before))
 
     def validation_step(self, batch: Sample, batch_idx: int) -> None:
         """Count one batch of validation."""
@@ -180,7 +188,7 @@ class ClothingSegmenter(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Turn both groups' sums into one row of `history` and log it.
 
-        Validation is the last thing in an epoch, so the training sums are complete here.
+        What Lightning calls an epoch ends with validation, so the training sums are complete here.
 
         Raises:
             ValueError: the loss is no longer a finite number.
@@ -206,6 +214,8 @@ class ClothingSegmenter(pl.LightningModule):
         reduce = self.trainer.strategy.reduce  # sums over the processes of a distributed run
         sums = reduce(totals.sums(), reduce_op="sum").tolist()
         loss, dice, focal, n_photos, n_left_out, is_lost = sums
+        if group == "train":  # a batch of all processes, counted by each
+            n_left_out /= world_size()
         if is_lost or not n_photos:
             raise ValueError(
                 f"the {group} loss became infinite or NaN in {n_left_out:.0f} batches by step "
@@ -233,7 +243,7 @@ class ClothingSegmenter(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over what is trained; without weight decay it is Adam.
 
-        The learning rate is set before each step by `train.TrainingClock`.
+        The learning rate is set before each step by `callbacks.TrainingClock`.
         """
         train = self.config.train
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -256,9 +266,11 @@ class ClothingSegmenter(pl.LightningModule):
         Lightning's own form refuses a fused optimizer, which unscales float16's gradients after
         the clipping; here the limit is scaled instead. Nothing is read back from the device.
         """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and not gradient_clip_val:
+            return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if gradient_clip_val:
             limited = norm if scaler is None else norm / scaler.scale(torch.ones_like(norm))
             torch.nn.utils.clip_grads_with_norm_(self.parameters(), gradient_clip_val, limited)

@@ -23,11 +23,10 @@ FREE_FIELDS = {
 }
 """Settings that change where and how fast, not what is learned."""
 
-# How long to train: a finished training goes on when it is given more of one of these.
-LENGTHS = ("max_epochs", "max_minutes", "patience")
+# What a training that goes on may change. A finished one was done with them.
+_STEERING = ("max_epochs", "max_minutes", "patience", "learning_rate", "batch_size", "accumulate")
 
-# What a training that was cut short may go on with besides. A finished one was done with them.
-_STEERING = (*LENGTHS, "learning_rate", "batch_size", "accumulate")
+_MOVING = ".moving"  # in a folder of previous/ until the training that replaces it has a checkpoint
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,20 @@ def holds_training(run: RunFolder) -> bool:
     return run.checkpoints_dir.exists() and any(run.checkpoints_dir.iterdir())
 
 
+def check_new(run: RunFolder, *, resume: bool) -> None:
+    """Refuse to touch a training that nobody asked to go on with.
+
+    Raises:
+        ValueError: the run holds a training, and no resume was asked for.
+    """
+    restore_former(run)
+    if holds_training(run) and not resume:
+        raise ValueError(
+            f'run "{run.name}" holds a training; expected a new run. Go on with it by --resume, or '
+            "begin another by --run-name."
+        )
+
+
 def plan_start(config: Config, data_info: Mapping[str, Any], run: RunFolder, code: str) -> Start:
     """Compare settings, data and code with what the run folder holds.
 
@@ -68,70 +81,74 @@ def plan_start(config: Config, data_info: Mapping[str, Any], run: RunFolder, cod
     Raises:
         ValueError: more epochs are done than are asked for.
     """
+    restore_former(run)
     state = _read_state(run)
     if state is None:
-        if holds_training(run):
-            return _anew("no readable last.ckpt")
-        return Start()
-    n_done = _epochs_done(state)
-    after = f"after {count_text(n_done, 'epoch')}"
+        return _anew("no readable last.ckpt") if holds_training(run) else Start()
     is_finished = run.training_path.exists() and run.best_checkpoint.exists()
-    summary = read_json(run.training_path) if is_finished else {}
-    free = () if is_finished else _STEERING
-    difference = _difference(config, data_info, state, besides=(*LENGTHS, *free))
+    is_longer = _is_longer(config, state)
+    goes_on = not is_finished or is_longer
+    difference = _difference(config, data_info, state, besides=_STEERING if goes_on else ())
     if difference:
         return _anew(difference)
-    changes = _changes(config, state)
-    if is_finished:
-        if summary.get("code") != code:  # none where an earlier version finished it
-            return _anew("the code of training changed since")
-        # What it was finished with: a training that went on since may have been cut short.
-        lengths = summary.get("lengths") or {
-            name: state["config"]["train"].get(name) for name in LENGTHS
-        }
-        asked = {name: getattr(config.train, name) for name in LENGTHS}
-        if asked == lengths:
-            return Start("already trained with these settings", is_done=True)
-        changes = [
-            f"train.{name} {value:g} instead of {lengths[name]:g}"
-            for name, value in asked.items()
-            if value != lengths[name]
-        ]
-        if any(asked[name] < lengths[name] for name in LENGTHS):
-            return _anew(changes[0])
-    elif config.train.max_minutes == 0 and n_done > config.train.max_epochs:
+    # None where an earlier version finished it.
+    if is_finished and read_json(run.training_path).get("code") != code:
+        return _anew("the code of training changed since")
+    if not goes_on:
+        return Start("already trained with these settings", is_done=True)
+    n_done = complete_row(state["history"][-1])["epochs_done"]
+    if config.train.max_minutes == 0 and n_done > config.train.max_epochs:
         raise ValueError(
             f'run "{run.name}" has {count_text(n_done, "epoch")} done and train.max_epochs is '
             f"{config.train.max_epochs}; expected more. Raise it, or choose another --run-name."
         )
-    elif state["data"].get("code", code) != code:
+    changes = [
+        f"{section}.{field} {value:g} instead of {stored:g}"
+        for section, field, stored, value in _fields(config, state)
+        if stored != value
+    ]
+    if state["data"].get("code", code) != code:
         changes.append("changed code")
     told = f", with {', '.join(changes)}" if changes else ""
-    return Start(f"training goes on from last.ckpt, {after}{told}", checkpoint=run.last_checkpoint)
+    return Start(
+        f"training goes on from last.ckpt, after {count_text(n_done, 'epoch')}{told}",
+        checkpoint=run.last_checkpoint,
+    )
 
 
 @contextlib.contextmanager
 def former_aside(run: RunFolder) -> Iterator[None]:
     """Move checkpoints and logs to the next free `previous/<number>/`.
 
-    What fails before its first checkpoint leaves all where it was.
+    What fails before its first checkpoint leaves all where it was; what is killed before it, by the
+    next start.
     """
     previous = run.path / "previous"
     numbers = [int(path.name) for path in previous.glob("*") if path.name.isdecimal()]
     folder = previous / str(max(numbers, default=0) + 1)
     folder.mkdir(parents=True)
-    moved = [path for path in (run.checkpoints_dir, run.logs_dir) if path.exists()]
-    for path in moved:
-        path.rename(folder / path.name)
+    (folder / _MOVING).touch()
+    for path in (run.checkpoints_dir, run.logs_dir):
+        if path.exists():
+            path.rename(folder / path.name)
     try:
         yield
-    except BaseException:
+    finally:
+        restore_former(run)
+
+
+def restore_former(run: RunFolder) -> None:
+    """Move back what a training moved aside that came to no checkpoint."""
+    for marker in (run.path / "previous").glob(f"*/{_MOVING}"):
         if not holds_training(run):
-            for path in moved:
-                shutil.rmtree(path, ignore_errors=True)  # an empty log
-                (folder / path.name).rename(path)
-            folder.rmdir()
-        raise
+            for path in (run.checkpoints_dir, run.logs_dir):
+                moved = marker.parent / path.name
+                if moved.exists():
+                    shutil.rmtree(path, ignore_errors=True)  # an empty log
+                    moved.rename(path)
+        marker.unlink()
+        with contextlib.suppress(OSError):  # it is kept where it holds a training
+            marker.parent.rmdir()
 
 
 def _anew(reason: str) -> Start:
@@ -147,8 +164,13 @@ def _read_state(run: RunFolder) -> dict[str, Any] | None:
         return None
 
 
-def _epochs_done(state: Mapping[str, Any]) -> float:
-    return complete_row(state["history"][-1])["epochs_done"]
+def _is_longer(config: Config, state: Mapping[str, Any]) -> bool:
+    """Whether more epochs, minutes or patience are asked for, and less of neither of the first."""
+    lengths = {field: (now, stored) for _, field, stored, now in _fields(config, state)}
+    epochs, minutes, patience = (
+        lengths[name][0] - lengths[name][1] for name in ("max_epochs", "max_minutes", "patience")
+    )
+    return min(epochs, minutes) >= 0 and max(epochs, minutes, patience) > 0
 
 
 def _fields(config: Config, state: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
@@ -172,12 +194,3 @@ def _difference(
         if state["data"].get(name) != value:
             return f"the data differ ({name})"
     return ""
-
-
-def _changes(config: Config, state: Mapping[str, Any]) -> list[str]:
-    """What a training that was cut short goes on with, where it differs."""
-    return [
-        f"{section}.{field} {value:g} instead of {stored:g}"
-        for section, field, stored, value in _fields(config, state)
-        if stored != value and field in _STEERING
-    ]

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 
 from clothseg_utils.core.config import Config, TrainConfig
 from clothseg_utils.core.files import read_json, write_json
 from clothseg_utils.core.progress import in_notebook, is_attended
-from clothseg_utils.core.ranks import local_world_size, rank, world_size
+from clothseg_utils.core.ranks import is_launched, local_world_size, rank, world_size
 from clothseg_utils.core.reach import code_hash
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.data.splits import SplitData, splits_source
@@ -30,10 +29,16 @@ from clothseg_utils.training.callbacks import (
     Checkpoints,
     HistoryWriter,
     PanelLogger,
+    Patience,
     TrainingClock,
     read_history,
 )
-from clothseg_utils.training.devices import from_first
+from clothseg_utils.training.devices import (
+    first_on_each_machine,
+    freeze_unused,
+    from_first,
+    stop_sharing_signals,
+)
 from clothseg_utils.training.launch import train_on_devices
 from clothseg_utils.training.live import live_callbacks, log_layout, log_precision_recall
 from clothseg_utils.training.loaders import ClothingDataModule
@@ -41,7 +46,6 @@ from clothseg_utils.training.module import MONITOR, ClothingSegmenter
 from clothseg_utils.training.resume import (
     FREE_FIELDS,
     LEARNING_SECTIONS,
-    LENGTHS,
     former_aside,
     plan_start,
 )
@@ -109,7 +113,7 @@ def train(
         ValueError: settings that do not fit, too little memory, or a loss that is no longer
             finite; the former training is where it was if none of this one's checks was done.
     """
-    if config.train.devices > 1 and world_size() == 1:
+    if config.train.devices > 1 and not is_launched():
         train_on_devices(config)
         return _finished_result(run)
     code = _learning_code()  # as it is now: files may change while training runs
@@ -121,7 +125,11 @@ def train(
         "val_images": len(val_split.images),
         "synthetic": train_split.coco.is_synthetic,
     }
-    start = from_first(plan_start(config, data_info, run, code) if rank() == 0 else None)
+    start = from_first(
+        first_on_each_machine(
+            lambda: plan_start(config, data_info, run, code) if rank() == 0 else None
+        )
+    )
     assert start is not None
     if start.note and rank() == 0:
         print(start.note, flush=True)
@@ -149,11 +157,13 @@ def _fit(
     if train.prior_bias:
         pixels = data_module.train_split.masks.class_pixels
         set_prior_bias(module.network, pixels / pixels.sum())
+    freeze_unused(module.network)
     module.to(memory_format=torch.channels_last)
     clock = TrainingClock(train)
     source = splits_source(data_module.train_split, data_module.val_split)
     with _quiet_lightning():
         trainer = _build_trainer(config, run, clock, source)
+        stop_sharing_signals(trainer)
         if trainer.is_global_zero:
             print(_describe(trainer, train, data_module.num_workers), flush=True)
         with _plain_interrupts(trainer), _plain_memory_errors(train):
@@ -194,7 +204,6 @@ def _summary(
         "steps": last_row["step"],
         "seconds": round(clock.seconds, 2),
         "reason": reason,
-        "lengths": {name: getattr(train, name) for name in LENGTHS},
     }
 
 
@@ -210,7 +219,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
     }
     callbacks: list[pl.Callback] = [
         clock,
-        HistoryWriter(run.logs_dir / "history.csv", print_lines=not attended),
+        HistoryWriter(run, print_lines=not attended),
         PanelLogger(),
         Checkpoints(
             filename=f"{check}={{epoch:03d}}-miou={{val/mean_iou:.4f}}",
@@ -232,7 +241,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
     ]
     by_clock = train.max_minutes > 0
     if not by_clock:
-        callbacks.append(EarlyStopping(MONITOR, mode="max", patience=train.patience))
+        callbacks.append(Patience(MONITOR, mode="max", patience=train.patience))
     if rank() == 0:
         callbacks += live_callbacks(
             clock,
