@@ -11,14 +11,7 @@ and torch is loaded only with the first network.
 """
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
-
-# GNU OpenMP's threads wait for work by spinning, 300,000 rounds long, and two programs on the same
-# cores spin against each other. It reads this once, when torch is loaded; kernels and workers
-# inherit it.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 if TYPE_CHECKING:
     from clothseg_utils.data.coco import read_annotations
@@ -66,6 +59,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, attribute = _HOMES[name].rpartition(".")
+    if module.startswith("network."):
+        importlib.import_module(f"{__name__}.core.workers").spin_briefly()
     value = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
     globals()[name] = value
     return value

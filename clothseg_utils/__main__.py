@@ -386,6 +386,9 @@ def evaluate(
       python -m clothseg_utils evaluate --data-root data/synthetic --out scores \\
           --checkpoint best.ckpt --split train --write-masks
     """
+    from clothseg_utils.core.workers import spin_briefly
+
+    spin_briefly()
     with heavy_imports():
         from clothseg_utils.core.config import DataConfig
         from clothseg_utils.data.splits import load_split
@@ -441,6 +444,9 @@ def predict(
       python -m clothseg_utils predict --out predictions me.jpg you.png --json \\
           --checkpoint best.ckpt
     """
+    from clothseg_utils.core.workers import spin_briefly
+
+    spin_briefly()
     with heavy_imports():
         from clothseg_utils.network.predict import plan_predictions, predict_photos
         from clothseg_utils.network.segmenter import load_segmenter

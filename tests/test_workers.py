@@ -71,9 +71,9 @@ def test_usable_cores_without_affinity_and_control_groups(machine, monkeypatch):
         ({"OMP_WAIT_POLICY": "ACTIVE"}, None),  # it has a spin count of its own
     ],
 )
-def test_threads_that_wait_spin_briefly_unless_told_otherwise(given, spin_count):
+def test_threads_of_a_loaded_network_spin_briefly_unless_told_otherwise(given, spin_count):
     kept = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    code = "import clothseg_utils, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    code = "import clothseg_utils, os; clothseg_utils.load; print(os.environ.get('GOMP_SPINCOUNT'))"
     process = subprocess.run(
         [sys.executable, "-c", code],
         env=kept | given,

@@ -91,6 +91,17 @@ def affordable_workers(asked: int, batch_bytes: int, ranks: int = 1) -> tuple[in
     return workers, f"train.num_workers: {workers} instead of {asked}, as {reason}"
 
 
+def spin_briefly() -> None:
+    """Let OpenMP's threads sleep soon when they wait; call it before torch is loaded.
+
+    GNU OpenMP's spin 300,000 rounds, and two programs on the same cores spin against each other. To
+    use a network this costs little; training has many short steps in parallel, where threads that
+    sleep cost more than a tenth. A choice of the user's stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
 @contextlib.contextmanager
 def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
     """Start processes that share the cores; what they have not begun at the end is dropped."""
