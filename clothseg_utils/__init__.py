@@ -11,8 +11,8 @@ and torch is loaded only with the first network.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # to import typing for it would take a third of this import
 if TYPE_CHECKING:
     from clothseg_utils.data.coco import read_annotations
     from clothseg_utils.data.masks import read_mask
@@ -54,7 +54,7 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name's module the first time that the name is used."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
