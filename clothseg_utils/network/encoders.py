@@ -198,7 +198,7 @@ def encoder_card(encoder_name: str, encoder_weights: str) -> dict[str, str]:
 
     Example:
         >>> encoder_card("tu-convnext_tiny.fb_in22k", "imagenet")
-        {'weights': 'timm/convnext_tiny.fb_in22k of the model hub', 'license': 'apache-2.0'}
+        {'weights': 'timm/convnext_tiny.fb_in22k (model hub)', 'license': 'apache-2.0'}
         >>> encoder_card("resnet34", "none")
         {'weights': 'random', 'license': 'none of others'}
     """
@@ -211,9 +211,9 @@ def encoder_card(encoder_name: str, encoder_weights: str) -> dict[str, str]:
         name = f"timm/{weights.architecture}.{weights.tag}".removesuffix(".")
         if packaged_weights(encoder_name):
             package = _PACKAGES[encoder_name.removesuffix(".in1k")]
-            origin = f"the package {package} {metadata.version(package)}"
-            return {"weights": f"{name} of {origin}", "license": _PACKAGES_LICENSE}
-        return {"weights": f"{name} of the model hub", "license": weights.license or "unknown"}
+            origin = f"package {package} {metadata.version(package)}"
+            return {"weights": f"{name} ({origin})", "license": _PACKAGES_LICENSE}
+        return {"weights": f"{name} (model hub)", "license": weights.license or "unknown"}
     matching = (name for start, name in _LICENSES.items() if encoder_name.startswith(start))
-    name = f"{encoder_name}, ImageNet, of the model hub"
+    name = f"{encoder_name}, ImageNet (model hub)"
     return {"weights": name, "license": next(matching, "unknown")}

@@ -172,8 +172,8 @@ def _fit(
             if checkpoint_path is None:
                 weights, license_name = card.values()
                 print(
-                    f"encoder {train.encoder_name} starts from weights {weights} "
-                    f"(licence: {license_name})",
+                    f"encoder {train.encoder_name} starts from weights: {weights}; "
+                    f"licence: {license_name}",
                     flush=True,
                 )
         with _plain_interrupts(trainer), _plain_memory_errors(train):
