@@ -81,8 +81,9 @@ def seen(config: Config, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     (folder / "one").mkdir()
     script = repo_root() / "tests" / "two_processes.py"
     two = start(*TORCHRUN, "--nproc-per-node", "2", script, folder / "config.json", folder / "two")
+    one = start(sys.executable, script, folder / "config.json", folder / "one")
     finish(two)
-    finish(start(sys.executable, script, folder / "config.json", folder / "one"))
+    finish(one)
     found = {path.stem: json.loads(path.read_text()) for path in (folder / "two").glob("*.json")}
     return found | {"alone": json.loads((folder / "one" / "epochs-0.json").read_text())}
 

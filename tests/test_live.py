@@ -15,6 +15,7 @@ from clothseg_utils.training import train as train_module
 from clothseg_utils.training.live import (
     LiveCurves,
     LiveLine,
+    PrintedLines,
     live_callbacks,
     log_precision_recall,
     time_left,
@@ -42,7 +43,7 @@ def bars(monkeypatch):
     """Every bar that is made."""
     made = []
     monkeypatch.setattr(live, "progress_bar", lambda **o: made.append(Bar(**o)) or made[-1])
-    monkeypatch.setattr(live, "_REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(LiveLine, "seconds_between", 0.0)
     return made
 
 
@@ -65,6 +66,27 @@ def test_line_says_epoch_loss_score_pace_and_time_left(bars, monkeypatch):
     assert bars[0].n == 0.25
     line.on_validation_start(trainer, None)
     assert bars[0].texts[-1].endswith("4.0 images/s, validating")
+
+
+def test_where_nobody_watches_a_line_is_printed_every_twenty_seconds(capsys, monkeypatch):
+    now = iter([100.0, 100.0, 110.0, 121.0, 122.0, 141.9, 142.1])
+    monkeypatch.setattr(live, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    lines = PrintedLines(SimpleNamespace(seconds=30.0, progress=lambda trainer: 0.25), 15)
+    module = SimpleNamespace(latest_loss=torch.tensor(0.61234))
+    lines.on_train_start(a_trainer(0), None)
+    lines.on_train_epoch_start(a_trainer(0), None)
+    printed = []
+    for _ in range(2):
+        lines.on_train_batch_end(a_trainer(0), module, None, {"mask": torch.zeros(8, 4, 4)}, 0)
+        printed.append(capsys.readouterr().out)
+    lines.on_validation_start(a_trainer(0), None)
+    lines.on_validation_end(a_trainer(0), None)  # a check has a line of its own
+    for _ in range(2):
+        lines.on_train_batch_end(a_trainer(0), module, None, {"mask": torch.zeros(8, 4, 4)}, 0)
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[2] == ""
+    assert printed[1] == "epoch 3/15, loss 0.612, 1.5 images/s, 01:30 left\n"
+    assert printed[3].startswith("epoch 3/15, loss 0.612, ")
 
 
 def test_line_by_the_clock_has_no_last_epoch(bars):
@@ -122,11 +144,12 @@ def test_curves_are_drawn_once_and_then_replaced(monkeypatch):
 
 
 def test_only_a_notebook_gets_curves():
-    kinds = {
-        where: [type(one) for one in live_callbacks(None, 3, "", checks=1, in_notebook=where)]
-        for where in (True, False)
-    }
-    assert kinds == {True: [LiveLine, LiveCurves], False: [LiveLine]}
+    def kinds(**where):
+        return [type(one) for one in live_callbacks(None, 3, "", checks=1, **where)]
+
+    assert kinds(is_attended=True, in_notebook=True) == [LiveLine, LiveCurves]
+    assert kinds(is_attended=True, in_notebook=False) == [LiveLine]
+    assert kinds(is_attended=False, in_notebook=True) == [PrintedLines]
 
 
 # --- precision and recall ------------------------------------------------------------------------

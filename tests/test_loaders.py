@@ -347,7 +347,8 @@ def test_loaders_have_the_workers_that_can_be_afforded(
     monkeypatch.setattr(loaders, "affordable_workers", afford)
     module = data_module(config, train_split, val_split, batch_size=3, num_workers=2)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
     assert module.train_dataloader().num_workers == module.val_dataloader().num_workers == 1
     batch = next(iter(module.val_dataloader()))
     n_bytes = sum(tensor.element_size() * tensor.numel() for tensor in batch.values())

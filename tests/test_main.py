@@ -362,9 +362,26 @@ def test_train_and_resume(cli, here, synthetic_root, monkeypatch):
     )
     written = (checkpoints / "best.ckpt").stat().st_mtime_ns
 
+    refused = cli(*command)
+    assert (refused.code, refused.out) == (2, "")
+    assert "--resume" in refused.err
+    assert "--run-name" in refused.err
+    assert (checkpoints / "best.ckpt").stat().st_mtime_ns == written
+
     again = cli(*command, "--resume")
     assert (again.code, again.out.splitlines()[-3]) == (0, closing)
     assert (checkpoints / "best.ckpt").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("verb", ["train", "run"])
+def test_days_of_work_on_a_cpu_are_asked_for(cli, here, synthetic_root, monkeypatch, verb):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    command = [verb, "--profile", "fashionpedia", "--data-root", here / "none", "--run-name", "x"]
+    result = cli(*command)
+    assert (result.code, result.out) == (2, "")
+    assert "--on-cpu" in result.err
+    # The next thing that is missing.
+    assert "no such data root" in cli(*command, "--on-cpu").err
 
 
 # --- own data ------------------------------------------------------------------------------------

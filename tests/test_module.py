@@ -212,7 +212,7 @@ def test_one_infinite_batch_is_left_out_and_its_step_skipped(classes, capsys, op
     for name, value in clean.history[0].items():
         if name not in ("step", "epoch"):
             assert row[name] == pytest.approx(value, rel=1e-6), name
-    assert module.epoch_images == 3
+    assert module.check_images == 3
 
 
 @pytest.mark.parametrize(("fails", "ends"), [({1, 2, 3}, True), ({1, 2, 4, 5}, False)])

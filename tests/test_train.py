@@ -441,9 +441,31 @@ def test_fewer_epochs_than_are_done_are_refused(finished, splits):
     run = folder_of(finished)
     run.training_path.unlink()
     before = all_files(run.path)
-    with pytest.raises(ValueError, match=r"has 2 epochs done and train\.max_epochs is 2"):
-        train(finished, *splits, run)
+    with pytest.raises(ValueError, match=r"has 2 epochs done and train\.max_epochs is 1"):
+        train(replace_fields(finished, {"max_epochs": 1}), *splits, run)
     assert all_files(run.path) == before
+
+
+@pytest.mark.slow
+def test_moved_run_folder_keeps_its_best_checkpoint(monkeypatch, finished, splits):
+    """`finished` lies in another folder than that where it was trained."""
+    run = folder_of(finished)
+    best = read_checkpoint(run.best_checkpoint)
+    plan_scores(monkeypatch, [0.0001])  # worse than both epochs before
+    result = train(replace_fields(finished, {"max_epochs": 3}), *splits, run)
+    assert len(result.history) == 3
+    kept = read_checkpoint(run.best_checkpoint)
+    assert kept["epoch"] == best["epoch"]
+    assert len([name for name in names_in(run.checkpoints_dir) if "miou=" in name]) == 3
+
+
+@pytest.mark.slow
+def test_training_that_was_killed_at_its_very_end_is_ended(tiny_training, finished, splits):
+    run = folder_of(finished)
+    run.training_path.unlink()
+    result = train(finished, *splits, run)
+    assert result.history == tiny_training.result.history
+    assert result.reason == tiny_training.result.reason
 
 
 def test_changed_loss_starts_anew_even_if_cut_short(monkeypatch, capsys, finished, splits):
@@ -597,6 +619,20 @@ def without_times(history):
         {k: v for k, v in row.items() if k not in ("seconds", "images_per_second")}
         for row in history
     ]
+
+
+@pytest.mark.slow
+def test_interrupted_training_ends_as_if_it_had_not_stopped(monkeypatch, small_config, splits):
+    config = replace_fields(small_config, {"max_epochs": 3})
+    whole = replace_fields(config, {"run_name": "whole"})
+    expected = without_times(train(whole, *splits, folder_of(whole)).history)
+    train_until_crash(monkeypatch, config, splits, epoch=2)
+    assert without_times(train(config, *splits, folder_of(config)).history) == expected
+    last, expected_last = (
+        torch.load(folder_of(one).last_checkpoint, weights_only=True)["state_dict"]
+        for one in (config, whole)
+    )
+    assert all(torch.equal(last[name], expected_last[name]) for name in last)
 
 
 @pytest.mark.slow

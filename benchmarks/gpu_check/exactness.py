@@ -14,6 +14,7 @@ from benchmarks.gpu_check.setting import (
     our_loss,
     our_module,
     plain_network,
+    use_form,
 )
 from benchmarks.loss import make_batch
 from clothseg_utils.core.classes import IGNORE_INDEX
@@ -92,10 +93,11 @@ def _counts(setting: Setting, found: Findings, logits: torch.Tensor, target: tor
 
 
 def _decoders(setting: Setting, found: Findings) -> None:
-    """Ours and smp's, of the same weights and features, beside smp's in float64."""
+    """Ours in its fused form and smp's, of the same weights, beside smp's in float64."""
     plain = plain_network(setting.encoder)
     ours = our_module(setting.config()).network
     ours.load_state_dict(plain.state_dict())
+    use_form(ours, "fused")
     for network in (plain, ours):
         _smoothen(network.decoder)
     side = 128  # smaller, and batch norm sees too few pixels at the deepest block

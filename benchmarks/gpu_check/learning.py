@@ -12,8 +12,8 @@ from benchmarks.gpu_check.steps import short_fit
 from clothseg_utils.data.splits import load_split
 from clothseg_utils.network.unet import default_precision
 from clothseg_utils.scores.metrics import scores_from_confusion
+from clothseg_utils.training.callbacks import learning_rate_factor
 from clothseg_utils.training.loaders import SegmentationDataset
-from clothseg_utils.training.train import learning_rate_factor
 
 _LEARNED = 0.8
 """Mean IoU on the photos learned by heart that counts as learned."""

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.gpu_check.runner import Findings
 from benchmarks.gpu_check.setting import Setting, start_product, training_words
 from clothseg_utils.core.files import read_json
-from clothseg_utils.training.train import read_history
+from clothseg_utils.training.callbacks import read_history
 
 _RUN_NAME = "check"
 
@@ -29,6 +29,8 @@ def product(setting: Setting, found: Findings) -> None:
         )
         found.figure(train=train.figures())
         found.check(train=train.code == 0)
+        if train.code:
+            raise RuntimeError(f"train ended with code {train.code}: {train.last_line}")
         history = read_history(run / "logs" / "history.csv")
         _tell_history(setting, history, found)
         resume = _Verb(
@@ -87,7 +89,7 @@ class _Verb:
                 log.write(f"{now:7.2f} {line}")
                 log.flush()
                 self.lines.append(line.rstrip())
-                if re.match(r"epoch +\d+ +step", line):
+                if re.match(r"epoch +[\d.]+ +step", line):
                     last_epoch = now
         self.code = process.wait()
         self._seconds = time.perf_counter() - started

@@ -18,6 +18,7 @@ from benchmarks.training_step import ENCODER, IMAGE_SIZE, NUM_CLASSES
 from clothseg_utils.core.classes import IGNORE_INDEX, class_table
 from clothseg_utils.core.config import Config, Profile, profile_config, replace_fields
 from clothseg_utils.core.workers import usable_cores
+from clothseg_utils.network.decoder import DecoderForm, use_decoder_form
 from clothseg_utils.network.unet import normalize_images
 from clothseg_utils.training.losses import DiceFocalLoss, LossParts
 from clothseg_utils.training.module import ClothingSegmenter, _EpochTotals
@@ -93,6 +94,7 @@ class Setting:
             "image_size": self.image_size,
             "batch_size": self.batch_size,
             "num_workers": self.workers[-1],
+            "checks_per_epoch": 1,  # the photos are too few for more
         }
         return replace_fields(profile_config(profile), own | fields)
 
@@ -123,6 +125,11 @@ def our_module(config: Config) -> ClothingSegmenter:
     torch.manual_seed(0)
     module = ClothingSegmenter(config, class_table("supercategory", ()), {})
     return module.to(memory_format=torch.channels_last)
+
+
+def use_form(network: Any, form: DecoderForm) -> None:
+    """Choose how the decoder of the product's network computes."""
+    use_decoder_form(network, form)
 
 
 def our_loss() -> DiceFocalLoss:
@@ -173,10 +180,12 @@ def training_words(setting: Setting, run_name: str, **fields: Any) -> list[str |
     sections = config.model_dump()
     changed = {"outputs_root": "run", "derived_root": "data", "image_size": "data"}
     changed |= dict.fromkeys(
-        ("encoder_name", "encoder_weights", "batch_size", "num_workers", *fields), "train"
+        ("encoder_name", "encoder_weights", "batch_size", "num_workers"), "train"
     )
+    changed |= dict.fromkeys(("checks_per_epoch", *fields), "train")
     words: list[str | Path] = ["train", "--profile", "fashionpedia", "--run-name", run_name]
     words += ["--data-root", setting.data_root]
+    words += [] if setting.on_gpu else ["--on-cpu"]
     for name, section in changed.items():
         words += ["--set", f"{section}.{name}={sections[section][name]}"]
     return words

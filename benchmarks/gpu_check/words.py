@@ -60,6 +60,7 @@ def _limit(figures: Mapping[str, Mapping[str, Any]]) -> str:
         return "What limits it cannot be seen at the small size either."
     step = figures.get("4", {}).get("c", {})
     speed = step.get("images_per_second")
+    searched = figures.get("4f", {}).get("f", {}).get("images_per_second", speed)
     product = figures.get("7", {}).get("images_per_second")
     busy = figures.get("5", {}).get("gpu_busy_share")
     lost = {
@@ -68,7 +69,7 @@ def _limit(figures: Mapping[str, Mapping[str, Any]]) -> str:
         ),
         "the GPU waits for the host within a step (kernel launches, syncs)": 1 - (busy or 1.0),
         "the epoch around the steps (Lightning, counting, loader, validation)": (
-            1 - max(product) / speed if product and speed else 0.0
+            1 - max(product) / searched if product and searched else 0.0
         ),
     }
     reason = max(lost, key=lost.__getitem__)

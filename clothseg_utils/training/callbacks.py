@@ -170,11 +170,29 @@ class PanelLogger(pl.Callback):
             )
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """A second ModelCheckpoint on the same quantity needs a state key of its own."""
+class Checkpoints(ModelCheckpoint):
+    """Lightning's, which forgets the best scores where the run folder was moved since."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the files of those names in this run's folder."""
+
+        def here(path: str) -> str:
+            return str(Path(self.dirpath or "") / Path(path).name) if path else path
+
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        moved = {name: here(state_dict.get(name, "")) for name in paths}
+        best = {here(path): score for path, score in state_dict.get("best_k_models", {}).items()}
+        super().load_state_dict(
+            state_dict | moved | {"dirpath": self.dirpath, "best_k_models": best}
+        )
+
+
+class BestCheckpoint(Checkpoints):
+    """A second one on the same quantity needs a state key of its own."""
 
     @property
     def state_key(self) -> str:
+        """Unlike that of the top three."""
         return "BestCheckpoint"
 
 

@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from clothseg_utils.core.classes import IGNORE_INDEX
-from clothseg_utils.core.progress import progress_bar
+from clothseg_utils.core.progress import LINE_SECONDS, progress_bar
 from clothseg_utils.training.loaders import SegmentationDataset
 from clothseg_utils.training.module import MONITOR, ClothingSegmenter
 
@@ -22,7 +22,6 @@ PR_PIXELS = 5000
 """Pixels of each of these photos, at most; drawn by a fixed generator."""
 
 _PR_THRESHOLDS = 101
-_REFRESH_SECONDS = 0.2
 _LINE_FORMAT = "{percentage:3.0f}%|{bar}| {desc}"
 
 # Train and val of one quantity share a chart in TensorBoard's tab "Custom scalars".
@@ -63,6 +62,8 @@ class LiveLine(pl.Callback):
         checks: checks an epoch.
     """
 
+    seconds_between = 0.2
+
     def __init__(self, clock: Clock, max_epochs: int, checks: int = 1) -> None:
         self._clock = clock
         self._max_epochs = max_epochs
@@ -96,7 +97,7 @@ class LiveLine(pl.Callback):
         self._images += len(batch["mask"]) * trainer.world_size
         now = time.monotonic()
         self._images_per_second = self._images / max(1e-9, now - self._epoch_started)
-        if now - self._refreshed >= _REFRESH_SECONDS:
+        if now - self._refreshed >= self.seconds_between:
             self._loss = float(pl_module.latest_loss)
             self._refresh(trainer)
             self._refreshed = now
@@ -126,10 +127,11 @@ class LiveLine(pl.Callback):
     def _refresh(self, trainer: pl.Trainer, doing: str = "") -> None:
         if self._bar is None:
             return
-        self._bar.n = max(self._bar.n, min(1.0, self._clock.progress(trainer)))
-        self._bar.set_description_str(self._text(trainer, doing))
+        done = max(self._bar.n, min(1.0, self._clock.progress(trainer)))
+        self._bar.n = done
+        self._bar.set_description_str(self._text(trainer, done, doing))
 
-    def _text(self, trainer: pl.Trainer, doing: str) -> str:
+    def _text(self, trainer: pl.Trainer, done: float, doing: str = "") -> str:
         number = trainer.current_epoch // self._checks + 1
         epoch = f"epoch {number}"
         if self._max_epochs:
@@ -141,9 +143,27 @@ class LiveLine(pl.Callback):
             parts.append(f"val mIoU {trainer.progress_bar_metrics[MONITOR]:.3f}")
         if self._images_per_second:
             parts.append(f"{self._images_per_second:.1f} images/s")
-        left = time_left(self._clock.seconds, self._bar.n)
-        parts.append(doing or (f"{left} left" if self._bar.n < 1 else "done"))
+        left = time_left(self._clock.seconds, done)
+        parts.append(doing or (f"{left} left" if done < 1 else "done"))
         return ", ".join(parts)
+
+
+class PrintedLines(LiveLine):
+    """The same where nobody watches: a line of the log whenever a check takes long to come."""
+
+    seconds_between = LINE_SECONDS
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw nothing."""
+        self._refreshed = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """`HistoryWriter` has printed the line of the check."""
+        self._refreshed = time.monotonic()
+
+    def _refresh(self, trainer: pl.Trainer, doing: str = "") -> None:
+        if not doing:
+            print(self._text(trainer, min(1.0, self._clock.progress(trainer))), flush=True)
 
 
 def time_left(seconds: float, progress: float) -> str:
@@ -242,8 +262,16 @@ def _tag(class_name: str) -> str:
 
 
 def live_callbacks(
-    clock: Clock, max_epochs: int, source: str, *, checks: int, in_notebook: bool
+    clock: Clock,
+    max_epochs: int,
+    source: str,
+    *,
+    checks: int,
+    is_attended: bool,
+    in_notebook: bool,
 ) -> Sequence[pl.Callback]:
-    """What to add to a Trainer that somebody watches."""
+    """What tells of a training while it goes on."""
+    if not is_attended:
+        return [PrintedLines(clock, max_epochs, checks)]
     line = LiveLine(clock, max_epochs, checks)
     return [line, LiveCurves(source)] if in_notebook else [line]

@@ -163,6 +163,8 @@ class ClothingDataModule(pl.LightningDataModule):
             "batch_size": train.batch_size,
             "num_workers": self.num_workers,
             "worker_init_fn": start_worker,
+            # Of its own: a new iterator draws from it, and dropout must not notice.
+            "generator": torch.Generator(),
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }

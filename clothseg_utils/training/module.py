@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
 from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.config import Config
-from clothseg_utils.core.ranks import world_size
+from clothseg_utils.core.ranks import rank, world_size
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, checkpoint_info
 from clothseg_utils.network.encoders import encoder_normalization
 from clothseg_utils.network.geometry import Normalization
@@ -174,7 +175,10 @@ class ClothingSegmenter(pl.LightningModule):
         return parts
 
     def on_train_epoch_start(self) -> None:
-        """Start counting anew; keep a frozen encoder's batch statistics still."""
+        """Start counting and random numbers anew; keep a frozen encoder's statistics still."""
+        # By the check, so that dropped paths go on after a resume as if training had not stopped.
+        seed = np.random.SeedSequence((self.config.train.seed, self.current_epoch, rank()))
+        torch.manual_seed(int(seed.generate_state(1)[0]))
         self._totals["train"] = _EpochTotals(self.classes.num_classes, self.device)
         if self.config.train.freeze_encoder:
             self.network.encoder.eval()

@@ -99,7 +99,7 @@ def plan_start(config: Config, data_info: Mapping[str, Any], run: RunFolder, cod
         ]
         if any(asked[name] < lengths[name] for name in LENGTHS):
             return _anew(changes[0])
-    elif config.train.max_minutes == 0 and n_done >= config.train.max_epochs:
+    elif config.train.max_minutes == 0 and n_done > config.train.max_epochs:
         raise ValueError(
             f'run "{run.name}" has {count_text(n_done, "epoch")} done and train.max_epochs is '
             f"{config.train.max_epochs}; expected more. Raise it, or choose another --run-name."

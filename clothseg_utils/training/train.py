@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -35,6 +35,7 @@ from clothseg_utils.network.encoders import (
 from clothseg_utils.network.unet import default_precision, set_prior_bias
 from clothseg_utils.training.callbacks import (
     BestCheckpoint,
+    Checkpoints,
     HistoryWriter,
     PanelLogger,
     TrainingClock,
@@ -232,7 +233,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
         clock,
         HistoryWriter(run.logs_dir / "history.csv", print_lines=not attended),
         PanelLogger(),
-        ModelCheckpoint(
+        Checkpoints(
             filename=f"{check}={{epoch:03d}}-miou={{val/mean_iou:.4f}}",
             monitor=MONITOR,
             mode="max",
@@ -248,15 +249,19 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
             save_weights_only=True,
             **checkpoint_options,
         ),
-        ModelCheckpoint(filename="last", **checkpoint_options),
+        Checkpoints(filename="last", **checkpoint_options),
     ]
     by_clock = train.max_minutes > 0
     if not by_clock:
         callbacks.append(EarlyStopping(MONITOR, mode="max", patience=train.patience))
-    if attended:
-        planned = 0 if by_clock else train.max_epochs
+    if rank() == 0:
         callbacks += live_callbacks(
-            clock, planned, source, checks=train.checks_per_epoch, in_notebook=in_notebook()
+            clock,
+            0 if by_clock else train.max_epochs,
+            source,
+            checks=train.checks_per_epoch,
+            is_attended=attended,
+            in_notebook=in_notebook(),
         )
     return pl.Trainer(
         default_root_dir=run.path,
