@@ -188,9 +188,7 @@ def test_resumed_training_keeps_the_normalisation_that_it_began_with(
     """A checkpoint of before names none; the encoder's own may be another one today."""
     config = replace_fields(small_config, {"max_epochs": 2})
     train_until_crash(monkeypatch, config, splits, epoch=1)
-    assert (
-        "resnet18 starts from weights random (licence: none of others)" in capsys.readouterr().out
-    )
+    assert "starts from weights: random" in capsys.readouterr().out
     run = folder_of(config)
     checkpoint = read_checkpoint(run.last_checkpoint)
     del checkpoint[CHECKPOINT_KEY]["normalization"]
@@ -510,10 +508,11 @@ def test_training_anew_keeps_the_former_ones(monkeypatch, capsys, finished, spli
     assert names_in(run.path / "previous" / "3") == ["older.txt"]
     assert all_files(run.path / "previous" / "4" / "checkpoints") == former
     assert len([name for name in names_in(run.checkpoints_dir) if "epoch=" in name]) == 1
-    printed = capsys.readouterr()  # the note, what trains, then a line an epoch
-    note, about, line = printed.out.splitlines()
+    printed = capsys.readouterr()  # the note, what trains and from where, then epochs
+    note, about, start, line = printed.out.splitlines()
     assert note.startswith("training starts anew: train.max_epochs 1 instead of 2; ")
     assert about.startswith("training on 1 x CPU")
+    assert start.endswith("starts from weights: random; licence: none of others")
     assert re.fullmatch(r"epoch +1  step +2 .* val mIoU 0\.\d{4}  val F1 0\.\d{4}", line)
     assert printed.err == ""
     train(config, *splits, run)
