@@ -6,7 +6,7 @@ import pytest
 
 from clothseg_utils.core.classes import IGNORE_INDEX, class_colors
 from clothseg_utils.core.config import AugmentConfig
-from clothseg_utils.network.geometry import PAD_COLOR
+from clothseg_utils.network.geometry import IMAGENET
 from clothseg_utils.training.augment import TrainTransform, hue_rotation, warp_image, warp_mask
 
 NO_AUGMENTATION = {
@@ -80,7 +80,7 @@ def test_photo_and_mask_move_together(resize, times_larger):
     """In a picture whose colours tell the class, they still do after any augmentation."""
     colors = np.zeros((256, 3), np.uint8)
     colors[:13] = class_colors(13)
-    colors[IGNORE_INDEX] = PAD_COLOR
+    colors[IGNORE_INDEX] = IMAGENET.pad_color
     blocks = np.random.default_rng(0).integers(0, 13, (6, 5), np.uint8)
     mask = blocks.repeat(40 * times_larger, axis=0).repeat(40 * times_larger, axis=1)
     no_color = {"jitter_strength": 0.0, "jitter_hue": 0.0, "grayscale_probability": 0.0}

@@ -4,7 +4,14 @@ import cv2
 import numpy as np
 import pytest
 
-from clothseg_utils.network.geometry import PAD_COLOR, ContentBox, content_box, fit_image, fit_mask
+from clothseg_utils.network.geometry import (
+    IMAGENET,
+    ContentBox,
+    Normalization,
+    content_box,
+    fit_image,
+    fit_mask,
+)
 
 SIZES = [(64, 64), (1, 1), (1, 1000), (1000, 1), (333, 500), (825, 550), (63, 65), (7, 5)]
 
@@ -59,9 +66,10 @@ def test_fitted_mask_holds_only_its_own_values_and_255_outside(height, width, re
 @pytest.mark.parametrize("resize", ["letterbox", "squash"])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_fitted_image_is_padded_with_the_mean_colour(height, width, resize):
-    fitted = fit_image(np.full((height, width, 3), 200, np.uint8), 64, resize)
+    color = (1, 2, 3)
+    fitted = fit_image(np.full((height, width, 3), 200, np.uint8), 64, resize, color)
     top, left, box_height, box_width = content_box(height, width, 64, resize)
-    expected = np.full((64, 64, 3), PAD_COLOR, np.uint8)
+    expected = np.full((64, 64, 3), color, np.uint8)
     expected[top : top + box_height, left : left + box_width] = 200
     np.testing.assert_array_equal(fitted, expected)
 
@@ -121,7 +129,13 @@ def test_image_and_mask_stay_on_each_other(height, width, resize):
     np.testing.assert_allclose(*centres, atol=0.3)
 
 
-def test_padding_is_next_to_zero_once_normalised():
-    """A grey level more or less: ImageNet's mean is no integer."""
-    mean = 255 * np.array([0.485, 0.456, 0.406])
-    assert np.abs(np.array(PAD_COLOR) - mean).max() <= 0.5
+@pytest.mark.parametrize(
+    ("normalization", "expected"),
+    [
+        (IMAGENET, (124, 116, 104)),  # 123.7, 116.3, 103.5
+        (Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), (128, 128, 128)),  # 127.5
+        (Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), (0, 0, 0)),
+    ],
+)
+def test_padding_is_next_to_zero_once_normalised(normalization, expected):
+    assert normalization.pad_color == expected

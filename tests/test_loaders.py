@@ -27,7 +27,7 @@ from clothseg_utils.core.config import (
 from clothseg_utils.data.coco import ImageRecord
 from clothseg_utils.data.masks import MaskEntry
 from clothseg_utils.data.splits import load_split
-from clothseg_utils.network.geometry import PAD_COLOR, fit_image, fit_mask
+from clothseg_utils.network.geometry import Normalization, fit_image, fit_mask
 from clothseg_utils.training import loaders
 from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, start_worker
 from clothseg_utils.training.order import TrainingOrder, draws_per_check
@@ -91,12 +91,13 @@ def test_validation_sample_is_the_fitted_photo(val_split, config):
 def test_letterbox_pads_with_255_in_training_and_validation(augment):
     image, mask = np.full((64, 32, 3), 255, np.uint8), np.full((64, 32), 5, np.uint8)
     config = DataConfig(image_size=64, resize="letterbox")
-    sample = SegmentationDataset(split_of(image, mask), config, augment)[0]
+    normalization = Normalization((0.2, 0.4, 0.6), (1, 1, 1))
+    sample = SegmentationDataset(split_of(image, mask), config, augment, normalization)[0]
     expected = np.full((64, 64), IGNORE_INDEX)
     expected[:, 16:48] = 5
     np.testing.assert_array_equal(sample["mask"].numpy(), expected)
     assert (sample["image"][:, :, 16:48] == 255).all()
-    assert sample["image"][:, 0, 0].tolist() == list(PAD_COLOR)
+    assert sample["image"][:, 0, 0].tolist() == [51, 102, 153]  # the mean: zero once normalised
 
 
 @pytest.mark.parametrize("augment", [None, only()])
@@ -148,6 +149,13 @@ def test_workers_that_inherit_nothing_read_the_same_batches(
     for ours, expected in zip(loader, alone.val_dataloader(), strict=True):
         assert torch.equal(ours["image"], expected["image"])
         assert torch.equal(ours["mask"], expected["mask"])
+
+
+def test_both_datasets_pad_with_the_colour_of_the_network(config, train_split, val_split):
+    normalization = Normalization((0.2, 0.4, 0.6), (1, 1, 1))
+    module = ClothingDataModule(Config(data=config), train_split, val_split, normalization)
+    for dataset in (module.train_dataset, module.val_dataset):
+        assert dataset.pad_color == (51, 102, 153)
 
 
 def data_module(config, train_split, val_split, **train_fields):

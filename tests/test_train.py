@@ -22,6 +22,7 @@ from clothseg_utils.core.config import Config, TrainConfig, replace_fields
 from clothseg_utils.core.files import read_json, repo_root, write_json
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
+from clothseg_utils.network.geometry import IMAGENET, Normalization
 from clothseg_utils.network.segmenter import load_segmenter
 from clothseg_utils.scores.metrics import scores_from_confusion
 from clothseg_utils.training import callbacks as callbacks_module
@@ -179,6 +180,31 @@ def test_tensorboard_shows_figures_and_panels(tiny_training):
     logged = [event.value for event in events.Scalars("val/loss")]
     expected = [row["val/loss"] for row in tiny_training.result.history]
     assert logged == pytest.approx(expected)
+
+
+@pytest.mark.slow
+def test_resumed_training_keeps_the_normalisation_that_it_began_with(
+    monkeypatch, small_config, splits, capsys
+):
+    """A checkpoint of before names none; the encoder's own may be another one today."""
+    config = replace_fields(small_config, {"max_epochs": 2})
+    train_until_crash(monkeypatch, config, splits, epoch=1)
+    assert "starts from weights: random" in capsys.readouterr().out
+    run = folder_of(config)
+    checkpoint = read_checkpoint(run.last_checkpoint)
+    del checkpoint[CHECKPOINT_KEY]["normalization"]
+    torch.save(checkpoint, run.last_checkpoint)
+    halves = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    for module in (train_module, model_module):
+        monkeypatch.setattr(module, "encoder_normalization", lambda _: halves)
+    train(config, *splits, run)
+    out = capsys.readouterr().out
+    assert "training goes on" in out
+    assert "starts from" not in out
+    assert load_segmenter(run.last_checkpoint, "cpu").normalization == IMAGENET
+    anew = replace_fields(small_config, {"max_epochs": 1, "run_name": "anew"})
+    train(anew, *splits, folder_of(anew))
+    assert load_segmenter(folder_of(anew).best_checkpoint, "cpu").normalization == halves
 
 
 def test_summary_says_where_the_encoder_started(tiny_training):
@@ -536,10 +562,11 @@ def test_training_anew_keeps_the_former_ones(monkeypatch, capsys, finished, spli
     assert names_in(run.path / "previous" / "3") == ["older.txt"]
     assert all_files(run.path / "previous" / "4" / "checkpoints") == former
     assert len([name for name in names_in(run.checkpoints_dir) if "epoch=" in name]) == 1
-    printed = capsys.readouterr()  # the note, what trains, then a line an epoch
-    note, about, line = printed.out.splitlines()
+    printed = capsys.readouterr()  # the note, what trains and from where, then epochs
+    note, about, start, line = printed.out.splitlines()
     assert note.startswith("training starts anew: train.max_epochs was 2 and is 1; ")
     assert about.startswith("training on 1 x CPU")
+    assert start.endswith("starts from weights: random; licence: none of others")
     assert re.fullmatch(r"epoch +1  step +2 .* val mIoU 0\.\d{4}  val F1 0\.\d{4}", line)
     assert printed.err == ""
     train(config, *splits, run)

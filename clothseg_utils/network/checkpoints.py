@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from clothseg_utils.core.classes import ClassTable
+from clothseg_utils.network.geometry import IMAGENET, Normalization
 from clothseg_utils.network.unet import read_torch_file
 
 CHECKPOINT_KEY = "clothseg"
@@ -12,7 +13,10 @@ CHECKPOINT_KEY = "clothseg"
 
 
 def checkpoint_info(
-    config: Mapping[str, Any], classes: ClassTable, data: Mapping[str, Any]
+    config: Mapping[str, Any],
+    classes: ClassTable,
+    data: Mapping[str, Any],
+    normalization: Normalization = IMAGENET,
 ) -> dict:
     """Put together what training stores in a checkpoint under `CHECKPOINT_KEY`.
 
@@ -20,13 +24,26 @@ def checkpoint_info(
         config: the run's settings as plain values.
         classes: class table in use.
         data: hashes and counts of the splits, plain values.
+        normalization: of the photos that the network sees.
     """
     return {
         "config": dict(config),
         "class_names": list(classes.names),
         "class_of_category": {str(key): value for key, value in classes.class_of_category.items()},
         "data": dict(data),
+        "normalization": {name: list(values) for name, values in normalization._asdict().items()},
     }
+
+
+def stored_normalization(info: Mapping[str, Any]) -> Normalization:
+    """The normalisation that a checkpoint was trained with; old ones, which name none: ImageNet's.
+
+    Args:
+        info: what the checkpoint holds under `CHECKPOINT_KEY`.
+    """
+    if "normalization" not in info:
+        return IMAGENET
+    return Normalization(**{name: tuple(values) for name, values in info["normalization"].items()})
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

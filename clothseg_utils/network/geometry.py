@@ -11,8 +11,32 @@ import numpy as np
 from clothseg_utils.core.classes import IGNORE_INDEX
 from clothseg_utils.core.config import Resize
 
-PAD_COLOR = (124, 116, 104)
-"""ImageNet's mean colour (RGB, 0..255): padding is zero once images are normalised."""
+
+class Normalization(NamedTuple):
+    """Mean and standard deviation of the photos that an encoder's weights were trained on.
+
+    Attributes:
+        mean: of red, green and blue, 0..1.
+        std: of the same.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @property
+    def pad_color(self) -> tuple[int, int, int]:
+        """RGB, 0..255, of the mean: padding is zero once images are normalised.
+
+        Example:
+            >>> IMAGENET.pad_color
+            (124, 116, 104)
+        """
+        red, green, blue = (round(255 * value) for value in self.mean)
+        return red, green, blue
+
+
+IMAGENET = Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""What most encoders take, and what checkpoints were trained with that name no other."""
 
 
 class ContentBox(NamedTuple):
@@ -46,13 +70,19 @@ def content_box(height: int, width: int, image_size: int, resize: Resize) -> Con
     )
 
 
-def fit_image(image: np.ndarray, image_size: int, resize: Resize) -> np.ndarray:
-    """Resize a photo into the network's square; padding is `PAD_COLOR`.
+def fit_image(
+    image: np.ndarray,
+    image_size: int,
+    resize: Resize,
+    pad_color: tuple[int, int, int] = IMAGENET.pad_color,
+) -> np.ndarray:
+    """Resize a photo into the network's square.
 
     Args:
         image: (H, W, 3) uint8 RGB, 0..255.
         image_size: side of the square, pixels.
         resize: "letterbox" or "squash".
+        pad_color: RGB beside a letterboxed photo, `Normalization.pad_color` of the network.
 
     Returns:
         (image_size, image_size, 3) uint8 RGB.
@@ -62,7 +92,7 @@ def fit_image(image: np.ndarray, image_size: int, resize: Resize) -> np.ndarray:
     # Averaging over areas keeps thin things and avoids moire; it is no good for enlarging.
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     fitted = cv2.resize(image, (box.width, box.height), interpolation=interpolation)
-    return _pad(fitted, box, image_size, PAD_COLOR)
+    return _pad(fitted, box, image_size, pad_color)
 
 
 def fit_mask(mask: np.ndarray, image_size: int, resize: Resize) -> np.ndarray:

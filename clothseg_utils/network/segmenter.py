@@ -18,8 +18,12 @@ from torch.nn import functional
 
 from clothseg_utils.core.classes import Scheme, class_colors
 from clothseg_utils.core.config import PLAIN_INFERENCE, InferenceConfig, Resize
-from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
-from clothseg_utils.network.geometry import content_box, fit_image
+from clothseg_utils.network.checkpoints import (
+    CHECKPOINT_KEY,
+    read_checkpoint,
+    stored_normalization,
+)
+from clothseg_utils.network.geometry import IMAGENET, Normalization, content_box, fit_image
 from clothseg_utils.network.unet import build_network, default_precision, normalize_images
 
 _WINDOW_OVERLAP = 0.25  # of its side, at least, that a window shares with its neighbour
@@ -38,6 +42,7 @@ class Segmenter:
         resize: how a photo becomes the square.
         info: what training wrote into the checkpoint (config, data, classes), plain values.
         inference: test-time options; all that predicts with this network uses them.
+        normalization: of the photos that it was trained on.
     """
 
     path: Path
@@ -47,6 +52,7 @@ class Segmenter:
     resize: Resize
     info: Mapping[str, Any]
     inference: InferenceConfig = PLAIN_INFERENCE
+    normalization: Normalization = IMAGENET
 
     @property
     def scheme(self) -> Scheme:
@@ -120,9 +126,10 @@ class Segmenter:
             (1, C, h, w) float32 logits on the network's device; the padding of a letterbox is cut
             off, so that they cover exactly the photo.
         """
-        square = fit_image(photo, image_size, resize)
+        square = fit_image(photo, image_size, resize, self.normalization.pad_color)
         batch = torch.from_numpy(square).permute(2, 0, 1)[None].to(self.device)  # (1, 3, S, S)
-        images = normalize_images(batch).contiguous(memory_format=torch.channels_last)
+        images = normalize_images(batch, self.normalization)
+        images = images.contiguous(memory_format=torch.channels_last)
         dtype = default_precision(self.device)
         with (
             torch.inference_mode(),
@@ -223,6 +230,7 @@ def load_segmenter(
         resize=config["data"]["resize"],
         info=info,
         inference=inference,
+        normalization=stored_normalization(info),
     )
 
 

@@ -17,11 +17,14 @@ from clothseg_utils.core.files import resolve_path
 from clothseg_utils.core.workers import usable_cores
 from clothseg_utils.network.attention import fuse_attention
 from clothseg_utils.network.decoder import speed_up_decoder
-from clothseg_utils.network.encoders import TIMM_PREFIX, check_encoder_name
-
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+from clothseg_utils.network.encoders import (
+    TIMM_PREFIX,
+    check_encoder_name,
+    hub_free_advice,
+    packaged_weights,
+    timm_names,
+)
+from clothseg_utils.network.geometry import IMAGENET, Normalization
 
 
 def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> smp.Unet:
@@ -31,15 +34,15 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
 
     Args:
         encoder_name: such as "mit_b1", "resnet34" or, of timm, "tu-convnext_tiny.fb_in22k".
-        encoder_weights: "imagenet" (fetched from a model hub by the library; for an encoder of
-            timm those that its tag names, whatever they were trained on), "none" (random
-            weights), or a file with the encoder's state dict; a relative path means the
-            repository root.
+        encoder_weights: "imagenet" (of an installed package, see `encoders.packaged_weights`, or
+            fetched from a model hub by the library; for an encoder of timm those that its tag
+            names, whatever they were trained on), "none" (random weights), or a file with the
+            encoder's state dict; a relative path means the repository root.
         num_classes: channels of the logits, background counted.
 
     Returns:
-        A network from (N, 3, H, W) float, normalised as `normalize_images` does, to (N, C, H, W)
-        float logits; H and W are multiples of 32.
+        A network from (N, 3, H, W) float, normalised as `normalize_images` does by the encoder's
+        `encoders.encoder_normalization`, to (N, C, H, W) float logits; H and W are multiples of 32.
 
     Raises:
         ValueError: an encoder that cannot be used, weights that cannot be fetched, or do not fit.
@@ -47,8 +50,10 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
     """
     check_encoder_name(encoder_name)
     limit_threads()
+    is_imagenet = encoder_weights == "imagenet"
+    packaged = packaged_weights(encoder_name) if is_imagenet else None
     hub_weights: str | bool | None = None
-    if encoder_weights == "imagenet":
+    if is_imagenet and packaged is None:
         hub_weights = encoder_name.startswith(TIMM_PREFIX) or "imagenet"  # timm's: yes or no
     try:
         with _quiet_hub():
@@ -60,9 +65,13 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
         raise ValueError(
             f"encoder weights imagenet of {encoder_name} cannot be fetched "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); "
-            "expected a reachable model hub. Set train.encoder_weights to a local file or to none."
+            "expected a reachable model hub. Set train.encoder_weights to a local file or to none, "
+            f"or {hub_free_advice()}."
         ) from error
-    if encoder_weights not in ("imagenet", "none"):
+    if packaged is not None:
+        state = timm_names(read_torch_file(packaged), network.encoder.state_dict())
+        _set_encoder_state(network.encoder, state, packaged, encoder_name)
+    elif encoder_weights not in ("imagenet", "none"):
         _load_encoder(network.encoder, resolve_path(encoder_weights), encoder_name)
     speed_up_decoder(network)
     fuse_attention(network)
@@ -104,6 +113,12 @@ def _load_encoder(encoder: nn.Module, path: Path, encoder_name: str) -> None:
         )
     # Classification heads come with published ImageNet files and have no place in an encoder.
     state = {key: value for key, value in state.items() if not key.startswith(("head.", "fc."))}
+    _set_encoder_state(encoder, state, path, encoder_name)
+
+
+def _set_encoder_state(
+    encoder: nn.Module, state: Mapping[str, torch.Tensor], path: Path, encoder_name: str
+) -> None:
     own = encoder.state_dict()
     missing = [key for key in own if key not in state]
     unknown = [key for key in state if key not in own]
@@ -154,27 +169,33 @@ def count_parameters(network: smp.Unet) -> dict[str, int]:
     return counts | {"total": sum(counts.values())}
 
 
-def normalize_images(images: torch.Tensor) -> torch.Tensor:
-    """Scale uint8 images to what ImageNet encoders expect.
+def normalize_images(images: torch.Tensor, normalization: Normalization = IMAGENET) -> torch.Tensor:
+    """Scale uint8 images to what an encoder expects.
 
     Args:
         images: (N, 3, H, W) uint8 RGB, 0..255.
+        normalization: the encoder's.
 
     Returns:
-        (N, 3, H, W) float32, zero mean and unit variance over ImageNet, on the same device and in
-        the same memory format.
+        (N, 3, H, W) float32, zero mean and unit variance over what the encoder's weights were
+        trained on, on the same device and in the same memory format.
     """
-    shift, scale = _shift_and_scale(images.device)
+    shift, scale = _shift_and_scale(images.device, normalization)
     values = images.to(torch.float32, copy=True)
     return torch.addcmul(shift, values, scale, out=values)  # one pass, nothing else stored
 
 
 @functools.cache  # to copy them to a GPU waits for it
-def _shift_and_scale(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _shift_and_scale(
+    device: torch.device, normalization: Normalization
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What `normalize_images` adds to values in 0..255, after it multiplied them by the other."""
     with torch.inference_mode(False):  # or training could not use what prediction made
-        mean = torch.tensor(_IMAGENET_MEAN, device=device).mul_(255).view(1, 3, 1, 1)
-        scale = torch.tensor(_IMAGENET_STD, device=device).mul_(255).reciprocal_().view(1, 3, 1, 1)
+        mean, std = (
+            torch.tensor(values, device=device).mul_(255).view(1, 3, 1, 1)
+            for values in normalization
+        )
+        scale = std.reciprocal_()
         return -mean * scale, scale
 
 

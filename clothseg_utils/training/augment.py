@@ -12,7 +12,7 @@ import numpy as np
 
 from clothseg_utils.core.classes import IGNORE_INDEX
 from clothseg_utils.core.config import AugmentConfig, Resize
-from clothseg_utils.network.geometry import PAD_COLOR, content_box
+from clothseg_utils.network.geometry import IMAGENET, content_box
 
 # Weights of red, green and blue in brightness, ITU-R BT.601, as in OpenCV, Pillow and torchvision.
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -26,6 +26,7 @@ class TrainTransform:
         config: strength of each change.
         image_size: side of the result, pixels.
         resize: "letterbox" crops from the photo in its centred square, "squash" from the photo.
+        pad_color: RGB outside the photo, `Normalization.pad_color` of the network.
 
     Example:
         >>> transform = TrainTransform(AugmentConfig(), image_size=32, resize="squash")
@@ -35,8 +36,15 @@ class TrainTransform:
         [(32, 32, 3), (32, 32)]
     """
 
-    def __init__(self, config: AugmentConfig, image_size: int, resize: Resize) -> None:
+    def __init__(
+        self,
+        config: AugmentConfig,
+        image_size: int,
+        resize: Resize,
+        pad_color: tuple[int, int, int] = IMAGENET.pad_color,
+    ) -> None:
         self.config = config
+        self.pad_color = pad_color
         self.image_size = image_size
         self.resize = resize
         self._rng = np.random.default_rng(0)
@@ -57,7 +65,7 @@ class TrainTransform:
             ids of the input, and 255 where the photo does not reach.
         """
         to_photo = self._draw_geometry(*mask.shape)
-        warped = warp_image(image, to_photo, self.image_size)
+        warped = warp_image(image, to_photo, self.image_size, self.pad_color)
         colors = self._draw_colors(np.array(cv2.mean(warped)[:3]))
         return cv2.transform(warped, colors), warp_mask(mask, to_photo, self.image_size)
 
@@ -142,8 +150,13 @@ def hue_rotation(share: float) -> np.ndarray:
     return math.cos(angle) * (np.eye(3) - along) + math.sin(angle) * across + along
 
 
-def warp_image(image: np.ndarray, to_photo: np.ndarray, image_size: int) -> np.ndarray:
-    """Sample a photo at the points that `to_photo` names; outside it lies `PAD_COLOR`.
+def warp_image(
+    image: np.ndarray,
+    to_photo: np.ndarray,
+    image_size: int,
+    pad_color: tuple[int, int, int] = IMAGENET.pad_color,
+) -> np.ndarray:
+    """Sample a photo at the points that `to_photo` names.
 
     A photo much larger than the result is first reduced by whole numbers, averaging over areas:
     sampled as it is, thin things would vanish or turn into moire.
@@ -152,6 +165,7 @@ def warp_image(image: np.ndarray, to_photo: np.ndarray, image_size: int) -> np.n
         image: (H, W, 3) uint8 RGB.
         to_photo: (3, 3) map from points of the result to points of the photo.
         image_size: side of the result, pixels.
+        pad_color: RGB outside the photo.
 
     Returns:
         (image_size, image_size, 3) uint8 RGB.
@@ -168,7 +182,7 @@ def warp_image(image: np.ndarray, to_photo: np.ndarray, image_size: int) -> np.n
         to_photo = np.diag([reduced[0] / width, reduced[1] / height, 1.0]) @ to_photo
     # One pixel more on each side: the outer half of an edge pixel must not mix with the padding.
     image = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    return _warp(image, _translation(1, 1) @ to_photo, image_size, cv2.INTER_LINEAR, PAD_COLOR)
+    return _warp(image, _translation(1, 1) @ to_photo, image_size, cv2.INTER_LINEAR, pad_color)
 
 
 def warp_mask(mask: np.ndarray, to_photo: np.ndarray, image_size: int) -> np.ndarray:

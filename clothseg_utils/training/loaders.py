@@ -14,7 +14,7 @@ from clothseg_utils.core.config import AugmentConfig, Config, DataConfig
 from clothseg_utils.core.ranks import local_world_size, rank, world_size
 from clothseg_utils.core.workers import affordable_workers, stop_opencv_threads
 from clothseg_utils.data.splits import SplitData, check_disjoint
-from clothseg_utils.network.geometry import fit_image, fit_mask
+from clothseg_utils.network.geometry import IMAGENET, Normalization, fit_image, fit_mask
 from clothseg_utils.training.augment import TrainTransform
 from clothseg_utils.training.order import Draw, TrainingOrder, draws_per_check
 
@@ -36,16 +36,24 @@ class SegmentationDataset(Dataset[Sample]):
         split_data: the split.
         config: data section; `image_size` and `resize` are used.
         augment: strength of augmentation; None for validation, which only resizes.
+        normalization: of the network; padding has its mean colour.
     """
 
     def __init__(
-        self, split_data: SplitData, config: DataConfig, augment: AugmentConfig | None = None
+        self,
+        split_data: SplitData,
+        config: DataConfig,
+        augment: AugmentConfig | None = None,
+        normalization: Normalization = IMAGENET,
     ) -> None:
         self.pairs = split_data.pairs()  # sent to every worker process: no annotation file
         self.config = config
+        self.pad_color = normalization.pad_color
         self.transform: TrainTransform | None = None
         if augment is not None:
-            self.transform = TrainTransform(augment, config.image_size, config.resize)
+            self.transform = TrainTransform(
+                augment, config.image_size, config.resize, self.pad_color
+            )
 
     def __len__(self) -> int:
         """Number of photos."""
@@ -62,7 +70,7 @@ class SegmentationDataset(Dataset[Sample]):
             index = index.photo
         image, mask = self.pairs.read(index)
         if self.transform is None:
-            image = fit_image(image, self.config.image_size, self.config.resize)
+            image = fit_image(image, self.config.image_size, self.config.resize, self.pad_color)
             mask = fit_mask(mask, self.config.image_size, self.config.resize)
         else:
             image, mask = self.transform(image, mask)
@@ -93,16 +101,24 @@ class ClothingDataModule(pl.LightningDataModule):
         config: the run's settings.
         train: the train split.
         val: the val split, disjoint from train.
+        normalization: of the network.
     """
 
-    def __init__(self, config: Config, train: SplitData, val: SplitData) -> None:
+    def __init__(
+        self,
+        config: Config,
+        train: SplitData,
+        val: SplitData,
+        normalization: Normalization = IMAGENET,
+    ) -> None:
         super().__init__()
         check_disjoint(train, val)
         self.config = config
+        self.normalization = normalization
         self.train_split = train
         self.val_split = val
-        self.train_dataset = SegmentationDataset(train, config.data, config.augment)
-        self.val_dataset = SegmentationDataset(val, config.data)
+        self.train_dataset = SegmentationDataset(train, config.data, config.augment, normalization)
+        self.val_dataset = SegmentationDataset(val, config.data, normalization=normalization)
 
     @property
     def classes(self) -> ClassTable:

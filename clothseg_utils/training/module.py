@@ -11,6 +11,8 @@ from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.config import Config
 from clothseg_utils.core.ranks import rank, world_size
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, checkpoint_info
+from clothseg_utils.network.encoders import encoder_normalization
+from clothseg_utils.network.geometry import Normalization
 from clothseg_utils.network.unet import build_network, normalize_images
 from clothseg_utils.scores.metrics import scores_from_confusion
 from clothseg_utils.training.devices import average_buffers
@@ -101,6 +103,7 @@ class ClothingSegmenter(pl.LightningModule):
         config: the run's settings.
         classes: class table.
         data_info: plain values about the data, kept in every checkpoint.
+        normalization: of the photos; None takes the encoder's. Kept in every checkpoint.
 
     Attributes:
         history: one dict per check (epoch, epochs_done, step, seconds, learning_rate, train/...,
@@ -109,11 +112,18 @@ class ClothingSegmenter(pl.LightningModule):
         latest_loss: of the latest training step, on the device: reading it waits for a GPU.
     """
 
-    def __init__(self, config: Config, classes: ClassTable, data_info: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        classes: ClassTable,
+        data_info: Mapping[str, Any],
+        normalization: Normalization | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.classes = classes
         self.data_info = dict(data_info)
+        self.normalization = normalization or encoder_normalization(config.train.encoder_name)
         self.network = build_network(
             config.train.encoder_name, config.train.encoder_weights, classes.num_classes
         )
@@ -138,7 +148,8 @@ class ClothingSegmenter(pl.LightningModule):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map (N, 3, H, W) uint8 RGB images, 0..255, to (N, C, H, W) logits."""
-        images = normalize_images(images).contiguous(memory_format=torch.channels_last)
+        images = normalize_images(images, self.normalization)
+        images = images.contiguous(memory_format=torch.channels_last)
         # Compiled for training alone: each further size of batch would take as long to compile.
         run = self.network if self.training else self.network.forward
         return run(images)
@@ -280,7 +291,9 @@ class ClothingSegmenter(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a reader of the checkpoint needs, as plain values."""
-        info = checkpoint_info(self.config.model_dump(), self.classes, self.data_info)
+        info = checkpoint_info(
+            self.config.model_dump(), self.classes, self.data_info, self.normalization
+        )
         checkpoint[CHECKPOINT_KEY] = info | {"history": self.history}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

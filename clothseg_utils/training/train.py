@@ -21,8 +21,16 @@ from clothseg_utils.core.ranks import is_launched, local_world_size, rank, world
 from clothseg_utils.core.reach import code_hash
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.data.splits import SplitData, splits_source
-from clothseg_utils.network.checkpoints import read_checkpoint
-from clothseg_utils.network.encoders import check_encoder_name, encoder_card
+from clothseg_utils.network.checkpoints import (
+    CHECKPOINT_KEY,
+    read_checkpoint,
+    stored_normalization,
+)
+from clothseg_utils.network.encoders import (
+    check_encoder_name,
+    encoder_card,
+    encoder_normalization,
+)
 from clothseg_utils.network.unet import default_precision, set_prior_bias
 from clothseg_utils.training.callbacks import (
     BestCheckpoint,
@@ -135,7 +143,10 @@ def train(
         print(start.note, flush=True)
     if start.is_done:
         return _finished_result(run)
-    data_module = ClothingDataModule(config, train_split, val_split)
+    normalization = encoder_normalization(config.train.encoder_name)
+    if start.checkpoint is not None:  # it goes on with what it began with
+        normalization = stored_normalization(read_checkpoint(start.checkpoint)[CHECKPOINT_KEY])
+    data_module = ClothingDataModule(config, train_split, val_split, normalization)
     moves = start.moves_former and rank() == 0
     with former_aside(run) if moves else contextlib.nullcontext():
         _fit(config, data_module, run, data_info, start.checkpoint, code)
@@ -153,7 +164,10 @@ def _fit(
     """Train, and write what is told of it; several processes come here together."""
     train = config.train
     pl.seed_everything(train.seed, workers=True, verbose=False)
-    module = ClothingSegmenter(config, data_module.classes, data_info | {"code": code})
+    card = encoder_card(train.encoder_name, train.encoder_weights)
+    module = ClothingSegmenter(
+        config, data_module.classes, data_info | {"code": code}, data_module.normalization
+    )
     if train.prior_bias:
         pixels = data_module.train_split.masks.class_pixels
         set_prior_bias(module.network, pixels / pixels.sum())
@@ -166,6 +180,13 @@ def _fit(
         stop_sharing_signals(trainer)
         if trainer.is_global_zero:
             print(_describe(trainer, train, data_module.num_workers), flush=True)
+            if checkpoint_path is None:
+                weights, license_name = card.values()
+                print(
+                    f"encoder {train.encoder_name} starts from weights: {weights}; "
+                    f"licence: {license_name}",
+                    flush=True,
+                )
         with _plain_interrupts(trainer), _plain_memory_errors(train):
             trainer.fit(
                 module, datamodule=data_module, ckpt_path=checkpoint_path, weights_only=True
@@ -180,7 +201,7 @@ def _fit(
             )
         log_layout(trainer.logger.experiment)
         _log_hyperparameters(trainer, config, best_row)
-        about = {"code": code, "encoder": encoder_card(train.encoder_name, train.encoder_weights)}
+        about = {"code": code, "encoder": card}
         write_json(run.training_path, _summary(train, module.history, clock) | about)
     trainer.strategy.barrier()
 
