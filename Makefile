@@ -33,7 +33,7 @@ test: $(STAMP) ## run every test
 test-fast: $(STAMP) ## run the tests that need no long time, on every core
 	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -m "not slow" -n auto --dist worksteal
 
-bench: $(STAMP) ## compare the speed of every stage with the usual way, under 15 minutes
+bench: $(STAMP) ## compare the speed of every stage with the usual way, about 20 minutes
 	@$(VENV_PYTHON) -m benchmarks
 
 # Uploads reach the kernel as one message, and a server takes 10 MB unless told: a phone's photos
