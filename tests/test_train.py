@@ -27,6 +27,7 @@ from clothseg_utils.network.segmenter import load_segmenter
 from clothseg_utils.scores.metrics import scores_from_confusion
 from clothseg_utils.training import callbacks as callbacks_module
 from clothseg_utils.training import module as model_module
+from clothseg_utils.training import resume as resume_module
 from clothseg_utils.training import train as train_module
 from clothseg_utils.training.callbacks import learning_rate_factor, read_history, write_history
 from clothseg_utils.training.module import ClothingSegmenter
@@ -434,6 +435,26 @@ def test_training_that_was_cut_short_goes_on(monkeypatch, capsys, finished, spli
     note, _ = capsys.readouterr().out.splitlines()
     assert note.startswith("training goes on from last.ckpt, after 2 epochs, with ")
     assert told in note
+
+
+@pytest.mark.parametrize(
+    ("stored", "now", "expected"),
+    [
+        ({"max_minutes": 4.0}, {"max_minutes": 5.0}, True),
+        ({"max_minutes": 4.0}, {"max_minutes": 4.0, "max_epochs": 99, "patience": 99}, False),
+        ({"max_minutes": 4.0}, {"max_minutes": 0.0, "max_epochs": 99}, False),
+        ({"max_epochs": 5}, {"max_epochs": 6, "patience": 1}, True),
+        ({"max_epochs": 5}, {"max_epochs": 4, "patience": 99}, False),
+        ({"patience": 6}, {"patience": 7}, True),
+        ({}, {}, False),
+    ],
+)
+def test_longer_is_what_the_end_of_training_hangs_on(stored, now, expected):
+    """By the clock neither epochs nor patience end a training."""
+    before = TrainConfig(**{"max_minutes": 0.0} | stored)
+    after = TrainConfig(**before.model_dump() | now)
+    state = {"config": {"train": before.model_dump()}}
+    assert resume_module._is_longer(Config(train=after), state) == expected
 
 
 def test_fewer_epochs_than_are_done_are_refused(finished, splits):

@@ -119,13 +119,12 @@ class _AddUp(torch.autograd.Function):
 
 
 def freeze_unused(network: nn.Module) -> None:
-    """Leave parameters out of training that no output depends on, where several processes train.
+    """Leave parameters out of training that no output depends on.
 
     DistributedDataParallel waits for every gradient. Some encoders, such as EfficientNet's, keep
-    layers of the classifier that they were made for.
+    layers of the classifier that they were made for. One process leaves them out too: its optimizer
+    then goes on with several.
     """
-    if world_size() == 1:
-        return
     was_training = network.training
     network.eval()(torch.zeros(1, 3, 64, 64)).sum().backward()
     network.train(was_training)

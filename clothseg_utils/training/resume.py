@@ -165,12 +165,17 @@ def _read_state(run: RunFolder) -> dict[str, Any] | None:
 
 
 def _is_longer(config: Config, state: Mapping[str, Any]) -> bool:
-    """Whether more epochs, minutes or patience are asked for, and less of neither of the first."""
-    lengths = {field: (now, stored) for _, field, stored, now in _fields(config, state)}
-    epochs, minutes, patience = (
-        lengths[name][0] - lengths[name][1] for name in ("max_epochs", "max_minutes", "patience")
-    )
-    return min(epochs, minutes) >= 0 and max(epochs, minutes, patience) > 0
+    """Whether more minutes are asked for or, without a clock, more epochs or patience."""
+    more = {
+        field: now - stored
+        for _, field, stored, now in _fields(config, state)
+        if field in ("max_epochs", "max_minutes", "patience")
+    }
+    if config.train.max_minutes > 0:
+        return more["max_minutes"] > 0
+    if more["max_minutes"] < 0 or more["max_epochs"] < 0:
+        return False
+    return more["max_epochs"] > 0 or more["patience"] > 0
 
 
 def _fields(config: Config, state: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any]]:
