@@ -100,6 +100,42 @@ def test_focal_sum_adds_up_one_loss_for_each_class(num_classes, case):
     assert parts.loss.item() == pytest.approx(0.5 * parts.dice.item() + 0.5 * parts.focal.item())
 
 
+@both_ways
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("case", ["all classes", "absent, ignored, good"])
+def test_focal_of_the_softmax_by_autograd(gamma, case):
+    def referee(x, t):
+        cross_entropy = torch.nn.functional.cross_entropy(
+            x, t, ignore_index=IGNORE, reduction="none"
+        )[t != IGNORE]
+        return ((1 - (-cross_entropy).exp()) ** gamma * cross_entropy).mean()
+
+    logits, target = make_batch(case, num_classes=13)
+    expected = value_and_grad(referee, logits.double(), target)
+    if gamma == 0:
+        usual = torch.nn.functional.cross_entropy(logits, target, ignore_index=IGNORE)
+        assert expected[0].item() == pytest.approx(usual.item())
+    loss_function = DiceFocalLoss(focal_form="softmax", focal_gamma=gamma)
+    got = value_and_grad(lambda x, t: loss_function(x, t).focal, logits, target)
+    torch.testing.assert_close(got, tuple(e.float() for e in expected), rtol=1e-4, atol=1e-9)
+    parts = loss_function(logits, target)
+    assert parts.loss.item() == pytest.approx(0.5 * parts.dice.item() + 0.5 * parts.focal.item())
+
+
+@both_ways
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_of_the_softmax_is_finite_for_certain_pixels(gamma):
+    """Right ones, where the powers of 1 - q vanish, and wrong ones, where q itself does."""
+    logits = torch.tensor([200.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 2)
+    loss_function = DiceFocalLoss(focal_form="softmax", focal_gamma=gamma)
+    value, grad = value_and_grad(
+        lambda x, t: loss_function(x, t).focal, logits, torch.tensor([[[0, 1]]])
+    )
+    assert value.item() == pytest.approx(100)  # the wrong one's 200 over two pixels
+    expected = torch.tensor([[0.0, 0.5], [0.0, -0.5]]).view(1, 2, 1, 2)
+    torch.testing.assert_close(grad, expected)
+
+
 @pytest.mark.slow
 def test_focal_sum_is_that_of_the_earlier_system(tmp_path):
     """That is smp 0.5.0: the release itself is the referee, in a process of its own."""
@@ -335,9 +371,9 @@ def test_loss_runs_as_written_where_nothing_compiles(monkeypatch):
     logits, target = make_batch("ignored")
     sums = losses._fused(losses._batch_sums.__wrapped__)
     with pytest.warns(UserWarning, match=r"not compiled .*RuntimeError: Failed to find C compiler"):
-        first = sums(logits, target, 2.0)
-    torch.testing.assert_close(first, losses._batch_sums.__wrapped__(logits, target, 2.0))
-    torch.testing.assert_close(sums(logits, target, 2.0), first)  # a second warning is an error
+        first = sums(logits, target, 2.0, False)
+    torch.testing.assert_close(first, losses._batch_sums.__wrapped__(logits, target, 2.0, False))
+    torch.testing.assert_close(sums(logits, target, 2.0, False), first)  # a second warning is an error
 
 
 def test_a_full_memory_is_not_taken_for_a_missing_compiler(monkeypatch):
@@ -347,7 +383,7 @@ def test_a_full_memory_is_not_taken_for_a_missing_compiler(monkeypatch):
     monkeypatch.setattr(losses.torch, "compile", lambda function, **_: full)
     monkeypatch.setattr(losses, "_wants_fusion", lambda logits: True)
     with pytest.raises(torch.OutOfMemoryError):
-        losses._fused(losses._batch_sums.__wrapped__)(*make_batch("ignored"), 2.0)
+        losses._fused(losses._batch_sums.__wrapped__)(*make_batch("ignored"), 2.0, False)
 
 
 @pytest.mark.parametrize("block_numbers", [1, 3 * C * 24, 10**6])

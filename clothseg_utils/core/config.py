@@ -16,7 +16,7 @@ from clothseg_utils.core.text import suggestion
 Profile = Literal["demo", "fashionpedia", "smoke"]
 Resize = Literal["letterbox", "squash"]
 DiceForm = Literal["smp", "present"]
-FocalForm = Literal["mean", "sum"]
+FocalForm = Literal["mean", "sum", "softmax"]
 Schedule = Literal["constant", "cosine"]
 Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
 
@@ -121,7 +121,7 @@ class LossConfig(_Section):
     dice_weight: _NotNegative = 0.5
     focal_weight: _NotNegative = 5.0
     dice_form: DiceForm = "present"  # smp divides by all classes, present by those in the batch
-    focal_form: FocalForm = "mean"  # over classes; sum is C times as much
+    focal_form: FocalForm = "mean"  # sigmoids, mean or sum over classes; or softmax
     dice_smooth: _NotNegative = 1.0  # pixels added to both sides of the Dice ratio
     focal_gamma: _NotNegative = 2.0  # 0 turns focal loss into binary cross-entropy
 

@@ -17,6 +17,7 @@ from clothseg_utils.core.files import resolve_path
 from clothseg_utils.core.workers import usable_cores
 from clothseg_utils.network.attention import fuse_attention
 from clothseg_utils.network.decoder import speed_up_decoder
+from clothseg_utils.network.depthwise import widen_depthwise
 from clothseg_utils.network.encoders import (
     TIMM_PREFIX,
     check_encoder_name,
@@ -75,6 +76,7 @@ def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> 
         _load_encoder(network.encoder, resolve_path(encoder_weights), encoder_name)
     speed_up_decoder(network)
     fuse_attention(network)
+    widen_depthwise(network)
     return network
 
 

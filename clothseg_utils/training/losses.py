@@ -38,16 +38,20 @@ class LossParts(NamedTuple):
 class DiceFocalLoss(nn.Module):
     """Weighted sum of soft Dice and focal loss.
 
-    Dice is one minus the soft Dice score of each class, pooled over the batch. Focal is made of
-    one-versus-rest sigmoid focal losses without alpha, one for each class, averaged over pixels.
+    Dice is one minus the soft Dice score of each class, pooled over the batch. Focal is averaged
+    over pixels, without alpha: of one-versus-rest sigmoid losses, one for each class, or of the
+    softmax.
 
     The two Dice forms treat a class without target pixels in the batch alike, as 0, but divide by
     different numbers. ``"smp"`` divides by all C classes, so the same error counts for less in a
     batch of few classes; ``"present"`` divides by the classes that the batch's target holds.
 
-    The two focal forms differ by the factor C, 13 for the usual scheme: ``"mean"`` averages the
-    classes' losses, as segmentation-models-pytorch does from 0.6.0 on, ``"sum"`` adds them up, as
-    it did until 0.5.0, with which the earlier system was trained.
+    The first two focal forms differ by the factor C, 13 for the usual scheme: ``"mean"`` averages
+    the classes' one-versus-rest losses, as segmentation-models-pytorch does from 0.6.0 on,
+    ``"sum"`` adds them up, as it did until 0.5.0, with which the earlier system was trained.
+    ``"softmax"`` is (1 - q)^gamma times the cross-entropy, with q the probability of the right
+    class (Lin et al. 2017, equation 4, for more than two classes); with gamma 0 it is the
+    cross-entropy itself.
 
     Where several processes train, the loss is that of the batch of all of them.
 
@@ -58,7 +62,7 @@ class DiceFocalLoss(nn.Module):
         dice_weight: factor of the Dice part, at least 0.
         focal_weight: factor of the focal part, at least 0.
         dice_form: which classes the Dice part is averaged over, see above.
-        focal_form: whether the focal part is the mean or the sum over classes, see above.
+        focal_form: of sigmoids, their mean or sum over classes, or of the softmax, see above.
         dice_smooth: added to numerator and denominator of the Dice score, pixels, at least 0.
         focal_gamma: exponent that plays down pixels already right, at least 0.
 
@@ -107,7 +111,8 @@ class DiceFocalLoss(nn.Module):
         # All that is needed of the pixels is in these sums over the batch, numerators and
         # denominators. Ignored pixels need no mask below: they are those that belong to no class.
         pixel_sums = _BlockSums if logits.device.type == "cpu" else _BatchSums
-        sums = pixel_sums.apply(logits, target, self.focal_gamma)
+        of_softmax = self.focal_form == "softmax"
+        sums = pixel_sums.apply(logits, target, self.focal_gamma, of_softmax)
         if torch.is_grad_enabled():  # in validation processes may have different numbers of batches
             sums = add_up(*sums)
         hits, predicted, labelled, focal_sum = sums
@@ -145,10 +150,15 @@ class _BlockSums(torch.autograd.Function):
 
         d hits, predicted / dx: G = g_hits y + g_predicted; v (p G - p (sum over classes of p G))
         d focal / dx          : v dz/dx s^gamma (gamma (1 - s) softplus(z) + s)
+
+    The softmax's focal has one term a pixel, with q the p of its target class:
+
+        focal     = sum of v (1 - q)^gamma (-log q)
+        d focal / dx          : v (gamma q (1 - q)^(gamma - 1) log q - (1 - q)^gamma) (y - p)
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, target: Tensor, gamma: float):
+    def forward(ctx, logits: Tensor, target: Tensor, gamma: float, of_softmax: bool):
         dtype = torch.promote_types(logits.dtype, torch.float32)
         kept: tuple[Tensor, ...] = ()
         if ctx.needs_input_grad[0]:
@@ -161,6 +171,13 @@ class _BlockSums(torch.autograd.Function):
             hits, predicted = torch.mul(p, y, out=b).sum((1, 2)), p.sum((1, 2))
             if kept:
                 kept[0][image, :, rows] = p
+            if of_softmax:  # log q from the logits: q itself may be 0 in float32
+                log_q = torch.mul(x, y, out=b).sum(0).sub_(x.logsumexp(0)).mul_(v)
+                focal, slope = _softmax_focal(log_q, gamma)
+                sums.append((hits, predicted, y.sum((1, 2)), focal.sum()))
+                if kept:
+                    torch.mul(y.sub_(p), slope, out=kept[1][image, :, rows])
+                continue
             z = x.addcmul_(x, y, value=-2)
             exp_z = torch.clamp(z, max=_LARGEST_EXPONENT, out=a).exp_()
             one_plus = torch.add(exp_z, 1, out=b)
@@ -195,7 +212,7 @@ class _BlockSums(torch.autograd.Function):
             grad.addcmul_(p, grad.sum(0), value=-1)
             grad.addcmul_(kept_focal[image, :, rows], grad_focal)
             grad_logits[image, :, rows] = grad
-        return grad_logits, None, None
+        return grad_logits, None, None, None
 
 
 class _BatchSums(torch.autograd.Function):
@@ -206,10 +223,10 @@ class _BatchSums(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, target: Tensor, gamma: float):
+    def forward(ctx, logits: Tensor, target: Tensor, gamma: float, of_softmax: bool):
         ctx.save_for_backward(logits, target)
-        ctx.gamma = gamma
-        hits, predicted, labelled, focal = _batch_sums(logits, target, gamma)
+        ctx.form = (gamma, of_softmax)
+        hits, predicted, labelled, focal = _batch_sums(logits, target, gamma, of_softmax)
         ctx.mark_non_differentiable(labelled)
         return hits, predicted, labelled, focal
 
@@ -217,9 +234,9 @@ class _BatchSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_hits: Tensor, grad_predicted: Tensor, _, grad_focal: Tensor):
         gradient = _batch_gradient(
-            *ctx.saved_tensors, ctx.gamma, grad_hits, grad_predicted, grad_focal
+            *ctx.saved_tensors, *ctx.form, grad_hits, grad_predicted, grad_focal
         )
-        return gradient, None, None
+        return gradient, None, None, None
 
 
 def _fused(function: Callable) -> Callable:
@@ -254,16 +271,21 @@ def _wants_fusion(logits: Tensor) -> bool:
 
 
 @_fused
-def _batch_sums(logits: Tensor, target: Tensor, gamma: float) -> tuple[Tensor, ...]:
+def _batch_sums(
+    logits: Tensor, target: Tensor, gamma: float, of_softmax: bool
+) -> tuple[Tensor, ...]:
     """Hits, predicted, labelled (C,) and focal, as `_BlockSums` defines them."""
     x, y, v = _with_one_hot(logits, target)
     p = x.softmax(1) * v
-    z, s = _signed(x, y)
-    focal = s**gamma * nn.functional.softplus(z)
+    if of_softmax:
+        focal, _ = _softmax_focal((x.log_softmax(1) * y).sum(1, keepdim=True), gamma)
+    else:
+        z, s = _signed(x, y)
+        # Over classes first: so it shares a kernel with the softmax.
+        focal = (s**gamma * nn.functional.softplus(z)).sum(1, keepdim=True) * v
     over_pixels = (0, 2, 3)
     hits, predicted, labelled = (p * y).sum(over_pixels), p.sum(over_pixels), y.sum(over_pixels)
-    # Over classes first: so it shares a kernel with the softmax.
-    return hits, predicted, labelled, (focal.sum(1, keepdim=True) * v).sum()
+    return hits, predicted, labelled, focal.sum()
 
 
 @_fused
@@ -271,6 +293,7 @@ def _batch_gradient(
     logits: Tensor,
     target: Tensor,
     gamma: float,
+    of_softmax: bool,
     grad_hits: Tensor,
     grad_predicted: Tensor,
     grad_focal: Tensor,
@@ -279,9 +302,13 @@ def _batch_gradient(
     x, y, v = _with_one_hot(logits, target)
     p = x.softmax(1) * v
     p_grad = p * (y * grad_hits[:, None, None] + grad_predicted[:, None, None])
-    z, s = _signed(x, y)
-    focal_grad = s**gamma * (gamma * (1 - s) * nn.functional.softplus(z) + s)
-    focal_grad = focal_grad * (1 - 2 * y) * v  # dz/dx = 1 - 2 y
+    if of_softmax:
+        _, slope = _softmax_focal((x.log_softmax(1) * y).sum(1, keepdim=True), gamma)
+        focal_grad = slope * (y - p)
+    else:
+        z, s = _signed(x, y)
+        focal_grad = s**gamma * (gamma * (1 - s) * nn.functional.softplus(z) + s)
+        focal_grad = focal_grad * (1 - 2 * y) * v  # dz/dx = 1 - 2 y
     grad = p_grad - p * p_grad.sum(1, keepdim=True) + focal_grad * grad_focal
     return torch.empty_like(logits).copy_(grad)  # in the logits' own memory format
 
@@ -292,6 +319,19 @@ def _with_one_hot(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tenso
     ids = torch.arange(logits.shape[1], device=logits.device)[:, None, None]
     y = (target[:, None] == ids).to(x.dtype)
     return x, y, y.sum(1, keepdim=True)
+
+
+def _softmax_focal(log_q: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Focal loss of each pixel by log q of its target class, and its slope, which `_BlockSums`
+    has before y - p. Both are 0 or without effect where log q is 0, as for ignored pixels.
+    """
+    if gamma == 0:
+        return -log_q, -torch.ones_like(log_q)
+    missing = -log_q.expm1()  # 1 - q, exact where q is nearly 1
+    weight = missing**gamma
+    # Where q is 1, log q is 0, and a negative power of `missing` must not make that undefined.
+    steep = torch.where(missing > 0, missing, 1) ** (gamma - 1)
+    return -log_q * weight, gamma * log_q.exp() * steep * log_q - weight
 
 
 def _signed(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
