@@ -373,7 +373,8 @@ def test_loss_runs_as_written_where_nothing_compiles(monkeypatch):
     with pytest.warns(UserWarning, match=r"not compiled .*RuntimeError: Failed to find C compiler"):
         first = sums(logits, target, 2.0, False)
     torch.testing.assert_close(first, losses._batch_sums.__wrapped__(logits, target, 2.0, False))
-    torch.testing.assert_close(sums(logits, target, 2.0, False), first)  # a second warning is an error
+    # A second warning would be an error.
+    torch.testing.assert_close(sums(logits, target, 2.0, False), first)
 
 
 def test_a_full_memory_is_not_taken_for_a_missing_compiler(monkeypatch):
