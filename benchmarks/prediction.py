@@ -60,7 +60,7 @@ def write_checkpoint(folder: Path) -> tuple[Path, str]:
         state = {key.removeprefix("network."): value for key, value in trained.items()}
     coco = read_annotations(annotation_path(photo_data_root()[0], "val"))
     settings = {"image_size": IMAGE_SIZE, "encoder_name": ENCODER}
-    config = replace_fields(profile_config("fashionpedia"), settings)
+    config = replace_fields(profile_config("reported"), settings)
     classes = class_table("supercategory", coco.categories)
     path = folder / "bench.ckpt"
     torch.save(

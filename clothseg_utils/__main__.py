@@ -89,7 +89,9 @@ def _complete_run_name(incomplete: str) -> list[str]:
 _Profile = Annotated[
     str,
     typer.Option(
-        metavar="NAME", help="demo, fashionpedia or smoke.", autocompletion=_complete_profile
+        metavar="NAME",
+        help="demo, laptop, fashionpedia, reported or smoke.",
+        autocompletion=_complete_profile,
     ),
 ]
 _Set = Annotated[
@@ -122,7 +124,7 @@ _Window = Annotated[
     ),
 ]
 _OnCpu = Annotated[
-    bool, typer.Option("--on-cpu", help="Train profile fashionpedia without a GPU: days.")
+    bool, typer.Option("--on-cpu", help="Train fashionpedia or reported without a GPU: days.")
 ]
 _RUN_NAME = typer.Option(
     metavar="NAME", help="Folder under outputs/.", autocompletion=_complete_run_name
@@ -589,16 +591,16 @@ def _inference(tta_flip: bool, tta_scales: str, window_px: int) -> Any:
 
 def _check_gpu(profile: str, on_cpu: bool) -> None:
     """Refuse to begin days of work that were meant to be hours."""
-    if profile != "fashionpedia" or on_cpu:
+    if profile not in ("fashionpedia", "reported") or on_cpu:
         return
     with heavy_imports():
         import torch
 
     if not torch.accelerator.is_available():
         raise ValueError(
-            "profile fashionpedia wants a GPU and torch finds none: on a CPU an epoch of "
-            "Fashionpedia takes over six hours. Check the driver (docs/devices.md), or give "
-            "--on-cpu."
+            f"profile {profile} wants a GPU and torch finds none: on a CPU an epoch of "
+            "Fashionpedia takes over six hours. Take profile laptop, check the driver "
+            "(docs/devices.md), or give --on-cpu."
         )
 
 

@@ -21,14 +21,13 @@ from clothseg_utils.core.config import (
 PROFILES = get_args(Profile)
 
 
-def test_there_are_three_profiles():
-    assert PROFILES == ("demo", "fashionpedia", "smoke")
+def test_there_are_five_profiles():
+    assert PROFILES == ("demo", "laptop", "fashionpedia", "reported", "smoke")
 
 
 def test_unknown_profile_is_refused():
-    with pytest.raises(
-        ValueError, match='unknown profile "fast"; expected one of demo, fashionpedia, smoke'
-    ):
+    names = "demo, laptop, fashionpedia, reported, smoke"
+    with pytest.raises(ValueError, match=f'unknown profile "fast"; expected one of {names}'):
         profile_config("fast")
 
 
@@ -41,7 +40,7 @@ def test_profiles_write_to_folders_of_their_own():
     assert [profile_config(profile).run.run_name for profile in PROFILES] == list(PROFILES)
 
 
-FASHIONPEDIA = {  # the system as it was reported
+REPORTED = {  # the system as it was reported
     "data_root": "data/fashionpedia",
     "scheme": "supercategory",
     "image_size": 512,
@@ -85,9 +84,9 @@ FASHIONPEDIA = {  # the system as it was reported
 }
 
 
-@pytest.mark.parametrize(("field", "value"), FASHIONPEDIA.items())
-def test_profile_fashionpedia_is_the_system_as_reported(field, value):
-    assert config_to_parameters(profile_config("fashionpedia"))[field] == value
+@pytest.mark.parametrize(("field", "value"), REPORTED.items())
+def test_profile_reported_is_the_system_as_reported(field, value):
+    assert config_to_parameters(profile_config("reported"))[field] == value
 
 
 def test_profile_demo_trains_by_the_clock_from_scratch():

@@ -188,7 +188,10 @@ def test_command_of_one_name_is_the_same_program(cli):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--profile dmeo", 'unknown profile "dmeo"; expected one of demo, fashionpedia, smoke'),
+        (
+            "--profile dmeo",
+            'unknown profile "dmeo"; expected one of demo, laptop, fashionpedia, reported, smoke',
+        ),
         (
             "--set train.batchsize=4",
             'unknown field "train.batchsize" (did you mean train.batch_size?); expected one of '
@@ -373,10 +376,12 @@ def test_train_and_resume(cli, here, synthetic_root, monkeypatch):
     assert (checkpoints / "best.ckpt").stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("verb", ["train", "run"])
-def test_days_of_work_on_a_cpu_are_asked_for(cli, here, synthetic_root, monkeypatch, verb):
+@pytest.mark.parametrize(
+    ("verb", "profile"), [("train", "fashionpedia"), ("run", "fashionpedia"), ("run", "reported")]
+)
+def test_days_of_work_on_a_cpu_are_asked_for(cli, here, monkeypatch, verb, profile):
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
-    command = [verb, "--profile", "fashionpedia", "--data-root", here / "none", "--run-name", "x"]
+    command = [verb, "--profile", profile, "--data-root", here / "none", "--run-name", "x"]
     result = cli(*command)
     assert (result.code, result.out) == (2, "")
     assert "--on-cpu" in result.err

@@ -18,6 +18,7 @@ from conftest import NOT_COUNTED
 from PIL import Image, PngImagePlugin
 
 from clothseg_utils.core.config import (
+    PROFILE_NAMES,
     apply_overrides,
     config_from_parameters,
     config_to_parameters,
@@ -577,7 +578,7 @@ def test_reproducibility_names_commit_versions_and_inputs(full_run: RunFolder) -
     assert page.table("step", "state")[0][3] == "3 min 1 s"
 
 
-@pytest.mark.parametrize("profile", ["demo", "fashionpedia", "smoke"])
+@pytest.mark.parametrize("profile", PROFILE_NAMES)
 def test_printed_command_makes_the_same_run(bare_run: RunFolder, profile: str) -> None:
     wanted = apply_overrides(
         replace_fields(profile_config(profile), {"data_root": "my data", "run_name": "mine"}),

@@ -65,7 +65,7 @@ class Setting:
 
     @property
     def batch_size(self) -> int:
-        """That of profile fashionpedia."""
+        """That of profile reported."""
         return 2 if self.is_small else 32
 
     @property
@@ -83,7 +83,7 @@ class Setting:
         """Real photos, repeated; part 1 makes it where there are some."""
         return self.work / "real"
 
-    def config(self, profile: Profile = "fashionpedia", **fields: Any) -> Config:
+    def config(self, profile: Profile = "reported", **fields: Any) -> Config:
         """Settings of a run in the folder of work, with random weights."""
         own = {
             "data_root": str(self.data_root),
@@ -175,7 +175,7 @@ def start_product(*words: str | Path) -> subprocess.Popen[str]:
 
 
 def training_words(setting: Setting, run_name: str, **fields: Any) -> list[str | Path]:
-    """Verb `train` of profile fashionpedia, as a user types it."""
+    """Verb `train` of profile reported, as a user types it."""
     config = setting.config(**fields)
     sections = config.model_dump()
     changed = {"outputs_root": "run", "derived_root": "data", "image_size": "data"}
@@ -183,7 +183,7 @@ def training_words(setting: Setting, run_name: str, **fields: Any) -> list[str |
         ("encoder_name", "encoder_weights", "batch_size", "num_workers"), "train"
     )
     changed |= dict.fromkeys(("checks_per_epoch", *fields), "train")
-    words: list[str | Path] = ["train", "--profile", "fashionpedia", "--run-name", run_name]
+    words: list[str | Path] = ["train", "--profile", "reported", "--run-name", run_name]
     words += ["--data-root", setting.data_root]
     words += [] if setting.on_gpu else ["--on-cpu"]
     for name, section in changed.items():

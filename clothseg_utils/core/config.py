@@ -1,4 +1,4 @@
-"""Settings of a run: one frozen model per section, three profiles, JSON in and out.
+"""Settings of a run: one frozen model per section, five profiles, JSON in and out.
 
 Field names are unique over all sections: they are also the notebooks' parameter names. Profiles
 differ only in values, never in which code runs.
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from clothseg_utils.core.classes import Scheme
 from clothseg_utils.core.text import suggestion
 
-Profile = Literal["demo", "fashionpedia", "smoke"]
+Profile = Literal["demo", "laptop", "fashionpedia", "reported", "smoke"]
 Resize = Literal["letterbox", "squash"]
 DiceForm = Literal["smp", "present"]
 FocalForm = Literal["mean", "sum", "softmax"]
@@ -297,8 +297,8 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
     "demo": {},
     # The earlier system as it was reported, except for its two defects: checkpoint and early
     # stopping watch one quantity (val mIoU), and what lies outside the photo is ignored.
-    "fashionpedia": {
-        "run": {"run_name": "fashionpedia"},
+    "reported": {
+        "run": {"run_name": "reported"},
         "data": {"data_root": "data/fashionpedia", "image_size": 512, "resize": "squash"},
         "augment": {
             "crop_scale_min": 0.8,
@@ -357,7 +357,7 @@ def profile_config(profile: Profile) -> Config:
         ValueError: unknown profile.
 
     Example:
-        >>> profile_config("fashionpedia").train.batch_size
+        >>> profile_config("reported").train.batch_size
         32
     """
     if profile not in _PROFILES:
