@@ -11,6 +11,11 @@ and torch is loaded only with the first network.
 """
 
 import importlib
+import os
+
+# albumentations asks a package index for a newer version of itself when it is imported, and warns
+# where there is no network. Processes that are started from here inherit it.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 TYPE_CHECKING = False  # to import typing for it would take a third of this import
 if TYPE_CHECKING:

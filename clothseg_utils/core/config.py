@@ -81,6 +81,7 @@ class AugmentConfig(_Section):
     jitter_strength: _Fraction = 0.1  # brightness, contrast, saturation: 1 minus to 1 plus this
     jitter_hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # share of the colour circle
     grayscale_probability: _Fraction = 0.0  # colour taken away
+    pipeline_file: str = ""  # YAML or JSON that albumentations saved, instead of all these
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
@@ -97,6 +98,8 @@ class AugmentConfig(_Section):
             >>> AugmentConfig(flip_probability=0.5, jitter_strength=0.1).describe()
             'mirrored in 50 % of cases; brightness, contrast and saturation by up to 10 %'
         """
+        if self.pipeline_file:
+            return f"the pipeline of {self.pipeline_file}"
         low, high = self.crop_scale_min, self.crop_scale_max
         parts = {
             f"cropped to {low:.0%} to {high:.0%} of the area": low < 1,
@@ -285,6 +288,7 @@ PATH_FIELDS = frozenset(
         "coco_file",
         "coco_photos",
         "coco_classes",
+        "pipeline_file",
         "checkpoint",
         "photos_dir",
     }

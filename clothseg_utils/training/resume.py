@@ -19,6 +19,7 @@ LEARNING_SECTIONS = ("data", "augment", "loss", "train")
 
 FREE_FIELDS = {
     "data": frozenset({"data_root", "derived_root", "mask_workers"}),
+    "augment": frozenset({"pipeline_file"}),  # what it says counts, as the data's "pipeline"
     "train": frozenset({"num_workers", "devices", "precision", "compile_network"}),
 }
 """Settings that change where and how fast, not what is learned."""
@@ -197,5 +198,7 @@ def _difference(
             return f"{section}.{field} was {stored!r} and is {value!r}"
     for name, value in data_info.items():
         if state["data"].get(name) != value:
+            if name == "pipeline":
+                return "augment.pipeline_file holds another pipeline"
             return f"the data differ ({name})"
     return ""

@@ -51,6 +51,7 @@ from clothseg_utils.training.launch import train_on_devices
 from clothseg_utils.training.live import live_callbacks, log_layout, log_precision_recall
 from clothseg_utils.training.loaders import ClothingDataModule
 from clothseg_utils.training.module import MONITOR, ClothingSegmenter
+from clothseg_utils.training.pipeline_file import pipeline_text
 from clothseg_utils.training.resume import (
     FREE_FIELDS,
     LEARNING_SECTIONS,
@@ -132,7 +133,10 @@ def train(
         "train_images": len(train_split.images),
         "val_images": len(val_split.images),
         "synthetic": train_split.coco.is_synthetic,
+        "pipeline": None,
     }
+    if config.augment.pipeline_file:
+        data_info["pipeline"] = pipeline_text(config.augment.pipeline_file)
     start = from_first(
         first_on_each_machine(
             lambda: plan_start(config, data_info, run, code) if rank() == 0 else None
@@ -147,6 +151,7 @@ def train(
     if start.checkpoint is not None:  # it goes on with what it began with
         normalization = stored_normalization(read_checkpoint(start.checkpoint)[CHECKPOINT_KEY])
     data_module = ClothingDataModule(config, train_split, val_split, normalization)
+    data_module.rehearse()
     moves = start.moves_former and rank() == 0
     with former_aside(run) if moves else contextlib.nullcontext():
         _fit(config, data_module, run, data_info, start.checkpoint, code)
