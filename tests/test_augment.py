@@ -235,3 +235,28 @@ def test_equal_seeds_draw_equal_changes():
     assert first == draw(1)
     assert first != draw(2)
     assert first[0] != first[1]
+
+
+@pytest.mark.parametrize("resize", ["squash", "letterbox"])
+def test_zoomed_out_photos_are_whole_and_lie_anywhere(resize):
+    """At four times its area a square photo fills a quarter, wherever, and 255 the rest."""
+    image, mask = np.full((64, 64, 3), 255, np.uint8), np.full((64, 64), 5, np.uint8)
+    transform = only(resize=resize, crop_scale_min=4.0, crop_scale_max=4.0)
+    places = set()
+    for _ in range(20):
+        changed_image, changed_mask = transform(image, mask)
+        shown = changed_mask == 5
+        assert set(np.unique(changed_mask)) == {5, IGNORE_INDEX}
+        assert shown.mean() == pytest.approx(0.25, abs=0.03)
+        assert (changed_image[~shown] == IMAGENET.pad_color).mean() > 0.9  # but for its rim
+        places.add(tuple(np.argwhere(shown)[0]))
+    assert len(places) > 10
+
+
+def test_a_crop_of_a_letterboxed_photo_shows_no_more_padding_than_it_must():
+    """Half the long side of a photo twice as high as wide: all of the crop is photo."""
+    mask = np.full((128, 64), 5, np.uint8)
+    image = np.zeros((128, 64, 3), np.uint8)
+    transform = only(resize="letterbox", crop_scale_min=0.25, crop_scale_max=0.25)
+    for _ in range(20):
+        assert (transform(image, mask)[1] == 5).all()

@@ -100,6 +100,13 @@ def test_letterbox_pads_with_255_in_training_and_validation(augment):
     assert sample["image"][:, 0, 0].tolist() == [51, 102, 153]  # the mean: zero once normalised
 
 
+def test_training_samples_may_be_smaller_than_those_of_validation(train_split, val_split, config):
+    config = config.model_copy(update={"train_size": 32})
+    train = SegmentationDataset(train_split, config, only(crop_scale_min=0.2, crop_scale_max=0.4))
+    val = SegmentationDataset(val_split, config)
+    assert [tuple(split[0]["image"].shape) for split in (train, val)] == [(3, 32, 32), (3, 64, 64)]
+
+
 @pytest.mark.parametrize("augment", [None, only()])
 def test_squash_pads_nothing(augment):
     image, mask = np.full((64, 32, 3), 255, np.uint8), np.full((64, 32), 5, np.uint8)

@@ -53,9 +53,15 @@ class DataConfig(_Section):
     derived_root: str = "data/derived"  # folder for masks made from it
     scheme: Scheme = "supercategory"
     image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 96  # network input side, pixels
+    train_size: Annotated[int, Field(ge=0, multiple_of=32)] = 0  # in training; 0 means image_size
     resize: Resize = "squash"  # letterbox keeps the aspect ratio, squash does not
     image_limit: _CountOrZero = 0  # photos of each split to use; 0 means all
     mask_workers: _CountOrZero = 0  # processes that make masks; 0 means one per CPU core
+
+    @property
+    def input_size(self) -> int:
+        """Side of the square that a training sample fills, pixels."""
+        return self.train_size or self.image_size
 
 
 class ConvertConfig(_Section):
@@ -70,8 +76,8 @@ class ConvertConfig(_Section):
 class AugmentConfig(_Section):
     """Random changes to training photos; zeros (and scale 1) switch each of them off."""
 
-    crop_scale_min: Annotated[float, Field(gt=0, le=1)] = 1.0  # smallest crop, share of the area
-    crop_scale_max: Annotated[float, Field(gt=0, le=1)] = 1.0  # largest crop, share of the area
+    crop_scale_min: Annotated[float, Field(gt=0, le=9)] = 1.0  # smallest crop, share of the area
+    crop_scale_max: Annotated[float, Field(gt=0, le=9)] = 1.0  # largest; above 1 photos shrink
     crop_ratio_min: _Positive = 0.5  # narrowest crop, width over height
     crop_ratio_max: _Positive = 2.0  # widest crop, width over height
     flip_probability: _Fraction = 0.5  # mirrored left to right
@@ -102,7 +108,7 @@ class AugmentConfig(_Section):
             return f"the pipeline of {self.pipeline_file}"
         low, high = self.crop_scale_min, self.crop_scale_max
         parts = {
-            f"cropped to {low:.0%} to {high:.0%} of the area": low < 1,
+            f"cropped to {low:.0%} to {high:.0%} of the area": (low, high) != (1, 1),
             f"mirrored in {self.flip_probability:.0%} of cases": self.flip_probability,
             f"turned by up to {self.rotation_degrees:g}°": self.rotation_degrees,
             f"shifted by up to {self.translate_fraction:.0%} of the side": self.translate_fraction,
@@ -299,6 +305,39 @@ PATH_FIELDS = frozenset(
 _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
     # The defaults above: minutes on two CPU cores, on drawn photos.
     "demo": {},
+    # Real photos without a GPU: an hour on two cores. Crops of half to all of a photo are learned
+    # small, whole photos are predicted larger: garments have about the same size in both.
+    "laptop": {
+        "run": {"run_name": "laptop"},
+        "data": {
+            "data_root": "data/fashionpedia",
+            "image_size": 288,
+            "train_size": 192,
+            "resize": "letterbox",
+        },
+        "augment": {"crop_scale_min": 0.2, "crop_ratio_min": 0.75, "crop_ratio_max": 1.33},
+        "train": {
+            "encoder_name": "tu-tf_efficientnet_lite0",
+            "encoder_weights": "imagenet",
+            "batch_size": 8,
+            "max_minutes": 60.0,
+            "epoch_images": 3200,
+        },
+    },
+    # For one GPU and one night.
+    "fashionpedia": {
+        "run": {"run_name": "fashionpedia"},
+        "data": {"data_root": "data/fashionpedia", "image_size": 512, "resize": "letterbox"},
+        "train": {
+            "encoder_weights": "imagenet",
+            "batch_size": 32,
+            "max_epochs": 40,
+            "max_minutes": 0.0,
+            "epoch_images": 0,
+            "learning_rate": 3e-4,
+            "num_workers": 8,
+        },
+    },
     # The earlier system as it was reported, except for its two defects: checkpoint and early
     # stopping watch one quantity (val mIoU), and what lies outside the photo is ignored.
     "reported": {

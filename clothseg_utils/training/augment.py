@@ -78,15 +78,8 @@ class PhotoWarp(A.DualTransform):
         """
         rng, size = self.random_generator, self.image_size
         height, width = params["shape"][:2]
-        frame_height, frame_width, frame_top, frame_left = height, width, 0, 0
-        if self.resize == "letterbox":
-            frame_height = frame_width = max(height, width)
-            box = content_box(height, width, frame_width, "letterbox")
-            frame_top, frame_left = -box.top, -box.left
-        top, left, crop_height, crop_width = self._draw_crop(frame_height, frame_width)
-        crop = _translation(frame_left + left, frame_top + top) @ np.diag(
-            [crop_width / size, crop_height / size, 1.0]
-        )
+        top, left, crop_height, crop_width = self._draw_crop(height, width)
+        crop = _translation(left, top) @ np.diag([crop_width / size, crop_height / size, 1.0])
         flip = np.eye(3)
         if rng.random() < self.flip_probability:
             flip = np.array([[-1.0, 0, size], [0, 1, 0], [0, 0, 1]])
@@ -111,21 +104,34 @@ class PhotoWarp(A.DualTransform):
         return warp_mask(mask, to_photo, self.image_size)
 
     def _draw_crop(self, height: int, width: int) -> tuple[float, float, float, float]:
-        """Draw top, left, height and width of a crop, pixels; as torchvision does."""
+        """Draw top, left, height and width of a crop, pixels of the photo; as torchvision does.
+
+        Where it is smaller than the photo it lies inside, where it is larger the photo lies
+        anywhere in it.
+        """
         rng = self.random_generator
+        frame_height, frame_width, frame_top, frame_left = height, width, 0, 0
+        if self.resize == "letterbox":
+            frame_height = frame_width = max(height, width)
+            box = content_box(height, width, frame_width, "letterbox")
+            frame_top, frame_left = -box.top, -box.left
         log_ratios = math.log(self.crop_ratio_min), math.log(self.crop_ratio_max)
         for _ in range(_CROP_TRIALS):
-            area = height * width * rng.uniform(self.crop_scale_min, self.crop_scale_max)
+            scale = rng.uniform(self.crop_scale_min, self.crop_scale_max)
+            area = frame_height * frame_width * scale
             ratio = math.exp(rng.uniform(*log_ratios))
             crop_height, crop_width = math.sqrt(area / ratio), math.sqrt(area * ratio)
-            if crop_height <= height and crop_width <= width:
-                top = rng.uniform(0, height - crop_height)
-                left = rng.uniform(0, width - crop_width)
+            if scale > 1 or (crop_height <= frame_height and crop_width <= frame_width):
+                top = rng.uniform(*sorted((0, height - crop_height)))
+                left = rng.uniform(*sorted((0, width - crop_width)))
                 return top, left, crop_height, crop_width
         # No such crop fits: the largest of the nearest allowed ratio, in the centre.
-        ratio = min(max(width / height, self.crop_ratio_min), self.crop_ratio_max)
-        crop_height, crop_width = min(height, width / ratio), min(width, height * ratio)
-        return (height - crop_height) / 2, (width - crop_width) / 2, crop_height, crop_width
+        ratio = min(max(frame_width / frame_height, self.crop_ratio_min), self.crop_ratio_max)
+        crop_height = min(frame_height, frame_width / ratio)
+        crop_width = min(frame_width, frame_height * ratio)
+        top = frame_top + (frame_height - crop_height) / 2
+        left = frame_left + (frame_width - crop_width) / 2
+        return top, left, crop_height, crop_width
 
 
 class ColorMatrix(A.ImageOnlyTransform):

@@ -34,7 +34,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     Args:
         split_data: the split.
-        config: data section; `image_size` and `resize` are used.
+        config: data section; `image_size`, `train_size` and `resize` are used.
         augment: strength of augmentation; None for validation, which only resizes.
         normalization: of the network; padding has its mean colour.
     """
@@ -52,7 +52,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.transform: TrainTransform | None = None
         if augment is not None:
             self.transform = TrainTransform(
-                augment, config.image_size, config.resize, self.pad_color
+                augment, config.input_size, config.resize, self.pad_color
             )
 
     def __len__(self) -> int:
@@ -139,7 +139,9 @@ class ClothingDataModule(pl.LightningDataModule):
     def num_workers(self) -> int:
         """Workers of each loader: those asked for, as far as cores and shared memory allow."""
         train = self.config.train
-        batch_bytes = train.batch_size * 4 * self.config.data.image_size**2  # RGB and mask
+        data = self.config.data
+        side = max(data.image_size, data.input_size)
+        batch_bytes = train.batch_size * 4 * side**2  # RGB and mask
         workers, reason = affordable_workers(train.num_workers, batch_bytes, local_world_size())
         if reason and rank() == 0:
             print(reason, flush=True)

@@ -221,7 +221,7 @@ def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
     if _TRAINING in notebooks and config.augment.pipeline_file:
         from clothseg_utils.training.augment import TrainTransform
 
-        TrainTransform(config.augment, config.data.image_size, config.data.resize)
+        TrainTransform(config.augment, config.data.input_size, config.data.resize)
 
 
 def _take_over(sibling: RunFolder, config: Config, run: RunFolder, notebook: str, key: str) -> bool:
