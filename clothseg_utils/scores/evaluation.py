@@ -27,6 +27,7 @@ from clothseg_utils.scores.calibration import (
     bootstrap_calibration_error,
     expected_calibration_error,
 )
+from clothseg_utils.scores.composites import composite_strata
 from clothseg_utils.scores.framing import FRAMINGS, framing_strata
 from clothseg_utils.scores.metrics import (
     CLASS_SCORES,
@@ -39,7 +40,6 @@ from clothseg_utils.scores.metrics import (
 from clothseg_utils.scores.strata import (
     area_strata,
     category_strata,
-    composite_strata,
     hidden_strata,
     overlap_strata,
     pair_strata,

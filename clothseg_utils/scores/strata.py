@@ -289,33 +289,6 @@ def people_strata(
     ]
 
 
-def composite_strata(
-    confusions: np.ndarray, alone_confusions: np.ndarray, groups: Sequence[str], samples: int
-) -> list[dict[str, Any]]:
-    """Score composites by group, next to the same pixels predicted photo by photo.
-
-    Args:
-        confusions: (m, C, C) counts of each composite.
-        alone_confusions: (m, C, C) counts of the same pixels, where each photo was predicted alone.
-        groups: m names, such as "2 photos, side by side".
-        samples: resamples of the composites behind each interval.
-
-    Returns:
-        Strata of mean IoU, as of `paired_stratum`.
-    """
-    names = np.array(groups)
-    return [
-        paired_stratum(
-            name,
-            confusions[names == name],
-            alone_confusions[names == name],
-            samples,
-            unit="composite",
-        )
-        for name in dict.fromkeys(groups)
-    ]
-
-
 def paired_stratum(
     name: str,
     confusions: np.ndarray,
