@@ -28,6 +28,7 @@ mpl.use("Agg")
 NOT_COUNTED = (
     *("boundaries", "calibration", "class_calibration", "pairs"),
     *("composite_members", "composite_groups", "composite_confusions", "composite_alone"),
+    *("framing_confusions", "framing_whole"),
 )
 """Arrays of an Evaluation that a test of other scores leaves empty."""
 

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from clothseg_utils.scores.composites import Composite, compose, lay_out, plan_composites
+from clothseg_utils.scores.composites import (
+    Composite,
+    compose,
+    composite_strata,
+    lay_out,
+    plan_composites,
+)
+from clothseg_utils.scores.strata import stratum_count_text
 
 
 def person(height, width, box, class_id=2):
@@ -120,3 +127,33 @@ def test_photo_without_annotated_pixels_cannot_be_pasted():
     masks = [person(10, 10, (2, 2, 5, 5)), np.zeros((10, 10), np.uint8)]
     with pytest.raises(ValueError, match="without annotated pixels has no person to cut out"):
         lay_out(Composite((1, 2), "overlapping", covered=(0.3,)), masks)
+
+
+# --- groups --------------------------------------------------------------------------------------
+
+
+RIGHT, MISSED = np.array([[4, 0], [0, 4]]), np.array([[4, 0], [4, 0]])
+
+
+def test_drop_of_composites_is_paired():
+    """Each composite loses the same, whatever its photos: the drop is sure, the scores are not."""
+    alone = np.stack([RIGHT, RIGHT, MISSED, MISSED])
+    together = np.stack([MISSED] * 4)
+    groups = ["a", "a", "b", "b"]
+    first, second = composite_strata(together, alone, groups, samples=50)
+    # All missed: background has IoU 4 / 8, garments 0.
+    assert (first["stratum"], stratum_count_text(first)) == ("a", "2 composites")
+    assert (first["score"], first["alone"], first["drop"]) == (0.25, 1.0, 0.75)
+    assert (first["drop_low"], first["drop_high"]) == (0.75, 0.75)
+    assert (first["missed"], first["missed_alone"]) == (1.0, 0.0)
+    assert (second["drop"], second["drop_low"], second["drop_high"]) == (0, 0, 0)
+
+
+def test_one_composite_has_no_interval():
+    (only,) = composite_strata(RIGHT[None], RIGHT[None], ["a"], samples=20)
+    assert (only["drop"], only["drop_low"], only["low"]) == (0.0, None, None)
+
+
+def test_no_composites_no_groups():
+    none = np.zeros((0, 3, 3), np.int64)
+    assert composite_strata(none, none, [], samples=20) == []

@@ -31,6 +31,7 @@ from clothseg_utils.scores.evaluation import (
     scores_table,
     write_evaluation,
 )
+from clothseg_utils.scores.framing import half_rows
 from clothseg_utils.scores.metrics import CLASS_SCORES
 
 # The referee's decode(), pycocotools 2.0.11 under NumPy 2.
@@ -165,6 +166,63 @@ def test_one_photo_has_scores_but_no_intervals(hand_evaluation):
     assert math.isnan(table.loc["upperbody", "iou_low"])
 
 
+def test_hand_counted_halves(monkeypatch, hand_split, tiny_network):
+    """The network calls the upper half of whatever it sees upperbody."""
+    seen = []
+
+    def upper_rows(image):
+        seen.append(image.shape[:2])
+        native = np.zeros(image.shape[:2], np.uint8)
+        native[: len(image) // 2] = 2
+        return native, np.zeros((32, 32), np.uint8)
+
+    stub_predictions(monkeypatch, upper_rows)
+    evaluation = evaluate(tiny_network, hand_split, bootstrap_samples=10)
+    assert seen.count((8, 8)) >= 1
+    assert seen.count((4, 8)) == 3
+    (halves,), (whole,) = evaluation.framing_confusions, evaluation.framing_whole
+    assert halves.shape == whole.shape == (3, 13, 13)
+    # Of 4 rows two are called upperbody; the closure lies in the first two rows of the photo.
+    assert halves[:, :3, :3].tolist() == [
+        [[8, 0, 8], [0, 0, 4], [8, 0, 4]],
+        [[8, 0, 8], [0, 0, 0], [8, 0, 8]],
+        [[8, 0, 8], [0, 0, 0], [8, 0, 8]],
+    ]
+    assert whole[:, :3, :3].tolist() == [
+        [[0, 0, 16], [0, 0, 4], [0, 0, 12]],
+        [[8, 0, 8], [0, 0, 0], [8, 0, 8]],
+        [[16, 0, 0], [0, 0, 0], [16, 0, 0]],
+    ]
+    upper, middle, lower, together = evaluation.metrics["strata"]["framing"]
+    assert upper["score"] == pytest.approx((8 / 24 + 0 + 4 / 24) / 3)
+    assert upper["alone"] == pytest.approx((0 + 0 + 12 / 32) / 3)
+    assert middle["drop"] == 0
+    assert lower["missed_alone"] == 1.0
+    assert together["score"] == pytest.approx((24 / 72 + 0 + 20 / 72) / 3)
+    assert "upper half" in evaluation.metrics["framing_protocol"]
+
+
+@pytest.mark.parametrize("height", [1, 2, 3])
+def test_halves_of_lowest_photos(tiny_network, tmp_path, height):
+    (tmp_path / "test").mkdir()
+    Image.new("RGB", (5, height)).save(tmp_path / "test" / "a.png")
+    outline = {"segmentation": rectangle(0, 0, 5, height), "bbox": [0, 0, 5, height]}
+    record = {
+        "categories": [{"id": 0, "name": "shirt", "supercategory": "upperbody"}],
+        "images": [{"id": 7, "file_name": "a.png", "width": 5, "height": height}],
+        "annotations": [
+            {"id": 1, "image_id": 7, "category_id": 0, "area": 5 * height, "iscrowd": 0} | outline
+        ],
+    }
+    (tmp_path / VAL_JSON).write_text(json.dumps(record))
+    config = DataConfig(
+        data_root=str(tmp_path), derived_root=str(tmp_path / "derived"), mask_workers=1
+    )
+    evaluation = evaluate(tiny_network, load_split(config, "val"), bootstrap_samples=10)
+    for counts in (evaluation.framing_confusions, evaluation.framing_whole):
+        assert counts.sum(axis=(2, 3)).tolist() == [[5 * ((height + 1) // 2)] * 3]
+
+
 def test_null_stands_for_undefined(hand_evaluation, tmp_path):
     write_evaluation(tmp_path, hand_evaluation)
 
@@ -227,12 +285,20 @@ def scored(tiny_training, tiny_network, tmp_path_factory) -> tuple[Evaluation, P
     return evaluation, out
 
 
-def test_perfect_predictions_score_one(monkeypatch, tiny_training, tiny_network):
-    split = tiny_training.val_split
+def truth_of(split, image_size: int):
+    """Of every photo, and every half of one, its bytes -> its mask, and that mask squashed."""
     truth = {}
     for record in split.images:
         image, target = split.read_pair(record)
-        truth[image.tobytes()] = (target, fit_mask(target, tiny_network.image_size, "squash"))
+        for rows in (slice(None), *half_rows(len(target))):
+            squashed = fit_mask(target[rows], image_size, "squash")
+            truth[image[rows].tobytes()] = (target[rows], squashed)
+    return truth
+
+
+def test_perfect_predictions_score_one(monkeypatch, tiny_training, tiny_network):
+    split = tiny_training.val_split
+    truth = truth_of(split, tiny_network.image_size)
     stub_predictions(monkeypatch, lambda image: truth[image.tobytes()])
     evaluation = evaluate(tiny_network, split, bootstrap_samples=100)
     metrics = evaluation.metrics
@@ -245,9 +311,10 @@ def test_perfect_predictions_score_one(monkeypatch, tiny_training, tiny_network)
     assert metrics["intervals"]["mean_iou"] == [1.0, 1.0]
     assert metrics["intervals"]["macro_f1"] == [1.0, 1.0]
     strata = metrics["strata"]
-    for name in ("people", "overlap", "object_area", "category"):
+    for name in ("people", "overlap", "object_area", "category", "framing"):
         assert {row["score"] for row in strata[name]} <= {1.0, None}, name
         assert 1.0 in {row["score"] for row in strata[name]}, name
+    assert {row["drop"] for row in strata["framing"]} == {0.0}
     assert {row["score"] for row in strata["overlap_pairs"]} == {0.0}
     assert {row["recall"] for row in strata["overlap_pairs"]} == {1.0}
     assert metrics["boundary"]["mean_iou"] == 1.0
@@ -391,7 +458,7 @@ def test_boundary_and_calibration_count_the_same_pixels_as_the_headline(scored):
 def test_time_is_split_among_jobs(scored):
     evaluation, _ = scored
     seconds = evaluation.metrics["seconds"]
-    jobs = ("reading", "network", "counting", "boundaries", "calibration", "strata")
+    jobs = ("reading", "network", "counting", "boundaries", "calibration", "strata", "framing")
     assert set(jobs) <= set(seconds)
     assert min(seconds.values()) >= 0
     assert sum(seconds[job] for job in jobs) == pytest.approx(seconds["total"], abs=0.01)
@@ -430,6 +497,31 @@ def test_evaluation_round_trip(scored):
             assert np.array_equal(written, read), field.name
         else:
             assert written == read, field.name
+
+
+def rewrite_arrays(out: Path, tmp_path: Path, *dropped: str) -> None:
+    """Copy scores to `tmp_path`, without some of the arrays."""
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "metrics.json").write_bytes((out / "metrics.json").read_bytes())
+    with np.load(out / "evaluation" / "per_image.npz") as stored:
+        kept = {name: stored[name] for name in stored if name not in dropped}
+    np.savez(tmp_path / "evaluation" / "per_image.npz", **kept)
+
+
+def test_counts_of_a_version_that_cut_no_halves_are_read(scored, tmp_path):
+    evaluation, out = scored
+    rewrite_arrays(out, tmp_path, "framing_confusions", "framing_whole")
+    again = read_evaluation(tmp_path)
+    assert again.framing_confusions.shape == again.framing_whole.shape == (0, 3, 13, 13)
+    assert np.array_equal(again.confusions, evaluation.confusions)
+    write_evaluation(tmp_path, again)
+    assert read_evaluation(tmp_path).framing_whole.shape == (0, 3, 13, 13)
+
+
+def test_counts_of_another_version_are_refused(scored, tmp_path):
+    rewrite_arrays(scored[1], tmp_path, "pairs", "framing_whole")
+    with pytest.raises(ValueError, match=r"other counts than this version .*pairs.* notebook 04"):
+        read_evaluation(tmp_path)
 
 
 def test_reading_a_folder_without_scores(tmp_path):
@@ -504,10 +596,7 @@ def test_classes_that_do_not_occur_on_real_photos(monkeypatch, real_data, tiny_n
     split = load_split(config, "val")
     split = dataclasses.replace(split, images=split.images[:40])
     monkeypatch.setattr(evaluate_module, "_composites", lambda split: [])
-    truth = {}
-    for record in split.images:
-        image, target = split.read_pair(record)
-        truth[image.tobytes()] = (target, fit_mask(target, tiny_network.image_size, "squash"))
+    truth = truth_of(split, tiny_network.image_size)
     key, (target, squashed) = next(iter(truth.items()))
     wrong = target.copy()
     wrong[0, 0] = 1

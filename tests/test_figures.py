@@ -178,7 +178,7 @@ PLOTS = {
     ),
     "boundary_scores": (score_figures, BOUNDARIES, TABLE),
     "reliability": (score_figures, BINS),
-    "composites": (score_figures, COMPOSITES),
+    "drops": (score_figures, "Composites", COMPOSITES, ("photos alone", "together")),
     "area_curve": (score_figures, BANDS, CATEGORIES, TABLE),
     "overlap_pairs": (score_figures, PAIRS),
     "comparison": (score_figures, {"mIoU": 0.4}, {"mIoU": 0.544}),

@@ -544,6 +544,24 @@ def test_composites_say_what_company_costs(full_run: RunFolder) -> None:
     assert row[5:] == ["0.200", "0.100 to 0.300", "0.350", "0.250"]
 
 
+def test_halves_stand_beside_the_whole_photo(full_run: RunFolder) -> None:
+    metrics = json.loads((full_run.path / "metrics.json").read_text())
+    metrics["framing_protocol"] = "photos cut across"
+    pair = {"score": 0.3, "low": 0.2, "high": 0.4, "missed": 0.35, "alone": 0.5}
+    pair |= {"drop": 0.2, "drop_low": 0.1, "drop_high": 0.3, "missed_alone": 0.25}
+    names = ("upper half", "all halves")
+    metrics["strata"]["framing"] = [
+        {"stratum": name, "n": 7, "unit": "photo"} | pair for name in names
+    ]
+    write_json(full_run.path / "metrics.json", metrics)
+    page = _read(full_run)
+    assert "Protocol: photos cut across." in page.text
+    rows = page.table("group", "n", "mean IoU", "95 % interval", "in the whole photo")
+    assert [row[0] for row in rows] == list(names)
+    assert rows[1][1:5] == ["7 photos", "0.300", "0.200 to 0.400", "0.500"]
+    assert rows[1][5:] == ["0.200", "0.100 to 0.300", "0.350", "0.250"]
+
+
 def test_loss_section_holds_the_weights_of_the_run(page: Page) -> None:
     assert "L = 0.25 · D + 0.5 · F" in page.text
     assert "s = 1, γ = 2, C = 4" in page.text

@@ -8,7 +8,6 @@ from clothseg_utils.data.rasterize import rasterize
 from clothseg_utils.scores.strata import (
     area_strata,
     category_strata,
-    composite_strata,
     count_annotations,
     hidden_strata,
     overlap_strata,
@@ -200,27 +199,3 @@ def test_nothing_that_overlaps_has_no_score():
     rest, overlap = overlap_strata(np.stack([RIGHT, RIGHT]), none, samples=20)
     assert (rest["score"], overlap["score"], overlap["missed"]) == (1.0, None, None)
     assert overlap["n"] == 0
-
-
-def test_drop_of_composites_is_paired():
-    """Each composite loses the same, whatever its photos: the drop is sure, the scores are not."""
-    alone = np.stack([RIGHT, RIGHT, MISSED, MISSED])
-    together = np.stack([MISSED] * 4)
-    groups = ["a", "a", "b", "b"]
-    first, second = composite_strata(together, alone, groups, samples=50)
-    # All missed: background has IoU 4 / 8, garments 0.
-    assert (first["stratum"], stratum_count_text(first)) == ("a", "2 composites")
-    assert (first["score"], first["alone"], first["drop"]) == (0.25, 1.0, 0.75)
-    assert (first["drop_low"], first["drop_high"]) == (0.75, 0.75)
-    assert (first["missed"], first["missed_alone"]) == (1.0, 0.0)
-    assert (second["drop"], second["drop_low"], second["drop_high"]) == (0, 0, 0)
-
-
-def test_one_composite_has_no_interval():
-    (only,) = composite_strata(RIGHT[None], RIGHT[None], ["a"], samples=20)
-    assert (only["drop"], only["drop_low"], only["low"]) == (0.0, None, None)
-
-
-def test_no_composites_no_groups():
-    none = np.zeros((0, 3, 3), np.int64)
-    assert composite_strata(none, none, [], samples=20) == []

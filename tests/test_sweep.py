@@ -116,6 +116,7 @@ def leave_scores(run: RunFolder, right: float, n_photos: int = 12, synthetic: bo
             "macro_f1": 0.5,
             "pixel_accuracy": 0.25,
             "intervals": {"mean_iou": [iou - 0.01, iou + 0.01]},
+            "strata": {"framing": [{"score": 0.1}, {"score": 0.125}]},
             "source": f"synthetic, val, n = {n_photos} photos",
             "synthetic": synthetic,
         },
@@ -231,6 +232,7 @@ def test_leaderboard_ranks_the_runs_and_names_their_differences(go, stand):
     assert float(second["difference_to_best"]) == pytest.approx(difference)
     assert float(second["difference_low"]) <= difference <= float(second["difference_high"]) < 0
     assert (best["macro_f1"], best["pixel_accuracy"]) == ("0.5", "0.25")
+    assert best["mean_iou_of_halves"] == "0.125"  # of all halves, which come last
     assert best["val_mean_iou_at_input_size"] == "0.3"
     times = [best[name] for name in ("epochs", "training_seconds", "total_seconds")]
     assert times == ["2", "90.0", "100.0"]

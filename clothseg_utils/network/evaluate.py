@@ -27,6 +27,7 @@ from clothseg_utils.scores.calibration import N_BINS, calibration_counts
 from clothseg_utils.scores.composites import Composite, compose, lay_out, plan_composites
 from clothseg_utils.scores.evaluation import (
     COMPOSITE_PROTOCOL,
+    FRAMING_PROTOCOL,
     PROTOCOL,
     REPORTED_PROTOCOL,
     Evaluation,
@@ -35,6 +36,7 @@ from clothseg_utils.scores.evaluation import (
     interval_metrics,
     score_strata,
 )
+from clothseg_utils.scores.framing import half_rows
 from clothseg_utils.scores.metrics import confusion_matrix, scores_from_confusion, scores_to_dict
 from clothseg_utils.scores.strata import INSTANCE_COLUMNS, PAIR_COLUMNS, count_annotations
 
@@ -75,7 +77,11 @@ class _Counter:
         self.reported_confusion = np.zeros((self.num_classes, self.num_classes), np.int64)
         self.class_calibration = np.zeros((self.num_classes, N_BINS, 3))
         self.per_photo: dict[str, list[np.ndarray]] = {
-            name: [] for name in ("confusions", "overlap_confusions", "boundaries", "calibration")
+            name: []
+            for name in (
+                *("confusions", "overlap_confusions", "boundaries", "calibration"),
+                *("framing_confusions", "framing_whole"),
+            )
         }
         self.instances: list[tuple[int, ...]] = []
         self.pairs: list[tuple[int, ...]] = []
@@ -123,6 +129,19 @@ class _Counter:
         if record.id in self._to_pack:
             self._packed[record.id] = zlib.compress(pred_mask.tobytes(), level=1)
         self.watch.lap("strata")
+        self._add_halves(image, target, pred_mask)
+        self.watch.lap("framing")
+
+    def _add_halves(self, image: np.ndarray, target: np.ndarray, pred_mask: np.ndarray) -> None:
+        """Predict each half of one photo and count, beside the whole photo's prediction."""
+        halves, whole = [], []
+        for rows in half_rows(len(target)):
+            own = target[rows]
+            own_pred = logits_to_mask(self.segmenter.logits(image[rows]), *own.shape)
+            halves.append(confusion_matrix(own, own_pred, self.num_classes))
+            whole.append(confusion_matrix(own, pred_mask[rows], self.num_classes))
+        self.per_photo["framing_confusions"].append(np.stack(halves))
+        self.per_photo["framing_whole"].append(np.stack(whole))
 
     def _predict_squashed(self, image: np.ndarray, logits: torch.Tensor) -> np.ndarray:
         """Mask at the network's own size, (image_size, image_size) uint8, of the squashed photo."""
@@ -160,8 +179,8 @@ def evaluate(
 ) -> Evaluation:
     """Predict every photo of a split and count, photo by photo.
 
-    Where the annotations do not count people, composites of two to four photos are predicted too
-    (`COMPOSITE_PROTOCOL`).
+    Each photo's halves are predicted too (`FRAMING_PROTOCOL`), and where the annotations do not
+    count people, composites of two to four photos (`COMPOSITE_PROTOCOL`).
 
     Args:
         segmenter: from `segmenter.load_segmenter`.
@@ -292,4 +311,5 @@ def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[st
         "calibration": calibration,
         "strata": strata,
         "composite_protocol": COMPOSITE_PROTOCOL,
+        "framing_protocol": FRAMING_PROTOCOL,
     }

@@ -182,12 +182,14 @@ def plot_reliability(bins: pd.DataFrame, *, ece: float, source: str) -> Figure:
 
 
 @styled
-def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
-    """Plot the score of composites next to their photos alone, the drop, and what gets lost.
+def plot_drops(title: str, strata: pd.DataFrame, names: tuple[str, str], *, source: str) -> Figure:
+    """Plot scores of pixels that were predicted twice, the drop between, and what gets lost.
 
     Args:
+        title: what was done to the photos.
         strata: one row per group: columns stratum, n, unit, score, low, high, alone, alone_low,
             alone_high, drop, drop_low, drop_high, missed, missed_alone; 0..1, or nan.
+        names: what `alone` and `score` are called, such as "photos alone" and "together".
     """
     rows = np.arange(len(strata))[::-1]
     figure = new_figure(1.7 + 0.42 * len(strata), source, width_in=9.5)
@@ -198,7 +200,7 @@ def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
     scores.set_title("Mean IoU")
     drops.axvline(0, color=GREY, lw=1.2)
     _draw_dots(drops, rows, strata, "drop", ORANGE, 46, lw=2.2)
-    drops.set(title="Drop", xlabel="alone minus together")
+    drops.set(title="Drop", xlabel=" minus ".join(names))
     for column, offset, color in (("missed_alone", 0.13, "0.5"), ("missed", -0.13, BLUE)):
         missed.scatter(100 * strata[column], rows + offset, s=38, color=color, zorder=3)
     missed.set(xlim=(0, 100), title="Missed", xlabel="% taken for background")
@@ -209,10 +211,10 @@ def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
     scores.set_ylim(-0.6, len(strata) - 0.4)
     handles = [
         Line2D([], [], color=color, marker="o", lw=2, label=label)
-        for color, label in (("0.5", "photos alone"), (BLUE, "together"))
+        for color, label in zip(("0.5", BLUE), names, strict=True)
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=2)
-    figure.suptitle("Several people in one photo: composites", x=0.01, ha="left")
+    figure.suptitle(title, x=0.01, ha="left")
     return figure
 
 

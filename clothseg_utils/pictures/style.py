@@ -122,6 +122,7 @@ FIGURES = {
     "04_overlap": "Score of overlapping annotations",
     "04_overlap_pairs": "Categories that are taken for the one below them",
     "04_hidden": "What painting order hides of each class",
+    "04_framing": "Halves of photos, beside the same pixels in the whole photo",
     "04_image_scores": "Scores of single photos",
     "04_comparison": "Comparison with the earlier system",
     "05_examples": "Best, median and worst photo: truth and prediction",

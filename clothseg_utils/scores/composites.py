@@ -15,12 +15,13 @@ can be compared, pixel by pixel, with its photos predicted alone.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
 
 from clothseg_utils.core.classes import IGNORE_INDEX
+from clothseg_utils.scores.strata import paired_stratum
 
 Layout = Literal["side by side", "overlapping"]
 
@@ -155,6 +156,33 @@ def compose(arrays: Sequence[np.ndarray], canvas: Canvas) -> np.ndarray:
             top : top + height, left : left + width
         ]
     return composed
+
+
+def composite_strata(
+    confusions: np.ndarray, alone_confusions: np.ndarray, groups: Sequence[str], samples: int
+) -> list[dict[str, Any]]:
+    """Score composites by group, next to the same pixels predicted photo by photo.
+
+    Args:
+        confusions: (m, C, C) counts of each composite.
+        alone_confusions: (m, C, C) counts of the same pixels, where each photo was predicted alone.
+        groups: m names, such as "2 photos, side by side".
+        samples: resamples of the composites behind each interval.
+
+    Returns:
+        Strata of mean IoU, as of `paired_stratum`.
+    """
+    names = np.array(groups)
+    return [
+        paired_stratum(
+            name,
+            confusions[names == name],
+            alone_confusions[names == name],
+            samples,
+            unit="composite",
+        )
+        for name in dict.fromkeys(groups)
+    ]
 
 
 def _paste(

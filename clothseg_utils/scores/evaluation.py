@@ -27,6 +27,8 @@ from clothseg_utils.scores.calibration import (
     bootstrap_calibration_error,
     expected_calibration_error,
 )
+from clothseg_utils.scores.composites import composite_strata
+from clothseg_utils.scores.framing import FRAMINGS, framing_strata
 from clothseg_utils.scores.metrics import (
     CLASS_SCORES,
     MEAN_SCORES,
@@ -38,7 +40,6 @@ from clothseg_utils.scores.metrics import (
 from clothseg_utils.scores.strata import (
     area_strata,
     category_strata,
-    composite_strata,
     hidden_strata,
     overlap_strata,
     pair_strata,
@@ -78,6 +79,13 @@ COMPOSITE_PROTOCOL = (
     "input each person is smaller than alone, which is part of the drop"
 )
 
+FRAMING_PROTOCOL = (
+    "every photo cut to its upper half, its middle and its lower half (full width, half of the "
+    "rows), each predicted as a photo of its own, at native resolution; beside it the same pixels "
+    "as the whole photo's prediction has them; the network gets a half of a tall photo larger than "
+    "in the whole, so a half can gain as well as lose"
+)
+
 REPORTED_SCORES = {"mean_iou": 0.544, "macro_f1": 0.679}
 """What the earlier system reported on Fashionpedia val, 512 px, after 7 epochs."""
 
@@ -105,6 +113,9 @@ class Evaluation:
         composite_groups: (k,) names.
         composite_confusions: (k, C, C) int64.
         composite_alone: (k, C, C) int64, the same pixels of the photos predicted alone.
+        framing_confusions: (n, 3, C, C) int64, each photo's halves, as in `framing.FRAMINGS`; n is
+            0 in files of versions that cut none.
+        framing_whole: (n, 3, C, C) int64, the same pixels where the whole photo was predicted.
     """
 
     metrics: dict[str, Any]
@@ -123,6 +134,12 @@ class Evaluation:
     composite_groups: np.ndarray
     composite_confusions: np.ndarray
     composite_alone: np.ndarray
+    framing_confusions: np.ndarray
+    framing_whole: np.ndarray
+
+
+_ADDED = ("framing_confusions", "framing_whole")
+# Arrays that older files may lack, which then say nothing about halves and are read all the same.
 
 
 def interval_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]:
@@ -209,7 +226,7 @@ def calibration_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]:
 def score_strata(
     evaluation: Evaluation, split_data: SplitData, samples: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """The three known limits as groups of photos, annotations and pixels."""
+    """The three known limits, and halves of photos, as groups of photos, annotations and pixels."""
     names, image_ids = evaluation.class_names, evaluation.image_ids
     instances = evaluation.instances
     categories = {category.id: category.name for category in split_data.coco.categories}
@@ -226,6 +243,7 @@ def score_strata(
         "overlap": overlap_strata(evaluation.confusions, evaluation.overlap_confusions, samples),
         "overlap_pairs": pair_strata(evaluation.pairs, image_ids, categories, samples),
         "hidden": hidden_strata(instances, image_ids, names, samples),
+        "framing": framing_strata(evaluation.framing_confusions, evaluation.framing_whole, samples),
     }
 
 
@@ -291,11 +309,14 @@ def read_evaluation(out_dir: str | Path) -> Evaluation:
     with np.load(arrays_path) as stored:
         arrays = dict(stored)
     differing = {field.name for field in dataclasses.fields(Evaluation)} ^ {"metrics", *arrays}
-    if differing:
+    if differing - set(_ADDED):
         raise ValueError(
             f"{arrays_path} holds other counts than this version ({', '.join(sorted(differing))}); "
             "expected those of this one. Rerun notebook 04."
         )
+    num_classes = len(arrays["class_names"])
+    for name in _ADDED:
+        arrays.setdefault(name, np.zeros((0, len(FRAMINGS), num_classes, num_classes), np.int64))
     for name, to_plain in (("file_names", list), ("class_names", tuple)):
         arrays[name] = to_plain(arrays[name].tolist())
     return Evaluation(metrics=read_json(metrics_path), **arrays)

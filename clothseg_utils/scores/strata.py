@@ -61,6 +61,7 @@ class Stratum:
         score: what `score` is.
         columns: what else is known of a group: title -> its key, or those of low and high.
         text: how it was counted, where that needs a word.
+        protocol: key of `metrics.json` that says how, where the metrics themselves do.
         empty: why there may be no groups.
         is_long: it has a group for each of many things.
         is_ordered: something follows from the order of its groups.
@@ -70,6 +71,7 @@ class Stratum:
     score: str = "mean IoU"
     columns: Mapping[str, str | tuple[str, str]] = field(default_factory=dict)
     text: str = ""
+    protocol: str = ""
     empty: str = ""
     is_long: bool = False
     is_ordered: bool = True
@@ -90,6 +92,7 @@ STRATA = {
             "taken for background": "missed",
             "alone": "missed_alone",
         },
+        protocol="composite_protocol",
         empty="Not made: composites stand in where the annotations carry no person counts, and "
         "need two photos.",
         is_ordered=False,
@@ -133,6 +136,18 @@ STRATA = {
         score="hidden share",
         text="The part of each class's annotated pixels over which another class is painted: "
         "what the masks, and so the scores, do not know of.",
+        is_ordered=False,
+    ),
+    "framing": Stratum(
+        "Half of a photo",
+        columns={
+            "in the whole photo": "alone",
+            "drop": "drop",
+            "95 % interval of the drop": ("drop_low", "drop_high"),
+            "taken for background": "missed",
+            "in the whole photo, taken so": "missed_alone",
+        },
+        protocol="framing_protocol",
         is_ordered=False,
     ),
 }
@@ -274,43 +289,43 @@ def people_strata(
     ]
 
 
-def composite_strata(
-    confusions: np.ndarray, alone_confusions: np.ndarray, groups: Sequence[str], samples: int
-) -> list[dict[str, Any]]:
-    """Score composites by group, next to the same pixels predicted photo by photo.
+def paired_stratum(
+    name: str,
+    confusions: np.ndarray,
+    alone_confusions: np.ndarray,
+    samples: int,
+    *,
+    unit: str = "photo",
+) -> dict[str, Any]:
+    """Score pixels that were predicted twice: in an arrangement of ours, and as the photo was.
 
     Args:
-        confusions: (m, C, C) counts of each composite.
-        alone_confusions: (m, C, C) counts of the same pixels, where each photo was predicted alone.
-        groups: m names, such as "2 photos, side by side".
-        samples: resamples of the composites behind each interval.
+        name: of the group.
+        confusions: (n, C, C) counts of each picture.
+        alone_confusions: (n, C, C) counts of the same pixels, predicted in the photo as it was.
+        samples: resamples of the pictures behind each interval.
+        unit: what a picture is called.
 
     Returns:
-        Strata of mean IoU; further `alone`, `alone_low`, `alone_high` (the same of the single
-        photos), `drop`, `drop_low`, `drop_high` (alone minus composite, paired), `missed` and
+        Stratum of mean IoU; further `alone`, `alone_low`, `alone_high` (the same of the photos as
+        they were), `drop`, `drop_low`, `drop_high` (alone minus score, paired), `missed` and
         `missed_alone` (part of the garments' pixels taken for background).
     """
-    names, strata = np.array(groups), []
-    for name in dict.fromkeys(groups):
-        pair = alone_confusions[names == name], confusions[names == name]
-        alone = _confusion_stratum(name, pair[0], samples)
-        together = _confusion_stratum(name, pair[1], samples, unit="composite")
-        is_known = together["score"] is not None
-        ends = bootstrap_differences(*pair, samples=samples, rng=np.random.default_rng(0))
-        low, high = ends["mean_iou"]
-        strata.append(
-            together
-            | {
-                "alone": alone["score"],
-                "alone_low": alone["low"],
-                "alone_high": alone["high"],
-                "drop": alone["score"] - together["score"] if is_known else None,
-                "drop_low": nan_to_none(low),
-                "drop_high": nan_to_none(high),
-                "missed_alone": alone["missed"],
-            }
-        )
-    return strata
+    alone = _confusion_stratum(name, alone_confusions, samples)
+    ours = _confusion_stratum(name, confusions, samples, unit=unit)
+    ends = bootstrap_differences(
+        alone_confusions, confusions, samples=samples, rng=np.random.default_rng(0)
+    )
+    low, high = ends["mean_iou"]
+    return ours | {
+        "alone": alone["score"],
+        "alone_low": alone["low"],
+        "alone_high": alone["high"],
+        "drop": alone["score"] - ours["score"] if ours["score"] is not None else None,
+        "drop_low": nan_to_none(low),
+        "drop_high": nan_to_none(high),
+        "missed_alone": alone["missed"],
+    }
 
 
 # --- small accessories ---------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from clothseg_utils.workflow.pipeline import step_seconds
 NOT_COMPARED = ("run_name", "outputs_root", "derived_root", "mask_workers")
 SCORES = ("mean_iou", "mean_iou_low", "mean_iou_high")
 _DIFFERENCES = ("difference_to_best", "difference_low", "difference_high")
-_OTHER_SCORES = ("macro_f1", "pixel_accuracy", "val_mean_iou_at_input_size")
+_OTHER_SCORES = ("mean_iou_of_halves", "macro_f1", "pixel_accuracy", "val_mean_iou_at_input_size")
 _COSTS = ("epochs", "training_seconds", "total_seconds")
 _STATE_WORDS = {"done": "done", "failed": "failed", "running": "cut off", "waiting": "not begun"}
 
@@ -55,10 +55,12 @@ def read_scores(run: RunFolder, *, is_done: bool = True) -> dict[str, Any]:
     metrics, training = (read_json(p) if is_done and p.exists() else {} for p in paths)
     low, high = metrics.get("intervals", {}).get("mean_iou", (None, None))
     seconds = step_seconds(run) if is_done else {}
+    framing = metrics.get("strata", {}).get("framing")
     return {
         "mean_iou": metrics.get("mean_iou"),
         "mean_iou_low": low,
         "mean_iou_high": high,
+        "mean_iou_of_halves": framing[-1]["score"] if framing else None,  # of all together
         "macro_f1": metrics.get("macro_f1"),
         "pixel_accuracy": metrics.get("pixel_accuracy"),
         "val_mean_iou_at_input_size": training.get("best_score"),
@@ -157,7 +159,8 @@ def _write_html(
 
 def _leaderboard_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
     head = ("", *fields, "verdict", "mean IoU (95 % interval)", "to the best (95 % interval)")
-    head += ("macro F1", "pixel accuracy", "val mIoU in training", "epochs", "training", "in all")
+    head += ("mean IoU of halves", "macro F1", "pixel accuracy", "val mIoU in training")
+    head += ("epochs", "training", "in all")
     cells = [
         (
             _link(row, MISSING if row["rank"] is None else f"{row['rank']}."),
@@ -165,6 +168,7 @@ def _leaderboard_table(fields: Sequence[str], rows: Sequence[Mapping[str, Any]])
             row["verdict"] or _STATE_WORDS[row["state"]],
             range_text(row, SCORES),
             range_text(row, _DIFFERENCES, sign="+"),
+            score_text(row["mean_iou_of_halves"]),
             score_text(row["macro_f1"]),
             score_text(row["pixel_accuracy"]),
             score_text(row["val_mean_iou_at_input_size"]),
