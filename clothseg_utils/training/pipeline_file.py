@@ -3,6 +3,7 @@
 What would train on wrong masks without a word is an error here, in one line, before training.
 """
 
+import inspect
 import json
 import warnings
 from collections.abc import Iterator, Mapping
@@ -147,15 +148,34 @@ def _check_node(node: Mapping[str, Any], path: str | Path) -> None:
         _build({"transform": node}, path)  # alone, so that an error has its name
 
 
+def _without_inherited(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved transform without what it does not take itself.
+
+    albumentations saves arguments of base classes too (PadIfNeeded's `padding`), and calls them
+    invalid when it reads them back.
+    """
+    kind = SERIALIZABLE_REGISTRY[shorten_class_name(node["__class_fullname__"])]
+    own, *inherited = (
+        inspect.signature(base.__init__).parameters  # type: ignore[misc]
+        for base in kind.__mro__
+        if "__init__" in vars(base)
+    )
+    foreign = {name for names in inherited for name in names} - {*own}
+    kept = {name: value for name, value in node.items() if name not in foreign}
+    if "transforms" in kept:
+        kept["transforms"] = [_without_inherited(inner) for inner in kept["transforms"]]
+    return kept
+
+
 def _build(saved: dict[str, Any], path: str | Path) -> Any:
     """Make the transform of a saved one; what albumentations only warns of is an error."""
     name = shorten_class_name(saved["transform"]["__class_fullname__"])
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         # Advice on which transform to take, not on arguments.
-        warnings.filterwarnings("ignore", ".*(is a special case|is an alias|is very slow|is a spec")
+        warnings.filterwarnings("ignore", ".* (is an alias|is a special|is very slow)")
         try:
-            return A.from_dict(saved)
+            return A.from_dict({"transform": _without_inherited(saved["transform"])})
         except Exception as error:  # of any kind: pydantic's, a transform's own, a warning
             raise ValueError(
                 f"{_SETTING} {path}, {name}: {one_line(error)}; expected arguments that "
@@ -179,4 +199,4 @@ def _leaves(transform: Any) -> Iterator[A.BasicTransform]:
 
 def _counts(mask: np.ndarray) -> np.ndarray:
     """Pixels of each id, 0..255."""
-    return cv2.calcHist([np.ascontiguousarray(mask)], [0], None, [256], [0, 256])[:, 0]
+    return cv2.calcHist([np.ascontiguousarray(mask)], [0], None, [256], [0, 256]).ravel()
