@@ -30,7 +30,7 @@ from clothseg_utils.data.splits import load_split
 from clothseg_utils.network.geometry import Normalization, fit_image, fit_mask
 from clothseg_utils.training import loaders
 from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, start_worker
-from clothseg_utils.training.order import TrainingOrder, draws_per_check
+from clothseg_utils.training.order import Draw, TrainingOrder, draws_per_check
 
 # As `two_cores` below: on a machine with one.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
@@ -98,6 +98,52 @@ def test_letterbox_pads_with_255_in_training_and_validation(augment):
     np.testing.assert_array_equal(sample["mask"].numpy(), expected)
     assert (sample["image"][:, :, 16:48] == 255).all()
     assert sample["image"][:, 0, 0].tolist() == [51, 102, 153]  # the mean: zero once normalised
+
+
+def plain_photos(*class_ids, size=(64, 32)):
+    """A split of photos of one class and colour each, 0 for an empty one."""
+    masks = [np.full(size, class_id, np.uint8) for class_id in class_ids]
+    images = [np.full((*size, 3), 20 * class_id, np.uint8) for class_id in class_ids]
+
+    class Pairs:
+        def __len__(self):
+            return len(masks)
+
+        def read(self, index):
+            return images[index], masks[index]
+
+    return SimpleNamespace(pairs=Pairs)
+
+
+def test_groups_show_two_to_four_photos_with_their_masks():
+    config = DataConfig(image_size=128, resize="letterbox")
+    dataset = SegmentationDataset(plain_photos(1, 2, 3, 4, 5), config, only(group_probability=1.0))
+    seen = set()
+    for number in range(30):
+        sample = dataset[Draw(0, (0, number))]
+        shown = sample["mask"] != IGNORE_INDEX
+        ids = sample["mask"][shown].unique().tolist()
+        assert 1 in ids  # the photo that was asked for
+        seen.add(len(ids))
+        is_off = (sample["image"][0].int() - 20 * sample["mask"].int()).abs() > 1
+        assert is_off[shown].float().mean() < 0.1  # where two photos meet
+    assert seen == {2, 3, 4}
+    assert torch.equal(*(dataset[Draw(0, (0, 3))]["image"] for _ in range(2)))
+
+
+def test_groups_come_as_often_as_asked_and_only_of_people():
+    config = DataConfig(image_size=64, resize="squash")
+
+    def share(probability, *class_ids):
+        augment = only(group_probability=probability)
+        dataset = SegmentationDataset(plain_photos(*class_ids), config, augment)
+        counts = [len(dataset[Draw(0, (0, number))]["mask"].unique()) for number in range(100)]
+        return np.mean(np.array(counts) > 1)
+
+    assert share(0.0, 1, 2, 3, 4) == 0
+    assert 0.2 < share(0.4, 1, 2, 3, 4) < 0.6
+    assert share(1.0, 1, 0) == 0  # nobody on the second photo
+    assert share(1.0, 1) == 0  # no second photo
 
 
 def test_training_samples_may_be_smaller_than_those_of_validation(train_split, val_split, config):

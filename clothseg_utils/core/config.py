@@ -80,6 +80,7 @@ class AugmentConfig(_Section):
     crop_scale_max: Annotated[float, Field(gt=0, le=9)] = 1.0  # largest; above 1 photos shrink
     crop_ratio_min: _Positive = 0.5  # narrowest crop, width over height
     crop_ratio_max: _Positive = 2.0  # widest crop, width over height
+    group_probability: _Fraction = 0.0  # made one with one to three other photos
     flip_probability: _Fraction = 0.5  # mirrored left to right
     rotation_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0  # up to, both ways
     translate_fraction: _Fraction = 0.0  # up to, share of the side, both ways
@@ -109,6 +110,9 @@ class AugmentConfig(_Section):
         low, high = self.crop_scale_min, self.crop_scale_max
         parts = {
             f"cropped to {low:.0%} to {high:.0%} of the area": (low, high) != (1, 1),
+            f"a group of two to four in {self.group_probability:.0%} of cases": (
+                self.group_probability
+            ),
             f"mirrored in {self.flip_probability:.0%} of cases": self.flip_probability,
             f"turned by up to {self.rotation_degrees:g}°": self.rotation_degrees,
             f"shifted by up to {self.translate_fraction:.0%} of the side": self.translate_fraction,

@@ -96,15 +96,22 @@ def plan_composites(image_ids: Sequence[int], per_group: int) -> list[Composite]
                 continue
             for _ in range(per_group):
                 chosen = rng.choice(len(image_ids), n_people, replace=False)
-                n_pasted = n_people // 2 if layout == "overlapping" else 0
-                composites.append(
-                    Composite(
-                        members=tuple(int(image_ids[index]) for index in chosen),
-                        layout=layout,
-                        covered=tuple(rng.uniform(*_COVERED, n_pasted).round(3).tolist()),
-                    )
-                )
+                members = [int(image_ids[index]) for index in chosen]
+                composites.append(draw_composite(members, layout, rng))
     return composites
+
+
+def draw_composite(members: Sequence[int], layout: Layout, rng: np.random.Generator) -> Composite:
+    """Draw how much of a person each pasted photo covers.
+
+    Args:
+        members: two to four different photos.
+        layout: how to put them together.
+        rng: to draw with.
+    """
+    n_pasted = len(members) // 2 if layout == "overlapping" else 0
+    covered = rng.uniform(*_COVERED, n_pasted).round(3).tolist()
+    return Composite(tuple(members), layout, tuple(covered))
 
 
 def lay_out(composite: Composite, masks: Sequence[np.ndarray]) -> Canvas:
@@ -217,13 +224,21 @@ def _paste(
     )
 
 
+def has_foreground(mask: np.ndarray) -> bool:
+    """Whether a mask, (H, W) uint8, has any pixel of a garment: `lay_out` asks for it."""
+    return bool(_foreground(mask).any())
+
+
+def _foreground(mask: np.ndarray) -> np.ndarray:
+    return ((mask > 0) & (mask != IGNORE_INDEX)).view(np.uint8)
+
+
 def _annotated_box(mask: np.ndarray, scaled_hw: tuple[int, int]) -> tuple[int, int, int, int]:
     """Box around the foreground after scaling: top, left, height, width, each side 1 at least.
 
     Taken before scaling, in which a small foreground may vanish.
     """
-    foreground = ((mask > 0) & (mask != IGNORE_INDEX)).view(np.uint8)
-    left, top, width, height = cv2.boundingRect(foreground)
+    left, top, width, height = cv2.boundingRect(_foreground(mask))
     if not width:
         raise ValueError("a photo without annotated pixels has no person to cut out; leave it out.")
     down, across = scaled_hw[0] / mask.shape[0], scaled_hw[1] / mask.shape[1]

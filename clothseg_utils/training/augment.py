@@ -122,6 +122,8 @@ class PhotoWarp(A.DualTransform):
             ratio = math.exp(rng.uniform(*log_ratios))
             crop_height, crop_width = math.sqrt(area / ratio), math.sqrt(area * ratio)
             if scale > 1 or (crop_height <= frame_height and crop_width <= frame_width):
+                if scale == ratio == 1 and frame_height == frame_width:
+                    break  # the whole frame
                 top = rng.uniform(*sorted((0, height - crop_height)))
                 left = rng.uniform(*sorted((0, width - crop_width)))
                 return top, left, crop_height, crop_width

@@ -1,7 +1,7 @@
 """Photos and masks as batches: the Dataset, and the loaders of a run."""
 
 from functools import cached_property
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args
 
 import cv2
 import numpy as np
@@ -15,8 +15,18 @@ from clothseg_utils.core.ranks import local_world_size, rank, world_size
 from clothseg_utils.core.workers import affordable_workers, stop_opencv_threads
 from clothseg_utils.data.splits import SplitData, check_disjoint
 from clothseg_utils.network.geometry import IMAGENET, Normalization, fit_image, fit_mask
+from clothseg_utils.scores.composites import (
+    PEOPLE,
+    Layout,
+    compose,
+    draw_composite,
+    has_foreground,
+    lay_out,
+)
 from clothseg_utils.training.augment import TrainTransform
 from clothseg_utils.training.order import Draw, TrainingOrder, draws_per_check
+
+_OF_GROUPS = 1  # added to a draw's seed: other random numbers than those of its transform
 
 
 class Sample(TypedDict):
@@ -49,8 +59,11 @@ class SegmentationDataset(Dataset[Sample]):
         self.pairs = split_data.pairs()  # sent to every worker process: no annotation file
         self.config = config
         self.pad_color = normalization.pad_color
+        self.group_probability = 0.0
         self.transform: TrainTransform | None = None
         if augment is not None:
+            if not augment.pipeline_file:  # which stands instead of all other changes
+                self.group_probability = augment.group_probability
             self.transform = TrainTransform(
                 augment, config.input_size, config.resize, self.pad_color
             )
@@ -65,10 +78,13 @@ class SegmentationDataset(Dataset[Sample]):
         A `Draw` names the seed of the augmentation too, so that it does not matter which process
         loads the photo, nor what was loaded before.
         """
+        seed: tuple[int, ...] = ()
         if isinstance(index, Draw):
-            self.set_random_seed(index.seed)
-            index = index.photo
+            index, seed = index
+            self.set_random_seed(seed)
         image, mask = self.pairs.read(index)
+        if seed and self.group_probability:
+            image, mask = self._with_others(index, image, mask, seed)
         if self.transform is None:
             image = fit_image(image, self.config.image_size, self.config.resize, self.pad_color)
             mask = fit_mask(mask, self.config.image_size, self.config.resize)
@@ -77,6 +93,28 @@ class SegmentationDataset(Dataset[Sample]):
         planes = np.empty((3, *mask.shape), np.uint8)
         cv2.split(image, [*planes])  # into `planes`, several times as fast as a transposed copy
         return Sample(image=torch.from_numpy(planes), mask=torch.from_numpy(mask))
+
+    def _with_others(
+        self, index: int, image: np.ndarray, mask: np.ndarray, seed: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The photo, or as often as asked for, a composite of it with one to three others."""
+        rng = np.random.default_rng((*seed, _OF_GROUPS))
+        n_photos = min(int(rng.choice(PEOPLE)), len(self.pairs))
+        if rng.random() >= self.group_probability or n_photos < min(PEOPLE):
+            return image, mask
+        others = rng.choice(len(self.pairs) - 1, n_photos - 1, replace=False)
+        members = [index, *(int(other) + (other >= index) for other in others)]
+        images, masks = [image], [mask]
+        for other in members[1:]:
+            other_image, other_mask = self.pairs.read(other)
+            images.append(other_image)
+            masks.append(other_mask)
+        layouts = get_args(Layout)
+        composite = draw_composite(members, layouts[rng.integers(len(layouts))], rng)
+        if any(not has_foreground(m) for m in masks):
+            return image, mask  # nobody to put beside the others
+        canvas = lay_out(composite, masks)
+        return compose(images, canvas), compose(masks, canvas)
 
     def set_random_seed(self, seed: int | tuple[int, ...]) -> None:
         """Seed the augmentation; validation has none."""
