@@ -30,7 +30,12 @@ from clothseg_utils.data.splits import load_split
 from clothseg_utils.network.geometry import Normalization, fit_image, fit_mask
 from clothseg_utils.training import loaders
 from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, start_worker
-from clothseg_utils.training.order import Draw, TrainingOrder, draws_per_check
+from clothseg_utils.training.order import (
+    Draw,
+    TrainingOrder,
+    draws_per_check,
+    repeat_factors,
+)
 
 # As `two_cores` below: on a machine with one.
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")
@@ -347,6 +352,39 @@ def test_no_two_draws_share_a_seed_and_a_resumed_order_goes_on():
     both = [*draws(order, 0), *draws(order, 1)]
     assert len({draw.seed for draw in both}) == 20
     assert draws(TrainingOrder(n_photos=5, n_draws=10, seed=0), 1) == both[10:]
+
+
+def test_photos_of_rare_classes_ask_for_more():
+    contains = np.zeros((100, 3), bool)
+    contains[:, 0] = True
+    contains[:25, 1] = True
+    contains[0, 2] = True
+    factors = repeat_factors(contains, threshold=0.5)
+    np.testing.assert_allclose(factors[[0, 1, 24, 25, 99]], [50**0.5, 2**0.5, 2**0.5, 1, 1])
+
+
+def test_a_pass_takes_photos_as_often_as_their_weights_say():
+    weights = np.array([5.0, 1, 1, 1, 1, 1])
+    order = TrainingOrder(n_photos=6, n_draws=6, seed=0, weights=weights)
+    passes = [[draw.photo for draw in draws(order, check)] for check in range(200)]
+    counts = np.array([np.bincount(one, minlength=6) for one in passes])
+    assert (counts.sum(axis=1) == 6).all()
+    assert (np.abs(counts - 6 * weights / 10) < 1).all()  # 3 times, and 0 or 1 time
+    np.testing.assert_allclose(counts.mean(axis=0), 6 * weights / 10, atol=0.1)
+    assert len({tuple(one) for one in passes}) > 100  # in a random order
+
+
+def test_rare_classes_are_shown_more_often_in_training(config, train_split, val_split):
+    """The threshold of all photos repeats whatever a single photo alone shows."""
+    fields = {"epoch_images": 0, "batch_size": 1, "repeat_threshold": 1.0}
+    settings = replace_fields(Config(data=config), fields)
+    module = ClothingDataModule(settings, train_split, val_split)
+    weights = module.train_dataloader().sampler.weights
+    pixels = np.array([entry.class_pixels for entry in train_split.masks.entries])
+    shares = (pixels > 0).mean(axis=0)
+    rarest = [shares[row > 0].min() for row in pixels]
+    np.testing.assert_allclose(weights, 1 / np.sqrt(rarest))
+    assert weights.min() < weights.max()
 
 
 def test_processes_take_turns_so_that_their_batches_make_the_one_of_a_single_process():

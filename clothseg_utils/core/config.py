@@ -159,6 +159,7 @@ class TrainConfig(_Section):
     max_minutes: _NotNegative = 4.5  # above 0: train and validate this long, whatever the epochs
     checks_per_epoch: _Count = 1  # times that val is scored and a checkpoint written
     epoch_images: _CountOrZero = 640  # photos drawn per epoch; 0 means each one once
+    repeat_threshold: _Fraction = 0.0  # photos of classes in less than this share come more often
     learning_rate: _Positive = 1e-3
     weight_decay: _NotNegative = 0.01  # AdamW; at 0 it is Adam
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] = 0.95  # memory of Adam's second moment

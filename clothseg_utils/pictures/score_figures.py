@@ -182,15 +182,29 @@ def plot_reliability(bins: pd.DataFrame, *, ece: float, source: str) -> Figure:
 
 
 @styled
-def plot_drops(title: str, strata: pd.DataFrame, names: tuple[str, str], *, source: str) -> Figure:
-    """Plot scores of pixels that were predicted twice, the drop between, and what gets lost.
+def plot_composites(strata: pd.DataFrame, *, source: str) -> Figure:
+    """Plot scores of composites and of the same photos alone, the drop, and what gets lost.
 
     Args:
-        title: what was done to the photos.
         strata: one row per group: columns stratum, n, unit, score, low, high, alone, alone_low,
             alone_high, drop, drop_low, drop_high, missed, missed_alone; 0..1, or nan.
-        names: what `alone` and `score` are called, such as "photos alone" and "together".
     """
+    title = "Several people in one photo: composites"
+    return _plot_drops(title, strata, ("photos alone", "together"), source)
+
+
+@styled
+def plot_framing(strata: pd.DataFrame, *, source: str) -> Figure:
+    """Plot scores of halves of photos, and of the same pixels in the whole photo.
+
+    Args:
+        strata: as of `plot_composites`.
+    """
+    return _plot_drops("Half of a photo", strata, ("in the whole photo", "half alone"), source)
+
+
+def _plot_drops(title: str, strata: pd.DataFrame, names: tuple[str, str], source: str) -> Figure:
+    """Both: pixels that were predicted twice; `names` are those of `alone` and `score`."""
     rows = np.arange(len(strata))[::-1]
     figure = new_figure(1.7 + 0.42 * len(strata), source, width_in=9.5)
     scores, drops, missed = figure.subplots(1, 3, sharey=True, width_ratios=[1.2, 1, 1])

@@ -24,7 +24,12 @@ from clothseg_utils.scores.composites import (
     lay_out,
 )
 from clothseg_utils.training.augment import TrainTransform
-from clothseg_utils.training.order import Draw, TrainingOrder, draws_per_check
+from clothseg_utils.training.order import (
+    Draw,
+    TrainingOrder,
+    draws_per_check,
+    repeat_factors,
+)
 
 _OF_GROUPS = 1  # added to a draw's seed: other random numbers than those of its transform
 
@@ -190,8 +195,18 @@ class ClothingDataModule(pl.LightningDataModule):
         train = self.config.train
         n_photos = len(self.train_dataset)
         n_draws = draws_per_check(n_photos, train, world_size())
-        order = TrainingOrder(n_photos, n_draws, train.seed, rank(), world_size())
+        order = TrainingOrder(
+            n_photos, n_draws, train.seed, rank(), world_size(), self._photo_weights()
+        )
         return DataLoader(self.train_dataset, sampler=order, **self._loader_options())
+
+    def _photo_weights(self) -> np.ndarray | None:
+        threshold = self.config.train.repeat_threshold
+        if not threshold:
+            return None
+        pixels_of = {e.image_id: e.class_pixels for e in self.train_split.masks.entries}
+        pixels = np.array([pixels_of[record.id] for record in self.train_split.images])
+        return repeat_factors(pixels > 0, threshold)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """All val photos in order, resized only; several processes take turns.
