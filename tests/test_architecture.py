@@ -41,7 +41,7 @@ OBSERVER = """
 import importlib, json, random, sys
 import numpy
 
-HEAVY = ("torch", "pytorch_lightning", "matplotlib", "pandas")
+HEAVY = ("torch", "pytorch_lightning", "albumentations", "matplotlib", "pandas")
 NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto")
 report_path, *modules = sys.argv[1:]
 seen = {"loaded": {}, "connections": [], "opened": [], "rng": []}
@@ -228,4 +228,4 @@ def test_help_answers_without_torch():
     assert "Usage: python -m clothseg_utils" in process.stdout
     imported = {line.rpartition("|")[2].strip() for line in process.stderr.splitlines()}
     assert "typer" in imported
-    assert imported & {"torch", "numpy", "matplotlib", "pandas"} == set()
+    assert imported & {"torch", "numpy", "albumentations", "matplotlib", "pandas"} == set()

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from types import SimpleNamespace
 
+import albumentations as A
 import cv2
 import msgspec
 import numpy as np
@@ -274,6 +275,38 @@ def test_equal_seeds_draw_equal_augmentations(epochs_by_seed):
 def test_other_seeds_draw_other_augmentations(epochs_by_seed):
     first, other = epochs_by_seed(0, 0), epochs_by_seed(1, 0)
     assert not {*first[0], *first[1]} & {*other[0], *other[1]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_number_of_workers_changes_no_sample_of_a_pipeline_file(
+    config, train_split, val_split, tmp_path, start_method
+):
+    """Left alone, every worker of albumentations draws the same, and each epoch again."""
+    path = tmp_path / "own.yaml"
+    transforms = [A.Affine(rotate=(-40, 40), p=1), A.RandomBrightnessContrast(p=0.5)]
+    A.save(A.Compose(transforms), path, data_format="yaml")
+    equal_photos = dataclasses.replace(train_split, images=train_split.images[:1] * 8)
+    epochs = {}
+    for num_workers in (0, 1, 2):
+        module = data_module(
+            config,
+            equal_photos,
+            val_split,
+            batch_size=2,
+            epoch_images=0,
+            num_workers=num_workers,
+            pipeline_file=str(path),
+        )
+        loader = module.train_dataloader()
+        if num_workers:
+            loader.multiprocessing_context = start_method
+        epochs[num_workers] = []
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)
+            epochs[num_workers] += [image.numpy().tobytes() for b in loader for image in b["image"]]
+    assert epochs[0] == epochs[1] == epochs[2]
+    assert len(set(epochs[0])) == 16
 
 
 def test_a_worker_starts_although_opencv_has_threads_in_the_parent():

@@ -557,6 +557,27 @@ def test_paths_of_later_notebooks_are_checked_first(config, tmp_path, field):
     check_inputs(changed, NOTEBOOKS)
 
 
+def test_pipeline_file_is_read_before_the_first_notebook(config, tmp_path):
+    changed = replace_fields(config, {"pipeline_file": str(tmp_path / "own.yaml")})
+    with pytest.raises(
+        FileNotFoundError, match=r"pipeline_file is .*own\.yaml, which does not exi"
+    ):
+        check_inputs(changed, NOTEBOOKS)
+    (tmp_path / "own.yaml").write_text("transform: {__class_fullname__: Flop}")
+    with pytest.raises(ValueError, match='unknown transform "Flop"'):
+        check_inputs(changed, NOTEBOOKS)
+    check_inputs(changed, NOTEBOOKS[:2])  # it is of training alone
+
+
+def test_content_of_a_pipeline_file_belongs_to_the_key_of_training(config, tmp_path):
+    path, run = tmp_path / "own.yaml", RunFolder(tmp_path / "out", "x")
+    keys = []
+    for text in ("a", "b", "a"):
+        path.write_text(text)
+        keys.append(step_key(config, run, STEPS[1], {"pipeline_file": str(path)}))
+    assert keys[0] == keys[2] != keys[1]
+
+
 @pytest.mark.parametrize("name", ["shop/a.jpg", "shop.json", "classes.json"])
 def test_key_changes_with_own_data(own_config, run, notebook_dir, tmp_path, name):
     names = ("coco_file", "coco_photos", "coco_classes")

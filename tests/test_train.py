@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import albumentations as A
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -31,6 +32,7 @@ from clothseg_utils.training import resume as resume_module
 from clothseg_utils.training import train as train_module
 from clothseg_utils.training.callbacks import learning_rate_factor, read_history, write_history
 from clothseg_utils.training.module import ClothingSegmenter
+from clothseg_utils.training.pipeline_file import pipeline_text
 from clothseg_utils.training.resume import former_aside
 from clothseg_utils.training.train import train
 
@@ -566,6 +568,42 @@ def test_other_photos_start_anew(monkeypatch, capsys, finished, splits):
     with pytest.raises(Crash):
         train(finished, fewer, val_split, folder_of(finished))
     assert "starts anew: the data differ (train_images)" in capsys.readouterr().out
+
+
+def with_pipeline(config, path, degrees):
+    """The settings with a pipeline of one's own in place of our augmentation."""
+    A.save(A.Compose([A.Rotate(degrees, p=1)]), path)
+    return replace_fields(config, {"pipeline_file": str(path)})
+
+
+def test_content_of_a_pipeline_file_decides_on_starting_anew_not_its_name(
+    capsys, monkeypatch, finished, splits, tmp_path
+):
+    stop_at_fit(monkeypatch)
+    run = folder_of(finished)
+    for path in (run.last_checkpoint, run.best_checkpoint):  # as if it had been trained with one
+        checkpoint = read_checkpoint(path)
+        with_pipeline(finished, tmp_path / "a.json", 10)
+        checkpoint[CHECKPOINT_KEY]["data"]["pipeline"] = pipeline_text(tmp_path / "a.json")
+        path.unlink()
+        torch.save(checkpoint, path)
+    train(with_pipeline(finished, tmp_path / "b.json", 10), *splits, run)
+    assert capsys.readouterr().out == "already trained with these settings\n"
+    for other in (with_pipeline(finished, tmp_path / "a.json", 11), finished):
+        with pytest.raises(Crash):
+            train(other, *splits, run)
+        assert "starts anew: augment.pipeline_file holds another" in capsys.readouterr().out
+
+
+def test_pipeline_that_cannot_train_leaves_the_former_training_where_it_is(
+    finished, splits, tmp_path
+):
+    run, path = folder_of(finished), tmp_path / "crop.json"
+    before = names_in(run.checkpoints_dir)
+    A.save(A.Compose([A.RandomCrop(5000, 5000)]), path)
+    with pytest.raises(ValueError, match=r"crop\.json fails on a photo of"):
+        train(replace_fields(finished, {"pipeline_file": str(path)}), *splits, run)
+    assert names_in(run.checkpoints_dir) == before
 
 
 @pytest.mark.slow

@@ -59,7 +59,8 @@ class PhotoWarp(A.DualTransform):
         super().__init__(p)
         self.image_size = image_size
         self.resize = resize
-        self.pad_color = tuple(pad_color)
+        red, green, blue = pad_color  # a list where it was read from a file
+        self.pad_color = red, green, blue
         self.crop_scale_min = crop_scale_min
         self.crop_scale_max = crop_scale_max
         self.crop_ratio_min = crop_ratio_min

@@ -47,7 +47,7 @@ def read_pipeline(path: str | Path) -> A.Compose:
     pipeline = _build(saved, path)
     for transform in _leaves(pipeline):
         if getattr(transform, "mask_interpolation", cv2.INTER_NEAREST) not in _NEAREST:
-            transform.mask_interpolation = cv2.INTER_NEAREST  # type: ignore[attr-defined]
+            transform.mask_interpolation = cv2.INTER_NEAREST
         for name in _FILLS:
             if getattr(transform, name, None) is not None:
                 setattr(transform, name, IGNORE_INDEX)
@@ -156,7 +156,7 @@ def _without_inherited(node: Mapping[str, Any]) -> dict[str, Any]:
     """
     kind = SERIALIZABLE_REGISTRY[shorten_class_name(node["__class_fullname__"])]
     own, *inherited = (
-        inspect.signature(base.__init__).parameters  # type: ignore[misc]
+        inspect.signature(base.__init__).parameters
         for base in kind.__mro__
         if "__init__" in vars(base)
     )
