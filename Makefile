@@ -8,10 +8,11 @@ LAB_FOLDER ?= notebooks/
 LAB_OPTIONS ?=
 LOG_FOLDER ?= outputs
 TENSORBOARD_OPTIONS ?=
+ABLATION_OPTIONS ?=
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < tuple(map(int, "$(PYTHON_VERSION)".split("."))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline test test-fast bench lab tensorboard lint format
+.PHONY: help setup pipeline test test-fast bench ablation lab tensorboard lint format
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +36,9 @@ test-fast: $(STAMP) ## run the tests that need no long time, on every core
 
 bench: $(STAMP) ## compare the speed of every stage with the usual way, about 20 minutes
 	@$(VENV_PYTHON) -m benchmarks
+
+ablation: $(STAMP) ## train the recipe's steps one by one and tabulate their scores, over an hour
+	@$(VENV_PYTHON) -m benchmarks.ablation $(ABLATION_OPTIONS)
 
 # Uploads reach the kernel as one message, and a server takes 10 MB unless told: a phone's photos
 # are larger.

@@ -5,6 +5,7 @@ import datetime
 import importlib
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,15 @@ def machine() -> dict[str, Any]:
     }
 
 
+def environment_text(date: str, about: Mapping[str, Any], libraries: Mapping[str, str]) -> str:
+    """Say in one line when, on what and with which versions something was measured."""
+    versions = ", ".join(f"{name} {version}" for name, version in libraries.items())
+    return (
+        f"{date} · {about['cpu']}, {about['threads']} threads, {about['capability']}"
+        f"{', bf16' if about['bf16'] else ', no bf16'} · Python {about['python']}, {versions}"
+    )
+
+
 def write_results(results: dict[str, Any], rows: list[Row]) -> None:
     """Write bench.json, bench.png and RESULTS.md."""
     from clothseg_utils.core.files import write_json, write_text
@@ -122,16 +132,13 @@ def write_results(results: dict[str, Any], rows: list[Row]) -> None:
 
 def to_markdown(results: dict[str, Any], rows: list[Row]) -> str:
     """The results as a page, in the form of benchmarks/RESULTS.md."""
-    about = results["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in results["libraries"].items())
     lines = [
         "# Benchmark results",
         "",
         "Written by `make bench`; ratio is baseline over ours, bigger is better. The baselines are "
         "in this folder, one file for each stage.",
         "",
-        f"{results['date']} · {about['cpu']}, {about['threads']} threads, {about['capability']}"
-        f"{', bf16' if about['bf16'] else ', no bf16'} · Python {about['python']}, {versions}",
+        environment_text(results["date"], results["machine"], results["libraries"]),
         "",
         "| stage | baseline | ours | ratio | target | |",
         "|---|---:|---:|---:|---:|---|",

@@ -180,7 +180,7 @@ def photo_data_root() -> tuple[Path, str]:
     real = real_data()
     if real is not None:
         return real / "fashionpedia_mini", "real photos of Fashionpedia"
-    return _drawn_data_root(), "drawn photos, no real ones here"
+    return drawn_data_root(), "drawn photos, no real ones here"
 
 
 def annotation_data_root() -> tuple[Path, str]:
@@ -188,10 +188,11 @@ def annotation_data_root() -> tuple[Path, str]:
     real = real_data()
     if real is not None:
         return real / "fashionpedia_annotations", "real annotations"
-    return _drawn_data_root(), "drawn annotations, no real ones here"
+    return drawn_data_root(), "drawn annotations, no real ones here"
 
 
-def _drawn_data_root() -> Path:
+def drawn_data_root() -> Path:
+    """Folder of the drawn dataset, which is drawn now if it is not there."""
     from clothseg_utils.drawing.dataset import synthesize
 
     root = ROOT / "data" / "synthetic"
