@@ -9,7 +9,6 @@ holds every finished run of these data and minutes, whatever was asked for last.
 
 import argparse
 import datetime
-import math
 import re
 import shlex
 import sys
@@ -153,7 +152,7 @@ class Result:
 # --- the plan ------------------------------------------------------------------------------------
 
 
-def step_before(step: Step, steps: Sequence[Step] = STEPS) -> Step | None:
+def step_before(step: Step, steps: Sequence[Step]) -> Step | None:
     """Find the step that one stands on, and is compared with; None for the first."""
     earlier = steps[: steps.index(step)]
     if step.beside:
@@ -161,14 +160,14 @@ def step_before(step: Step, steps: Sequence[Step] = STEPS) -> Step | None:
     return next((one for one in reversed(earlier) if not one.beside), None)
 
 
-def settings_of(step: Step, steps: Sequence[Step] = STEPS) -> list[str]:
+def settings_of(step: Step, steps: Sequence[Step]) -> list[str]:
     """All settings of a step, those that it stands on first; the last one of a field wins."""
     before = step_before(step, steps)
     return [*(settings_of(before, steps) if before else BASE), *step.settings]
 
 
 def plan_run(
-    step: Step, data_root: str, minutes: float, seed: int, steps: Sequence[Step] = STEPS
+    step: Step, steps: Sequence[Step], data_root: str, minutes: float, seed: int
 ) -> PlannedRun:
     """Choose settings and name of a step's run; other settings give another name.
 
@@ -201,12 +200,12 @@ def _slug(text: str) -> str:
 
 
 def read_results(
-    data_root: str, minutes: float, steps: Sequence[Step] = STEPS
+    steps: Sequence[Step], data_root: str, minutes: float
 ) -> dict[tuple[str, int], Result]:
     """Read every finished run of the steps: (name of the step, seed) -> result, in their order."""
     results = {}
     for step in steps:
-        planned = plan_run(step, data_root, minutes, 0, steps)
+        planned = plan_run(step, steps, data_root, minutes, 0)
         outputs_root = planned.config.run.outputs_root
         prefix = planned.name.removesuffix("0")
         folders = resolve_path(outputs_root).glob(f"{prefix}*")
@@ -295,17 +294,17 @@ _HEAD = (
 
 def to_markdown(
     results: Mapping[tuple[str, int], Result],
+    steps: Sequence[Step],
     data_root: str,
     minutes: float,
-    steps: Sequence[Step] = STEPS,
 ) -> str:
     """The page: data, machine, what each step changes, its scores, and the command of each row.
 
     Args:
         results: from `read_results`; at least one.
+        steps: of the recipe.
         data_root: as the user names it.
         minutes: of training of each run.
-        steps: of the recipe.
     """
     metrics = next(iter(results.values())).evaluation.metrics
     train_path = annotation_path(resolve_path(_portable(data_root)), "train")
@@ -344,7 +343,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int
 
 
 def _step_cells(steps: Sequence[Step]) -> list[tuple[str, ...]]:
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for step in steps:
         before = step_before(step, steps)
         stands_on = before.name if before else MISSING
@@ -429,12 +428,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if data_root == DataConfig().data_root:
         drawn_data_root()
     planned = [
-        plan_run(step, data_root, options.minutes, seed)
+        plan_run(step, STEPS, data_root, options.minutes, seed)
         for seed in options.seeds
         for step in chosen
     ]
     try:
-        # All before the first: what one step lacks must not show after hours.
+        # As the sweep does, but before a table could be written of data that are gone.
         for run in planned:
             check_inputs(run.config, select_notebooks(_NOTEBOOKS))
     except (FileNotFoundError, ValueError) as error:
@@ -446,10 +445,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = run_sweep(_sweep_name(data_root), planned, _NOTEBOOKS, command=command, say=_say)
     finally:  # after Ctrl-C too: what is done is shown
-        results = read_results(data_root, options.minutes)
+        results = read_results(STEPS, data_root, options.minutes)
         out = options.out or ROOT / "outputs" / "ablation" / f"{Path(data_root).name}.md"
         if results:
-            write_text(out, to_markdown(results, options.data_root, options.minutes))
+            write_text(out, to_markdown(results, STEPS, options.data_root, options.minutes))
             _say(f"table of {count_text(len(results), 'run')}: {portable_path(out)}")
     for run_name, reason in result.failed.items():
         print(f"run {run_name}: {reason}", file=sys.stderr)
@@ -466,17 +465,17 @@ def _say(line: str) -> None:
 
 
 def _minutes(text: str) -> float:
-    minutes = float(text)
-    if not 0 < minutes < math.inf:
-        raise argparse.ArgumentTypeError(f"got {text}; expected minutes above 0")
+    minutes = float(text) if re.fullmatch(r"\d+\.?\d*|\.\d+", text) else 0.0
+    if not minutes:
+        raise argparse.ArgumentTypeError(f"got {text}; expected minutes above 0, such as 4.5")
     return minutes
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    seeds = tuple(int(part) for part in text.split(","))
-    if min(seeds) < 0 or len({*seeds}) < len(seeds):
+    seeds = [int(part) for part in text.split(",") if part.isdecimal()]
+    if len({*seeds}) != len(text.split(",")):
         raise argparse.ArgumentTypeError(f"got {text}; expected different seeds such as 0,1,2")
-    return seeds
+    return tuple(seeds)
 
 
 if __name__ == "__main__":
