@@ -36,6 +36,7 @@ _LIBRARIES = (
     "torchmetrics",
     "pycocotools",
     "opencv-python-headless",
+    "albumentations",
     "numpy",
 )
 
