@@ -37,6 +37,7 @@ _LIBRARIES = (
     "torchmetrics",
     "pycocotools",
     "opencv-python-headless",
+    "albumentations",
     "numpy",
 )
 

@@ -196,9 +196,9 @@ def _difference(
     for section, field, stored, value in _fields(config, state):
         if stored != value and field not in besides:
             return f"{section}.{field} was {stored!r} and is {value!r}"
+    if state["data"].get("pipeline") != data_info.get("pipeline"):
+        return "augment.pipeline_file holds another pipeline"
     for name, value in data_info.items():
         if state["data"].get(name) != value:
-            if name == "pipeline":
-                return "augment.pipeline_file holds another pipeline"
             return f"the data differ ({name})"
     return ""

@@ -133,7 +133,6 @@ def train(
         "train_images": len(train_split.images),
         "val_images": len(val_split.images),
         "synthetic": train_split.coco.is_synthetic,
-        "pipeline": None,
     }
     if config.augment.pipeline_file:
         data_info["pipeline"] = pipeline_text(config.augment.pipeline_file)
