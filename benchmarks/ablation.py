@@ -72,6 +72,7 @@ BASE = (
     "augment.crop_scale_max=1",
     "augment.crop_ratio_min=0.5",
     "augment.crop_ratio_max=2",
+    "augment.group_probability=0",
     "loss.dice_weight=0.5",
     "loss.focal_weight=5",
     "loss.dice_form=present",
@@ -80,6 +81,7 @@ BASE = (
     "train.encoder_weights=none",
     "train.batch_size=4",
     "train.epoch_images=640",
+    "train.repeat_threshold=0",
     "train.learning_rate=0.001",
     "train.weight_decay=0.01",
     "train.adam_beta2=0.95",
@@ -316,7 +318,8 @@ def to_markdown(
         + environment_text(datetime.date.today().isoformat(), machine(), library_versions())
         + "".join(f" · {commit}" for commit in sorted(commits - {""})),
         f"Data: `{data_root}`, {count_text(n_train, 'photo')} in train. Each row is trained for "
-        f"{minutes:g} minutes by the clock, checks on val included. Protocol: "
+        f"{minutes:g} minutes by the clock, checks on val included. The first step stands on "
+        "`BASE` of benchmarks/ablation.py, all else is profile demo. Protocol: "
         f"{metrics['protocol']}.",
         _table(("step", "stands on", "why", "settings"), _step_cells(steps), text_columns=4),
         _table(_HEAD, [_cells(result, results, steps) for result in results.values()]),
