@@ -1,5 +1,6 @@
 """Several processes that train together, for real: two of them on this machine's CPU, over gloo."""
 
+import contextlib
 import json
 import os
 import re
@@ -117,34 +118,48 @@ def test_one_clock_rules_all_processes(seen):
     assert first["history"][-1]["step"] == second["history"][-1]["step"] == 10
 
 
-def test_train_on_two_devices_is_killed_and_goes_on_with_one(config):
-    """Rank 1 is killed after the first check: a clear end, and nothing of the check is lost."""
-    words = settings(config, run_name="killed", devices=2, max_epochs=200, batch_size=2)
-    run = RunFolder(config.run.outputs_root, "killed")
+def processes_of(process: subprocess.Popen[str]) -> dict[str, psutil.Process]:
+    """The training's processes by their rank; loading workers have it from them."""
+    found: dict[str, psutil.Process] = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found.setdefault(child.environ().get("RANK", "none"), child)
+    return found
+
+
+def start_and_wait_for_a_check(config: Config, run: RunFolder) -> subprocess.Popen[str]:
+    """A training on two devices that would go on for long, after its first check."""
+    words = settings(config, run_name=run.name, devices=2, max_epochs=200, batch_size=2)
     process = start(sys.executable, "-m", "clothseg_utils", "train", *words)
+    while not run.last_checkpoint.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_one_process_of_two_is_killed_and_training_goes_on_with_one_device(config, by):
+    """Rank 1 is killed after the first check: a clear end, and nothing of the check is lost."""
+    run = RunFolder(config.run.outputs_root, by.name)
+    process = start_and_wait_for_a_check(config, run)
     try:
-        while not run.last_checkpoint.exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.1)
-        ranks = {
-            child.environ().get("RANK"): child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if "RANK" in child.environ()
-        }
-        ranks["1"].send_signal(signal.SIGKILL)
+        ranks = processes_of(process)
+        ranks["1"].send_signal(by)
         killed = time.monotonic()
         out, err = finish(process, code=2)
     finally:
         process.kill()
     assert time.monotonic() - killed < 60
     assert err.count("error: ") == 1
-    assert re.match(r"error: process 1 of the training ended by SIGKILL, .*\n\Z", err)
+    assert re.match(rf"error: process 1 of the training ended by {by.name}, .*\n\Z", err)
     assert "Traceback" not in err
     assert "training on 2 x CPU" in out
     assert not psutil.pid_exists(ranks["0"].pid)
+    if by is signal.SIGTERM:
+        return  # what is left is the same
     done = len(read_history(run.logs_dir / "history.csv"))
     # Twice the photos on half the devices: the same steps.
-    words = settings(config, run_name="killed", devices=1, batch_size=4, max_epochs=done + 1)
+    words = settings(config, run_name=run.name, devices=1, batch_size=4, max_epochs=done + 1)
     out, _ = finish(start(sys.executable, "-m", "clothseg_utils", "train", *words, "--resume"))
     assert "training goes on from last.ckpt" in out
     assert "train.batch_size 4 instead of 2" in out
@@ -185,8 +200,10 @@ def test_layers_without_a_gradient_are_left_out_of_training():
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-def test_lightning_still_has_the_wait_that_is_left_out():
-    assert callable(pl.Trainer(logger=False).fit_loop.epoch_loop._broadcast_sigterm_tensor)
+def test_lightning_still_has_what_is_left_out():
+    trainer = pl.Trainer(logger=False)
+    assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
+    assert callable(trainer._signal_connector.register_signal_handlers)
 
 
 def test_what_is_wrong_is_said_once(config, tmp_path):
