@@ -4,6 +4,7 @@
 each device. Neither holds the run's lock: the caller does, and waits.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def train_on_devices(config: Config) -> None:
         write_json(config_path, config.model_dump())
         # A notebook shows what its own process prints, a terminal also what a child does.
         is_piped = in_notebook()
-        child = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-m", "clothseg_utils.training.launch", "watch", str(config_path)],
             cwd=repo_root(),
             # A session of its own: Ctrl-C reaches this process, which tells the agent once.
@@ -57,15 +58,33 @@ def train_on_devices(config: Config) -> None:
             stdout=subprocess.PIPE if is_piped else None,
             stderr=subprocess.PIPE,
             text=True,
-        )
-        try:
-            said = _follow(child)
-        except BaseException:
-            child.terminate()
-            child.wait()
-            raise
+        ) as child:
+            try:
+                with _sigterm_interrupts():
+                    said = _follow(child)
+            except BaseException:
+                child.terminate()
+                child.wait()
+                raise
     if child.returncode:
         raise ValueError(said or f"the training's processes ended with code {child.returncode}.")
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Answer SIGTERM as Ctrl-C: by itself it would leave the processes to a run without a lock."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _follow(child: subprocess.Popen[str]) -> str:
