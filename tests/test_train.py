@@ -367,6 +367,26 @@ def test_a_machine_with_half_of_mpi_trains(monkeypatch, tmp_path, small_config, 
         train(small_config, *splits, folder_of(small_config))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_network_is_compiled_once_for_the_photos_size_alone(monkeypatch, small_config, splits):
+    """For any size would be slower, and each further graph takes minutes."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append([value for value in inputs if isinstance(value, torch.SymInt)])
+        return graph.forward
+
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self: compile_module(self, backend=count)
+    )
+    torch._dynamo.reset()
+    config = replace_fields(small_config, {"compile_network": True})
+    train(config, *splits, folder_of(config))
+    assert graphs == [[]]
+
+
 def test_finished_training_returns_at_once(monkeypatch, capsys, tiny_training, finished, splits):
     forbid_training(monkeypatch)
     result = train(finished, *splits, folder_of(finished))

@@ -79,7 +79,7 @@ class Step:
         if variant.other_decoder:
             use_form(module.network, "fused" if setting.on_gpu else "plain")
         module.to(device).train()
-        if variant.compiled:
+        if variant.compiled:  # as train.compile_network does; inductor is its backend too
             module.network.compile(backend="inductor" if setting.on_gpu else "eager")
         self.network = module.network
         self.loss = plain_loss() if variant.loss == "smp" else module.loss

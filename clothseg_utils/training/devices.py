@@ -126,7 +126,8 @@ def freeze_unused(network: nn.Module) -> None:
     then goes on with several.
     """
     was_training = network.training
-    network.eval()(torch.zeros(1, 3, 64, 64)).sum().backward()
+    # Not by a call: `compile` would begin with this size, and then allow for any.
+    network.eval().forward(torch.zeros(1, 3, 64, 64)).sum().backward()
     network.train(was_training)
     for parameter in network.parameters():
         if parameter.grad is None:
