@@ -1,11 +1,14 @@
 """Several processes that train together, for real: two of them on this machine's CPU, over gloo."""
 
+import contextlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.network.unet import build_network
 from clothseg_utils.training import devices
 from clothseg_utils.training.callbacks import read_history
+from clothseg_utils.training.launch import train_on_devices
 
 pytestmark = pytest.mark.slow
 
@@ -117,34 +121,47 @@ def test_one_clock_rules_all_processes(seen):
     assert first["history"][-1]["step"] == second["history"][-1]["step"] == 10
 
 
-def test_train_on_two_devices_is_killed_and_goes_on_with_one(config):
+def processes_of(pid: int) -> dict[str, psutil.Process]:
+    """The training's processes below another by their rank; "none" is the agent."""
+    found: dict[str, psutil.Process] = {}
+    for child in psutil.Process(pid).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found.setdefault(child.environ().get("RANK", "none"), child)
+    return found
+
+
+def wait_for_a_check(run: RunFolder, *processes: subprocess.Popen[str]) -> None:
+    while not run.last_checkpoint.exists():
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+def test_one_process_of_two_is_killed_and_training_goes_on_with_one_device(config, by):
     """Rank 1 is killed after the first check: a clear end, and nothing of the check is lost."""
-    words = settings(config, run_name="killed", devices=2, max_epochs=200, batch_size=2)
-    run = RunFolder(config.run.outputs_root, "killed")
+    run = RunFolder(config.run.outputs_root, by.name)
+    words = settings(config, run_name=run.name, devices=2, max_epochs=200, batch_size=2)
     process = start(sys.executable, "-m", "clothseg_utils", "train", *words)
     try:
-        while not run.last_checkpoint.exists():
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.1)
-        ranks = {
-            child.environ().get("RANK"): child
-            for child in psutil.Process(process.pid).children(recursive=True)
-            if "RANK" in child.environ()
-        }
-        ranks["1"].send_signal(signal.SIGKILL)
+        wait_for_a_check(run, process)
+        ranks = processes_of(process.pid)
+        ranks["1"].send_signal(by)
         killed = time.monotonic()
         out, err = finish(process, code=2)
     finally:
         process.kill()
     assert time.monotonic() - killed < 60
     assert err.count("error: ") == 1
-    assert re.match(r"error: process 1 of the training ended by SIGKILL, .*\n\Z", err)
+    assert re.match(rf"error: process 1 of the training ended by {by.name}, .*\n\Z", err)
     assert "Traceback" not in err
     assert "training on 2 x CPU" in out
     assert not psutil.pid_exists(ranks["0"].pid)
+    if by is signal.SIGTERM:
+        return  # what is left is the same
     done = len(read_history(run.logs_dir / "history.csv"))
     # Twice the photos on half the devices: the same steps.
-    words = settings(config, run_name="killed", devices=1, batch_size=4, max_epochs=done + 1)
+    words = settings(config, run_name=run.name, devices=1, batch_size=4, max_epochs=done + 1)
     out, _ = finish(start(sys.executable, "-m", "clothseg_utils", "train", *words, "--resume"))
     assert "training goes on from last.ckpt" in out
     assert "train.batch_size 4 instead of 2" in out
@@ -154,9 +171,33 @@ def test_train_on_two_devices_is_killed_and_goes_on_with_one(config):
     assert [row["step"] for row in history] == [2 * (i + 1) for i in range(len(history))]
 
 
-def test_two_machines_meet_by_torchrun(config):
+def test_sigterm_to_the_one_that_waits_ends_them_all(config, tmp_path, monkeypatch):
+    """The run is free only when no process trains any more, and nothing is left behind."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    fields = {"run_name": "parent", "devices": 2, "max_epochs": 200, "batch_size": 2}
+    run = RunFolder(config.run.outputs_root, "parent")
+    alive: list[psutil.Process] = []
+
+    def end_this_process() -> None:
+        wait_for_a_check(run)
+        alive.extend(processes_of(os.getpid()).values())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    handler = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=end_this_process)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        train_on_devices(replace_fields(config, fields))
+    thread.join()
+    assert len(alive) == 3
+    assert not any(process.is_running() for process in alive)
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_two_machines_meet_by_torchrun_and_end_together(config):
     """Two agents of one process each, at two addresses, as `docs/devices.md` starts them."""
-    words = settings(config, run_name="machines", batch_size=2, max_epochs=1)
+    words = settings(config, run_name="machines", batch_size=2, max_epochs=200)
     common = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
     common += ["--rdzv-id", "test", "--rdzv-endpoint", "127.0.0.2:29617"]
     agents = [
@@ -166,10 +207,20 @@ def test_two_machines_meet_by_torchrun(config):
         )
         for number in (2, 3)
     ]  # fmt: skip
-    said = [finish(agent)[0] for agent in agents]
+    run = RunFolder(config.run.outputs_root, "machines")
+    try:
+        wait_for_a_check(run, *agents)
+        workers = [child for agent in agents for child in processes_of(agent.pid).values()]
+        agents[1].terminate()
+        said = [agent.communicate(timeout=60)[0] for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert all(agent.returncode for agent in agents)
+    assert len(workers) == 2
+    assert not any(worker.is_running() for worker in workers)
     assert sum("training on 2 x CPU" in out for out in said) == 1
     assert sum("val mIoU" in out for out in said) == 1
-    assert RunFolder(config.run.outputs_root, "machines").best_checkpoint.exists()
 
 
 def test_layers_without_a_gradient_are_left_out_of_training():
@@ -185,18 +236,18 @@ def test_layers_without_a_gradient_are_left_out_of_training():
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 
-def test_lightning_still_has_the_wait_that_is_left_out():
-    assert callable(pl.Trainer(logger=False).fit_loop.epoch_loop._broadcast_sigterm_tensor)
+def test_lightning_still_has_what_is_left_out():
+    trainer = pl.Trainer(logger=False)
+    assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
+    assert callable(trainer._signal_connector.register_signal_handlers)
 
 
-def test_what_is_wrong_is_said_once(config, tmp_path):
-    """Both processes find it; their agent says it once, and nothing is left behind."""
-    words = settings(config, run_name="wrong", devices=2, image_limit=1, epoch_images=0)
-    process = start(sys.executable, "-m", "clothseg_utils", "train", *words)
-    _, err = finish(process, code=2)
-    assert err.count("error: ") == 1
-    assert "too few for 2 processes" in err
-    assert "Traceback" not in err
+def test_what_is_wrong_is_said_once(config, capfd):
+    """Both processes find it; their agent says it once, in a line."""
+    fields = {"run_name": "wrong", "devices": 2, "image_limit": 1, "epoch_images": 0}
+    with pytest.raises(ValueError, match=r"^[^\n]* too few for 2 processes[^\n]*\Z"):
+        train_on_devices(replace_fields(config, fields))
+    assert "too few" not in "".join(capfd.readouterr())  # whoever called says it
 
 
 def test_notebook_03_starts_the_processes_and_shows_what_they_say(config):

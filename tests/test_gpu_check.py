@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import pytest
 
 from benchmarks.gpu_check.__main__ import PARTS
@@ -125,4 +126,5 @@ def test_all_parts_run_small(tmp_path):
     assert figures["6"]["1 workers"]["alone_images_per_second"] > 0
     (learned,) = figures["8"].values()
     assert learned["loss"][1] < learned["loss"][0]
-    assert "forkserver" in rows["9"]["checks"]
+    assert rows["9"]["checks"] == {"goes_on_after_infinite_logit": True, "forkserver": True}
+    assert figures["0"]["cv2"] == cv2.__version__

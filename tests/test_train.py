@@ -17,6 +17,8 @@ import albumentations as A
 import pytest
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments import mpi
+from lightning_utilities.core.imports import RequirementCache
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clothseg_utils.core.config import Config, TrainConfig, replace_fields
@@ -350,6 +352,41 @@ def stop_at_fit(monkeypatch):
         raise Crash
 
     monkeypatch.setattr(pl.Trainer, "fit", stop)
+
+
+def test_a_machine_with_half_of_mpi_trains(monkeypatch, tmp_path, small_config, splits):
+    """mpi4py without MPI's own library: Lightning would ask it how many processes there are."""
+    package = tmp_path / "site" / "mpi4py"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "MPI.py").write_text("raise RuntimeError('cannot load MPI library')")
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setattr(mpi, "_MPI4PY_AVAILABLE", RequirementCache("mpi4py"))  # asked for anew
+    with pytest.raises(RuntimeError, match="cannot load MPI library"):
+        pl.Trainer(logger=False)
+    stop_at_fit(monkeypatch)
+    with pytest.raises(Crash):
+        train(small_config, *splits, folder_of(small_config))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_network_is_compiled_once_for_the_photos_size_alone(monkeypatch, small_config, splits):
+    """For any size would be slower, and each further graph takes minutes."""
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append([value for value in inputs if isinstance(value, torch.SymInt)])
+        return graph.forward
+
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda self: compile_module(self, backend=count)
+    )
+    torch._dynamo.reset()
+    config = replace_fields(small_config, {"compile_network": True})
+    train(config, *splits, folder_of(config))
+    assert graphs == [[]]
 
 
 def test_finished_training_returns_at_once(monkeypatch, capsys, tiny_training, finished, splits):

@@ -18,7 +18,7 @@ _HERE = "benchmarks.gpu_check"
 PARTS = (
     Part("0", "facts", 60, f"{_HERE}.data:facts"),
     Part("1", "data", 60, f"{_HERE}.data:make_data"),
-    Part("2", "exactness", 45, f"{_HERE}.exactness:exactness"),
+    Part("2", "exactness", 75, f"{_HERE}.exactness:exactness"),
     Part("3", "syncs", 30, f"{_HERE}.steps:syncs"),
     Part("7", "the product", 120, f"{_HERE}.product:product"),
     Part("4", "the step", 90, f"{_HERE}.steps:compare"),

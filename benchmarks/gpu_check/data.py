@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from typing import Any
 
+import cv2
 import torch
 
 from benchmarks.gpu_check.runner import Findings
@@ -18,7 +19,7 @@ from benchmarks.gpu_check.setting import Setting, start_product
 from benchmarks.gpu_check.steps import VARIANTS, Step
 from benchmarks.harness import real_data, seconds_of
 from benchmarks.rasterize import repeat_images
-from clothseg_utils.core.workers import usable_cores
+from clothseg_utils.core.workers import affordable_workers, usable_cores
 from clothseg_utils.data.coco import annotation_path, images_dir
 from clothseg_utils.data.splits import load_split
 from clothseg_utils.training.loaders import ClothingDataModule
@@ -34,6 +35,7 @@ def facts(setting: Setting, found: Findings) -> None:
     found.figure(
         python=platform.python_version(),
         libraries={name: _version(name) for name in _LIBRARIES},
+        cv2=cv2.__version__,  # whatever package it came with
         cores=usable_cores(),
         shared_memory_gb=shutil.disk_usage("/dev/shm").total / 1e9,
         memory_gb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
@@ -113,6 +115,9 @@ def loader(setting: Setting, found: Findings) -> None:
     train = load_split(setting.config(data_root=str(root)).data, "train")
     val = load_split(setting.config().data, "val")
     found.figure(photos="real" if root == setting.real_root else "drawn")
+    batch_bytes = setting.batch_size * 4 * setting.image_size**2
+    _, too_few = affordable_workers(setting.workers[-1], batch_bytes)
+    found.figure(too_few_workers=too_few)
     step = Step(VARIANTS["c"], setting.batch_size, setting)
     on_card = _seconds_a_batch(itertools.repeat(step.batch), 3, batches, step)
     found.figure(step_images_per_second=setting.batch_size / on_card)
@@ -128,6 +133,7 @@ def loader(setting: Setting, found: Findings) -> None:
             "alone_images_per_second": setting.batch_size / alone,
             "with_network_images_per_second": setting.batch_size / fed,
             "gpu_wait_share": max(0.0, 1 - on_card / fed),
+            "workers": data_module.num_workers,
         }
         found.figure(**{f"{n_workers} workers": figures})
     waits = max(0.0, 1 - on_card / fed)

@@ -85,14 +85,10 @@ def faults(setting: Setting, found: Findings) -> None:
     try:
         figures = _one_infinite_logit(setting)
         found.figure(infinite_logit=figures)
-        if not setting.on_gpu:
-            found.figure(not_on_this_device="float16 with a scaler")
-        # Only the scaler of float16 can leave such a step out.
-        is_whole = figures["weights_finite"] if setting.on_gpu else None
-        found.check(goes_on_after_infinite_logit=is_whole)
+        found.check(goes_on_after_infinite_logit=figures["weights_finite"])
     except Exception as error:
         found.figure(infinite_logit=describe_error(error))
-        found.check(goes_on_after_infinite_logit=False if setting.on_gpu else None)
+        found.check(goes_on_after_infinite_logit=False)
     setting.need_data()
     try:
         found.figure(**_forkserver(setting))

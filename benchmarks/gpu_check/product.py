@@ -22,7 +22,7 @@ def product(setting: Setting, found: Findings) -> None:
     setting.need_data()
     run = setting.work / "outputs" / _RUN_NAME
     # The photos are few: an epoch that draws them several times says more about the speed.
-    options = {"epoch_images": 6 if setting.is_small else 6400}
+    options = {"epoch_images": 6 if setting.is_small else 3200}
     with _Utilisation(found):
         train = _Verb(
             setting, "train", *training_words(setting, _RUN_NAME, max_epochs=2, **options)

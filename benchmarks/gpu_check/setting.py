@@ -20,6 +20,7 @@ from clothseg_utils.core.config import Config, Profile, profile_config, replace_
 from clothseg_utils.core.workers import usable_cores
 from clothseg_utils.network.decoder import DecoderForm, use_decoder_form
 from clothseg_utils.network.unet import normalize_images
+from clothseg_utils.training.devices import freeze_unused
 from clothseg_utils.training.losses import DiceFocalLoss, LossParts
 from clothseg_utils.training.module import ClothingSegmenter, _EpochTotals
 
@@ -124,6 +125,7 @@ def our_module(config: Config) -> ClothingSegmenter:
     """The product's network, loss and optimizer, as `train` builds them."""
     torch.manual_seed(0)
     module = ClothingSegmenter(config, class_table("supercategory", ()), {})
+    freeze_unused(module.network)
     return module.to(memory_format=torch.channels_last)
 
 

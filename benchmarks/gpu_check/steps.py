@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader
 
@@ -78,7 +79,7 @@ class Step:
         if variant.other_decoder:
             use_form(module.network, "fused" if setting.on_gpu else "plain")
         module.to(device).train()
-        if variant.compiled:
+        if variant.compiled:  # as train.compile_network does; inductor is its backend too
             module.network.compile(backend="inductor" if setting.on_gpu else "eager")
         self.network = module.network
         self.loss = plain_loss() if variant.loss == "smp" else module.loss
@@ -345,6 +346,7 @@ def short_fit(
         max_epochs=1,
         accelerator="auto",
         devices=1,
+        plugins=[LightningEnvironment()],  # as the product does
         precision="16-mixed" if setting.on_gpu else "32-true",
         logger=False,
         enable_checkpointing=False,

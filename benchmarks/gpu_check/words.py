@@ -63,10 +63,11 @@ def _limit(figures: Mapping[str, Mapping[str, Any]]) -> str:
     searched = figures.get("4f", {}).get("f", {}).get("images_per_second", speed)
     product = figures.get("7", {}).get("images_per_second")
     busy = figures.get("5", {}).get("gpu_busy_share")
+    loader = figures.get("6", {})
+    too_few = loader.get("too_few_workers")
     lost = {
-        "photos come too slowly: the network waits for the loader": figures.get("6", {}).get(
-            "gpu_wait_share", 0.0
-        ),
+        "photos come too slowly: the network waits for the loader"
+        + (f" ({too_few})" if too_few else ""): loader.get("gpu_wait_share", 0.0),
         "the GPU waits for the host within a step (kernel launches, syncs)": 1 - (busy or 1.0),
         "the epoch around the steps (Lightning, counting, loader, validation)": (
             1 - max(product) / searched if product and searched else 0.0

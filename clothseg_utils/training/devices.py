@@ -126,7 +126,8 @@ def freeze_unused(network: nn.Module) -> None:
     then goes on with several.
     """
     was_training = network.training
-    network.eval()(torch.zeros(1, 3, 64, 64)).sum().backward()
+    # Not by a call: `compile` would begin with this size, and then allow for any.
+    network.eval().forward(torch.zeros(1, 3, 64, 64)).sum().backward()
     network.train(was_training)
     for parameter in network.parameters():
         if parameter.grad is None:
@@ -135,14 +136,16 @@ def freeze_unused(network: nn.Module) -> None:
 
 
 def stop_sharing_signals(trainer: pl.Trainer) -> None:
-    """Let no step wait for the news whether the first process got SIGTERM.
+    """Let SIGTERM end a process of several at once; the agent of torchrun then ends the others.
 
-    Lightning asks before each batch and reads the answer back from the device. Here the agent of
-    torchrun ends all processes anyway.
+    Lightning tells the others of it instead: in the signal's handler, where it waits for an answer
+    that nobody gives, and before each batch, where it waits for the device.
     """
     if world_size() > 1:
         epoch_loop = trainer.fit_loop.epoch_loop
         epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+        signals = trainer._signal_connector
+        signals.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
 def average_buffers(module: nn.Module) -> None:

@@ -4,6 +4,7 @@
 each device. Neither holds the run's lock: the caller does, and waits.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -14,7 +15,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def train_on_devices(config: Config) -> None:
         write_json(config_path, config.model_dump())
         # A notebook shows what its own process prints, a terminal also what a child does.
         is_piped = in_notebook()
-        child = subprocess.Popen(
+        with subprocess.Popen(
             [sys.executable, "-m", "clothseg_utils.training.launch", "watch", str(config_path)],
             cwd=repo_root(),
             # A session of its own: Ctrl-C reaches this process, which tells the agent once.
@@ -57,15 +58,33 @@ def train_on_devices(config: Config) -> None:
             stdout=subprocess.PIPE if is_piped else None,
             stderr=subprocess.PIPE,
             text=True,
-        )
-        try:
-            said = _follow(child)
-        except BaseException:
-            child.terminate()
-            child.wait()
-            raise
+        ) as child:
+            try:
+                with _sigterm_interrupts():
+                    said = _follow(child)
+            except BaseException:
+                child.terminate()
+                child.wait()
+                raise
     if child.returncode:
         raise ValueError(said or f"the training's processes ended with code {child.returncode}.")
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Answer SIGTERM as Ctrl-C: by itself it would leave the processes to a run without a lock."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def _follow(child: subprocess.Popen[str]) -> str:
@@ -105,6 +124,9 @@ def _watch(config_path: Path) -> int:
     # The agent tells of each step of its own; what a user needs is the cause of a failure.
     logging.disable(logging.CRITICAL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    ended: list[int] = []
+    if hasattr(os, "waitid"):
+        threading.Thread(target=_note_first_end, args=(ended,), daemon=True).start()
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -123,16 +145,37 @@ def _watch(config_path: Path) -> int:
     except SignalException:
         return 1
     except ChildFailedError as error:
-        print(_cause(error.failures, config_path.parent), file=sys.stderr)
+        print(_cause(error.failures, ended, config_path.parent), file=sys.stderr)
         return 1
     return 0
 
 
-def _cause(failures: Mapping[int, Any], folder: Path) -> str:
-    """Why it ended, in one line after what was not foreseen."""
-    # One that was killed is the cause of what the others complain of; SIGTERM is the agent's own.
+def _note_first_end(ended: list[int]) -> None:
+    """Note the process that ends first; its exit code is left for the agent."""
+    while not ended:
+        try:
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+            ended += [found.si_pid] if found else []
+        except ChildProcessError:  # none is started yet
+            time.sleep(0.1)
+
+
+def _cause(failures: Mapping[int, Any], ended: Sequence[int], folder: Path) -> str:
+    """Why it ended, in one line after what was not foreseen.
+
+    Args:
+        failures: number of a process -> how it ended.
+        ended: the process that ended first, if known.
+        folder: where processes wrote their errors.
+    """
+    # One that was killed is the cause of what the others complain of. By SIGTERM the agent ends
+    # the others too, so then it is the first.
     signals = {number: -failure.exitcode for number, failure in failures.items()}
-    killed = [number for number, by in signals.items() if by > 0 and by != signal.SIGTERM]
+    killed = [
+        number
+        for number, by in signals.items()
+        if by > 0 and (by != signal.SIGTERM or failures[number].pid in ended)
+    ]
     said = sorted(folder.glob("error-*.txt"), key=lambda path: path.stat().st_mtime_ns)
     if said and not killed:
         *before, last = said[0].read_text(encoding="utf-8").strip().splitlines()

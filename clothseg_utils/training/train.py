@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from clothseg_utils.core.config import Config, TrainConfig
@@ -284,6 +285,8 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
         # Running statistics are averaged before each check; shared in each step they would make
         # validation wait for processes that have a batch less.
         strategy="auto" if world_size() == 1 else DDPStrategy(broadcast_buffers=False),
+        # Left to itself it asks SLURM and MPI too, and fails where mpi4py finds no library of MPI.
+        plugins=[] if is_launched() else [LightningEnvironment()],
         use_distributed_sampler=False,  # it shows some photos twice; ours are in `order`
         precision=_lightning_precision(train),
         max_epochs=-1 if by_clock else train.max_epochs * train.checks_per_epoch,
