@@ -320,13 +320,21 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
             "train_size": 192,
             "resize": "letterbox",
         },
-        "augment": {"crop_scale_min": 0.2, "crop_ratio_min": 0.75, "crop_ratio_max": 1.33},
+        "augment": {
+            "crop_scale_min": 0.2,
+            "crop_scale_max": 1.2,
+            "crop_ratio_min": 0.75,
+            "crop_ratio_max": 1.33,
+            "group_probability": 0.1,
+        },
         "train": {
             "encoder_name": "tu-tf_efficientnet_lite0",
             "encoder_weights": "imagenet",
             "batch_size": 8,
             "max_minutes": 60.0,
             "epoch_images": 3200,
+            "repeat_threshold": 0.3,
+            "learning_rate": 2e-3,
         },
     },
     # For one GPU and one night; goal 0.60 on Fashionpedia val. It was never run: its values are
