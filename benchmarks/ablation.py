@@ -124,16 +124,21 @@ STEPS = (
         ),
     ),
     Step(
-        "zoom-out",
-        "people smaller than in the photos, as in groups",
-        ("augment.crop_scale_max=1.5",),
-        beside="crops, whole photos larger",
-    ),
-    Step(
         "softmax focal",
         "classes compete for a pixel, which sigmoids do not know of",
         ("loss.focal_form=softmax", "loss.focal_weight=1"),
         beside="crops, whole photos larger",
+    ),
+    Step("higher rate", "little time is to be used", ("train.learning_rate=0.002",)),
+    Step(
+        "rare classes",
+        "gloves, belts and bags are in few photos, and are forgotten between two of them",
+        ("train.repeat_threshold=0.3",),
+    ),
+    Step(
+        "groups",
+        "several people, smaller than in a photo of one, some partly hidden",
+        ("augment.group_probability=0.1", "augment.crop_scale_max=1.2"),
     ),
 )
 """The steps, in order. Edit freely: what changes gets runs of its own."""
