@@ -145,7 +145,7 @@ STRATA = {
             "drop": "drop",
             "95 % interval of the drop": ("drop_low", "drop_high"),
             "taken for background": "missed",
-            "in the whole photo, taken so": "missed_alone",
+            "taken for background in the whole photo": "missed_alone",
         },
         protocol="framing_protocol",
         is_ordered=False,
