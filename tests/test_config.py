@@ -17,6 +17,7 @@ from clothseg_utils.core.config import (
     profile_config,
     replace_fields,
 )
+from clothseg_utils.network.encoders import packaged_weights
 
 PROFILES = get_args(Profile)
 
@@ -44,12 +45,14 @@ REPORTED = {  # the system as it was reported
     "data_root": "data/fashionpedia",
     "scheme": "supercategory",
     "image_size": 512,
+    "train_size": 0,
     "resize": "squash",
     "image_limit": 0,
     "crop_scale_min": 0.8,
     "crop_scale_max": 1.0,
     "crop_ratio_min": 0.75,
     "crop_ratio_max": 1.33,
+    "group_probability": 0.0,
     "flip_probability": 0.5,
     "rotation_degrees": 10.0,
     "translate_fraction": 0.1,
@@ -73,6 +76,7 @@ REPORTED = {  # the system as it was reported
     "max_minutes": 0.0,  # epochs count, not the clock
     "checks_per_epoch": 10,  # val_check_interval 0.1
     "epoch_images": 0,  # every photo once
+    "repeat_threshold": 0.0,  # all photos alike
     "learning_rate": 1e-4,
     "weight_decay": 0.0,  # Adam, not AdamW
     "adam_beta2": 0.999,  # torch's default
@@ -89,12 +93,12 @@ def test_profile_reported_is_the_system_as_reported(field, value):
     assert config_to_parameters(profile_config("reported"))[field] == value
 
 
-def test_profile_demo_trains_by_the_clock_from_scratch():
+def test_profile_demo_trains_by_the_clock_from_installed_weights():
     """It is as long on any data, and needs neither network nor GPU."""
     config = profile_config("demo")
     assert config.train.max_minutes > 0
-    assert config.train.encoder_weights == "none"
-    assert config.train.encoder_name == "mit_b1"
+    assert config.train.encoder_weights == "imagenet"
+    assert packaged_weights(config.train.encoder_name)
     assert config.data.data_root == "data/synthetic"
 
 

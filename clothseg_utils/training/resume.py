@@ -27,6 +27,9 @@ FREE_FIELDS = {
 # What a training that goes on may change. A finished one was done with them.
 _STEERING = ("max_epochs", "max_minutes", "patience", "learning_rate", "batch_size", "accumulate")
 
+# Settings younger than a checkpoint: how it was before, where it is not the default.
+_BEFORE = {"train_size": 0}
+
 _MOVING = ".moving"  # in a folder of previous/ until the training that replaces it has a checkpoint
 
 
@@ -185,8 +188,8 @@ def _fields(config: Config, state: Mapping[str, Any]) -> Iterator[tuple[str, str
         stored, now = state["config"].get(section, {}), getattr(config, section)
         for field, about in type(now).model_fields.items():
             if field not in FREE_FIELDS.get(section, ()):
-                # A setting younger than the checkpoint: its default is how it was before.
-                yield section, field, stored.get(field, about.default), getattr(now, field)
+                before = _BEFORE.get(field, about.default)
+                yield section, field, stored.get(field, before), getattr(now, field)
 
 
 def _difference(
