@@ -734,10 +734,13 @@ def without_times(history):
 
 @pytest.mark.slow
 def test_interrupted_training_ends_as_if_it_had_not_stopped(monkeypatch, small_config, splits):
-    config = replace_fields(small_config, {"max_epochs": 3})
+    """Eight photos in steps of three: checks differ in length, and a worker loads ahead."""
+    fields = {"max_epochs": 3, "checks_per_epoch": 2, "batch_size": 3, "num_workers": 1}
+    config = replace_fields(small_config, fields | {"epoch_images": 8})
     whole = replace_fields(config, {"run_name": "whole"})
     expected = without_times(train(whole, *splits, folder_of(whole)).history)
-    train_until_crash(monkeypatch, config, splits, epoch=2)
+    assert [row["step"] for row in expected] == [1, 2, 4, 5, 6, 8]
+    train_until_crash(monkeypatch, config, splits, epoch=4)
     assert without_times(train(config, *splits, folder_of(config)).history) == expected
     last, expected_last = (
         torch.load(folder_of(one).last_checkpoint, weights_only=True)["state_dict"]

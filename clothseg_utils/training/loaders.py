@@ -16,7 +16,7 @@ from clothseg_utils.core.workers import affordable_workers, stop_opencv_threads
 from clothseg_utils.data.splits import SplitData, check_disjoint
 from clothseg_utils.network.geometry import IMAGENET, Normalization, fit_image, fit_mask
 from clothseg_utils.training.augment import TrainTransform
-from clothseg_utils.training.order import Draw, TrainingOrder, draws_per_check
+from clothseg_utils.training.order import Draw, TrainingOrder, check_sizes
 
 
 class Sample(TypedDict):
@@ -151,8 +151,8 @@ class ClothingDataModule(pl.LightningDataModule):
         """Augmented photos in random order, as many as belong between two checks."""
         train = self.config.train
         n_photos = len(self.train_dataset)
-        n_draws = draws_per_check(n_photos, train, world_size())
-        order = TrainingOrder(n_photos, n_draws, train.seed, rank(), world_size())
+        sizes = check_sizes(n_photos, train, world_size())
+        order = TrainingOrder(n_photos, sizes, train.seed, rank(), world_size())
         return DataLoader(self.train_dataset, sampler=order, **self._loader_options())
 
     def val_dataloader(self) -> DataLoader[Sample]:

@@ -35,6 +35,7 @@ from clothseg_utils.network.encoders import (
 from clothseg_utils.network.unet import default_precision, set_prior_bias
 from clothseg_utils.training.callbacks import (
     BestCheckpoint,
+    CheckLength,
     Checkpoints,
     HistoryWriter,
     PanelLogger,
@@ -245,6 +246,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
         "enable_version_counter": False,  # a "-v1" copy would leave the plain name stale
     }
     callbacks: list[pl.Callback] = [
+        CheckLength(),
         clock,
         HistoryWriter(run, print_lines=not attended),
         PanelLogger(),
