@@ -367,6 +367,27 @@ def test_a_machine_with_half_of_mpi_trains(monkeypatch, tmp_path, small_config, 
         train(small_config, *splits, folder_of(small_config))
 
 
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_out_of_memory_names_the_batch(monkeypatch, small_config, splits, error, is_memory):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(pl.Trainer, "fit", fail)
+    with pytest.raises(ValueError if is_memory else RuntimeError) as caught:
+        train(small_config, *splits, folder_of(small_config))
+    assert ("train.batch_size 4" in str(caught.value)) == is_memory
+    assert (caught.value is error) != is_memory
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_network_is_compiled_once_for_the_photos_size_alone(monkeypatch, small_config, splits):

@@ -338,8 +338,10 @@ def _plain_memory_errors(train: TrainConfig) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        on_host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-        if not on_host and not isinstance(error, torch.OutOfMemoryError):
+        # Where CUDA's own calls run out it is a plain RuntimeError, or torch's AcceleratorError.
+        told = ("out of memory", "can't allocate memory")
+        is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_known and not any(words in str(error) for words in told):
             raise
         raise ValueError(
             f"out of memory with train.batch_size {train.batch_size}; expected a batch to fit. "
@@ -390,6 +392,13 @@ def _plain_interrupts(trainer: pl.Trainer) -> Iterator[None]:
 
 
 def _finished_result(run: RunFolder) -> TrainResult:
+    """What the first process finds in the run folder, which others may see later."""
+    result = from_first(_read_result(run) if rank() == 0 else None)
+    assert result is not None
+    return result
+
+
+def _read_result(run: RunFolder) -> TrainResult:
     summary = read_json(run.training_path)
     told = {field.name for field in dataclasses.fields(TrainResult)}
     return TrainResult(
