@@ -102,6 +102,18 @@ def test_both_processes_hold_the_same_weights_after_every_step(seen):
     assert first["steps"] == second["steps"]
 
 
+def test_both_processes_return_what_the_first_one_wrote(seen):
+    assert seen["epochs-0"]["history"] == seen["epochs-1"]["history"]
+
+
+def test_apples_gpu_is_refused_for_several_processes(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"Apple's GPU.*train\.devices=1"), devices.process_group():
+        pass
+
+
 def test_two_processes_learn_what_one_learns_from_the_whole_batch(seen):
     two, one = seen["epochs-0"], seen["alone"]
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-4, abs=1e-4)

@@ -32,9 +32,10 @@ from clothseg_utils.network.geometry import Normalization, fit_image, fit_mask
 from clothseg_utils.training import loaders
 from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, start_worker
 from clothseg_utils.training.order import (
+    CheckSizes,
     Draw,
     TrainingOrder,
-    draws_per_check,
+    check_sizes,
     repeat_factors,
 )
 
@@ -373,7 +374,7 @@ def test_every_photo_is_drawn_once_an_epoch(config, train_split, val_split):
 
 def test_checks_share_out_the_epochs_without_a_gap():
     """Seven photos in checks of four: each pass is whole, whatever a check takes of it."""
-    order = TrainingOrder(n_photos=7, n_draws=4, seed=3)
+    order = TrainingOrder(7, CheckSizes(epoch=4, checks=1, step=2), seed=3)
     photos = [draw.photo for check in range(7) for draw in draws(order, check)]
     passes = [photos[i : i + 7] for i in range(0, 28, 7)]
     assert all(sorted(one) == list(range(7)) for one in passes)
@@ -381,10 +382,11 @@ def test_checks_share_out_the_epochs_without_a_gap():
 
 
 def test_no_two_draws_share_a_seed_and_a_resumed_order_goes_on():
-    order = TrainingOrder(n_photos=5, n_draws=10, seed=0)
+    sizes = CheckSizes(epoch=10, checks=1, step=5)
+    order = TrainingOrder(5, sizes, seed=0)
     both = [*draws(order, 0), *draws(order, 1)]
     assert len({draw.seed for draw in both}) == 20
-    assert draws(TrainingOrder(n_photos=5, n_draws=10, seed=0), 1) == both[10:]
+    assert draws(TrainingOrder(5, sizes, seed=0), 1) == both[10:]
 
 
 def test_photos_of_rare_classes_ask_for_more():
@@ -398,7 +400,8 @@ def test_photos_of_rare_classes_ask_for_more():
 
 def test_a_pass_takes_photos_as_often_as_their_weights_say():
     weights = np.array([5.0, 1, 1, 1, 1, 1])
-    order = TrainingOrder(n_photos=6, n_draws=6, seed=0, weights=weights)
+    sizes = CheckSizes(epoch=6, checks=1, step=2)
+    order = TrainingOrder(6, sizes, seed=0, weights=weights)
     passes = [[draw.photo for draw in draws(order, check)] for check in range(200)]
     counts = np.array([np.bincount(one, minlength=6) for one in passes])
     assert (counts.sum(axis=1) == 6).all()
@@ -421,8 +424,9 @@ def test_rare_classes_are_shown_more_often_in_training(config, train_split, val_
 
 
 def test_processes_take_turns_so_that_their_batches_make_the_one_of_a_single_process():
-    alone = draws(TrainingOrder(9, 8, seed=1), 2)
-    ranks = [draws(TrainingOrder(9, 8, 1, rank=rank, world_size=2), 2) for rank in range(2)]
+    sizes = CheckSizes(epoch=8, checks=1, step=4)
+    alone = draws(TrainingOrder(9, sizes, seed=1), 2)
+    ranks = [draws(TrainingOrder(9, sizes, 1, rank=rank, world_size=2), 2) for rank in range(2)]
     for begin in range(0, 4, 2):  # batches of two, of four together
         joined = {draw for one in ranks for draw in one[begin : begin + 2]}
         assert joined == {*alone[2 * begin : 2 * begin + 4]}
@@ -431,23 +435,41 @@ def test_processes_take_turns_so_that_their_batches_make_the_one_of_a_single_pro
 @pytest.mark.parametrize(
     ("n_photos", "fields", "world_size", "expected"),
     [
-        (100, {"batch_size": 8}, 1, 96),
-        (100, {"batch_size": 8}, 2, 96),
-        (100, {"batch_size": 8, "accumulate": 3}, 2, 96),
-        (1000, {"batch_size": 8, "checks_per_epoch": 10}, 1, 96),
-        (10, {"batch_size": 32}, 2, 10),  # one small batch is better than none
-        (20, {"batch_size": 8, "accumulate": 4}, 1, 16),
-        (240, {"batch_size": 4, "epoch_images": 640}, 1, 640),
+        (100, {"batch_size": 8}, 1, [96, 104, 96]),
+        (100, {"batch_size": 8}, 2, [96, 96, 96]),
+        (100, {"batch_size": 8, "accumulate": 3}, 2, [96, 96, 96]),
+        (1000, {"batch_size": 8, "checks_per_epoch": 10}, 1, [96, 104, 96]),
+        (10, {"batch_size": 32}, 2, [10, 10, 10]),  # one small batch is better than none
+        (11, {"batch_size": 32}, 2, [10, 12, 10]),
+        (20, {"batch_size": 8, "accumulate": 4}, 1, [16, 24, 16]),
+        (240, {"batch_size": 4, "epoch_images": 640}, 1, [640, 640, 640]),
     ],
 )
-def test_draws_per_check_are_whole_steps(n_photos, fields, world_size, expected):
+def test_checks_are_whole_steps(n_photos, fields, world_size, expected):
     config = TrainConfig(**{"epoch_images": 0} | fields)
-    assert draws_per_check(n_photos, config, world_size) == expected
+    sizes = check_sizes(n_photos, config, world_size)
+    orders = [TrainingOrder(n_photos, sizes, 0, rank, world_size) for rank in range(world_size)]
+    assert [sum(len(draws(order, check)) for order in orders) for check in range(3)] == expected
+    assert sum(len(order) for order in orders) == expected[-1]
+
+
+@pytest.mark.parametrize("batch_size", [16, 32, 64])
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 8])
+def test_epochs_are_whole_however_large_a_step_is(batch_size, accumulate, world_size):
+    """Fashionpedia's photos, ten checks an epoch, after 15 epochs: less than a step is missing."""
+    fields = {"batch_size": batch_size, "accumulate": accumulate, "checks_per_epoch": 10}
+    sizes = check_sizes(45_623, TrainConfig(**fields, epoch_images=0), world_size)
+    steps = np.diff([sizes.begin(check) for check in range(151)])
+    n_photos = batch_size * accumulate * world_size
+    assert (steps % n_photos == 0).all()
+    assert steps.min() >= n_photos
+    assert 15 * 45_623 - n_photos < steps.sum() <= 15 * 45_623
 
 
 def test_more_processes_than_photos_are_refused():
     with pytest.raises(ValueError, match=r"1 photos a check .* too few for 2 processes"):
-        draws_per_check(3, TrainConfig(epoch_images=0, checks_per_epoch=3), world_size=2)
+        check_sizes(3, TrainConfig(epoch_images=0, checks_per_epoch=3), world_size=2)
 
 
 def test_validation_shows_every_photo_in_order(config, train_split, val_split):

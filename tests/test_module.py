@@ -239,16 +239,40 @@ def test_one_infinite_batch_leaves_no_trace_in_batch_norm(classes):
         torch.testing.assert_close(after, clean)
 
 
-@pytest.mark.parametrize(("fails", "ends"), [({1, 2, 3}, True), ({1, 2, 4, 5}, False)])
+@pytest.mark.parametrize(
+    ("fails", "ends"), [({1, 2, 3}, True), ({1, 2, 4, 5}, False), ({4, 5, 6}, True)]
+)
 def test_several_infinite_batches_in_a_row_end_the_run(classes, monkeypatch, fails, ends):
+    """Six batches a check: a row may go over two checks."""
     monkeypatch.setattr(model_module, "_LOST_AFTER", 3)
     module = painted_module(classes)
     module.network = FailingNetwork(fails)
     if ends:
         with pytest.raises(ValueError, match="train loss became infinite or NaN in 3 batches"):
-            fit(module, [SAMPLES[0]] * 6, batch_size=1)
+            fit(module, [SAMPLES[0]] * 6, batch_size=1, epochs=2)
     else:
-        assert math.isfinite(fit(module, [SAMPLES[0]] * 6, batch_size=1).history[0]["train/loss"])
+        history = fit(module, [SAMPLES[0]] * 6, batch_size=1, epochs=2).history
+        assert math.isfinite(history[0]["train/loss"])
+
+
+class FailingInValidation(FailingNetwork):
+    """Its logits are infinite in the first batch of validation alone."""
+
+    def forward(self, images):
+        logits = super().forward(images)
+        self.shown = getattr(self, "shown", 0) + (not self.training)
+        return logits if self.training or self.shown > 1 else logits / 0.0
+
+
+@pytest.mark.parametrize(("n_photos", "ends"), [(10, False), (9, True)])
+def test_a_check_without_a_tenth_of_its_photos_does_not_count(classes, capsys, n_photos, ends):
+    module = painted_module(classes)
+    module.network = FailingInValidation(fails=set())
+    refused = pytest.raises(ValueError, match=r"the val loss .* in 1 batches by step 9")
+    with refused if ends else contextlib.nullcontext():
+        fit(module, [SAMPLES[0]] * n_photos, batch_size=1)
+    assert ("1 val batches left out" in capsys.readouterr().out) == (not ends)
+    assert len(module.history) == (not ends)
 
 
 def test_pixels_are_counted_as_in_the_scores():

@@ -369,6 +369,27 @@ def test_a_machine_with_half_of_mpi_trains(monkeypatch, tmp_path, small_config, 
         train(small_config, *splits, folder_of(small_config))
 
 
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_out_of_memory_names_the_batch(monkeypatch, small_config, splits, error, is_memory):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(pl.Trainer, "fit", fail)
+    with pytest.raises(ValueError if is_memory else RuntimeError) as caught:
+        train(small_config, *splits, folder_of(small_config))
+    assert ("train.batch_size 4" in str(caught.value)) == is_memory
+    assert (caught.value is error) != is_memory
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_network_is_compiled_once_for_the_photos_size_alone(monkeypatch, small_config, splits):
@@ -772,10 +793,13 @@ def without_times(history):
 
 @pytest.mark.slow
 def test_interrupted_training_ends_as_if_it_had_not_stopped(monkeypatch, small_config, splits):
-    config = replace_fields(small_config, {"max_epochs": 3})
+    """Eight photos in steps of three: checks differ in length, and a worker loads ahead."""
+    fields = {"max_epochs": 3, "checks_per_epoch": 2, "batch_size": 3, "num_workers": 1}
+    config = replace_fields(small_config, fields | {"epoch_images": 8})
     whole = replace_fields(config, {"run_name": "whole"})
     expected = without_times(train(whole, *splits, folder_of(whole)).history)
-    train_until_crash(monkeypatch, config, splits, epoch=2)
+    assert [row["step"] for row in expected] == [1, 2, 4, 5, 6, 8]
+    train_until_crash(monkeypatch, config, splits, epoch=4)
     assert without_times(train(config, *splits, folder_of(config)).history) == expected
     last, expected_last = (
         torch.load(folder_of(one).last_checkpoint, weights_only=True)["state_dict"]

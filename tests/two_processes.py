@@ -80,6 +80,8 @@ def main(config_path: str, out: str) -> None:
     callbacks_module.PANEL_COUNT = 1
     config = Config.model_validate(json.loads(Path(config_path).read_text()))
     batch = config.train.batch_size // world_size()
+    if rank():
+        train_module.read_json = None  # how it ended is told by the first process
     with process_group():
         config = replace_fields(config, {"batch_size": batch, "run_name": f"epochs{world_size()}"})
         train(config, "epochs", Path(out), frozen_norms=True)

@@ -128,6 +128,24 @@ class TrainingClock(pl.Callback):
         self._earlier = state_dict["seconds"]
 
 
+class CheckLength(pl.Callback):
+    """Tells the Trainer how many batches the check that begins has (`order.CheckSizes`).
+
+    It counts them once for all. And where it resumes, workers load by then what comes first of all
+    checks: they begin anew with the one that comes next.
+    """
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count the batches; the order knows by now which check it is."""
+        loop = trainer.fit_loop
+        assert loop._combined_loader is not None
+        n_batches = len(loop._combined_loader.flattened[0])
+        loop.max_batches = trainer.val_check_batch = n_batches
+        loop._combined_loader.limits = [n_batches]
+        if loop.is_resuming:
+            iter(loop._data_fetcher)  # type: ignore[arg-type]  # it is there by now
+
+
 class HistoryWriter(pl.Callback):
     """Writes `logs/history.csv` after each check, and one line per check where nobody watches.
 

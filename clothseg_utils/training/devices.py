@@ -26,10 +26,19 @@ _TIMEOUT = datetime.timedelta(hours=1)
 
 @contextlib.contextmanager
 def process_group() -> Iterator[None]:
-    """Meet the other processes; part from them at the end."""
+    """Meet the other processes; part from them at the end.
+
+    Raises:
+        ValueError: a device that only one process can use.
+    """
     if world_size() == 1:
         yield
         return
+    if torch.backends.mps.is_available():
+        raise ValueError(
+            f"{world_size()} processes are to train together and this machine has Apple's GPU; "
+            "expected CUDA, or CPUs alone. Set train.devices=1."
+        )
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(local_rank())

@@ -24,12 +24,7 @@ from clothseg_utils.scores.composites import (
     lay_out,
 )
 from clothseg_utils.training.augment import TrainTransform
-from clothseg_utils.training.order import (
-    Draw,
-    TrainingOrder,
-    draws_per_check,
-    repeat_factors,
-)
+from clothseg_utils.training.order import Draw, TrainingOrder, check_sizes, repeat_factors
 
 _OF_GROUPS = 1  # added to a draw's seed: other random numbers than those of its transform
 
@@ -194,9 +189,9 @@ class ClothingDataModule(pl.LightningDataModule):
         """Augmented photos in random order, as many as belong between two checks."""
         train = self.config.train
         n_photos = len(self.train_dataset)
-        n_draws = draws_per_check(n_photos, train, world_size())
+        sizes = check_sizes(n_photos, train, world_size())
         order = TrainingOrder(
-            n_photos, n_draws, train.seed, rank(), world_size(), self._photo_weights()
+            n_photos, sizes, train.seed, rank(), world_size(), self._photo_weights()
         )
         return DataLoader(self.train_dataset, sampler=order, **self._loader_options())
 

@@ -25,6 +25,9 @@ MONITOR = "val/mean_iou"
 # A run whose loss is not finite in so many batches one after the other will not recover.
 _LOST_AFTER = 20
 
+# A check that scored less than this share of the val photos says nothing of the network.
+_LEAST_SCORED = 0.9
+
 
 def complete_row(row: Mapping[str, float]) -> dict[str, float]:
     """A row of the history with `epochs_done`, which versions with one check an epoch left out."""
@@ -42,13 +45,17 @@ class _EpochTotals:
         confusion: (C * C,) pixels of each pair of classes.
     """
 
-    def __init__(self, num_classes: int, device: torch.device) -> None:
+    def __init__(
+        self, num_classes: int, device: torch.device, former: "_EpochTotals | None" = None
+    ) -> None:
         # Apple's GPUs have no float64; three sums can live on the CPU there.
         float64_device = torch.device("cpu") if device.type == "mps" else device
         self._losses = torch.zeros(3, dtype=torch.float64, device=float64_device)
         self._counted, self._left_out, self._in_a_row, self._longest_row = torch.zeros(
             4, dtype=torch.int64, device=device
         )
+        if former is not None:  # a check may have fewer batches than a row that is lost
+            self._in_a_row = former._in_a_row
         self.images = 0
         self.confusion = torch.zeros(num_classes**2, dtype=torch.int64, device=device)
 
@@ -65,9 +72,13 @@ class _EpochTotals:
         self.confusion += _count_pairs(logits.detach(), target, is_finite)
 
     def sums(self) -> torch.Tensor:
-        """What adds up over processes: three losses, photos counted, batches left out, is lost."""
+        """What adds up over processes.
+
+        Three losses, photos counted, batches left out, is lost, photos seen.
+        """
         is_lost = self._longest_row >= _LOST_AFTER
-        counts = torch.stack([self._counted, self._left_out, is_lost.long()])
+        images = torch.full_like(self._counted, self.images)
+        counts = torch.stack([self._counted, self._left_out, is_lost.long(), images])
         return torch.cat([self._losses, counts.to(self._losses.device).double()])
 
 
@@ -187,7 +198,9 @@ class ClothingSegmenter(pl.LightningModule):
         # By the check, so that dropped paths go on after a resume as if training had not stopped.
         seed = np.random.SeedSequence((self.config.train.seed, self.current_epoch, rank()))
         torch.manual_seed(int(seed.generate_state(1)[0]))
-        self._totals["train"] = _EpochTotals(self.classes.num_classes, self.device)
+        self._totals["train"] = _EpochTotals(
+            self.classes.num_classes, self.device, self._totals.get("train")
+        )
         if self.config.train.freeze_encoder:
             self.network.encoder.eval()
 
@@ -224,9 +237,13 @@ class ClothingSegmenter(pl.LightningModule):
     def _figures(self, group: str, totals: _EpochTotals) -> dict[str, float]:
         reduce = self.trainer.strategy.reduce  # sums over the processes of a distributed run
         sums = reduce(totals.sums(), reduce_op="sum").tolist()
-        loss, dice, focal, n_photos, n_left_out, is_lost = sums
+        loss, dice, focal, n_photos, n_left_out, is_lost, n_seen = sums
         if group == "train":  # a batch of all processes, counted by each
             n_left_out /= world_size()
+            if is_lost:  # the row may have begun before the check
+                n_left_out = max(n_left_out, _LOST_AFTER)
+        else:
+            is_lost = n_photos < _LEAST_SCORED * n_seen
         if is_lost or not n_photos:
             raise ValueError(
                 f"the {group} loss became infinite or NaN in {n_left_out:.0f} batches by step "

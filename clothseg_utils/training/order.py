@@ -1,6 +1,7 @@
 """Which photo a training shows next, and with which random change."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,11 +17,33 @@ class Draw(NamedTuple):
     seed: tuple[int, int]
 
 
-def draws_per_check(n_photos: int, config: TrainConfig, world_size: int = 1) -> int:
-    """Photos that all processes together learn from before each check.
+@dataclass(frozen=True)
+class CheckSizes:
+    """How many photos all processes together learn from before each check.
 
-    The share of an epoch, rounded down to whole steps: a last batch of one photo would break batch
-    norm at 1 x 1 features. What is left over comes first in the next check.
+    A check takes its share of the epochs in whole steps: a last batch of one photo would break
+    batch norm at 1 x 1 features. What that leaves over adds up until a later check has a step more,
+    so after any of them less than a step is missing.
+
+    Attributes:
+        epoch: photos an epoch.
+        checks: checks an epoch.
+        step: photos a step.
+    """
+
+    epoch: int
+    checks: int
+    step: int
+
+    def begin(self, check: int) -> int:
+        """Photos that the checks before this one take."""
+        return check * self.epoch // (self.checks * self.step) * self.step
+
+
+def check_sizes(n_photos: int, config: TrainConfig, world_size: int = 1) -> CheckSizes:
+    """Sizes of the checks of a training.
+
+    Where a check has too few photos for a step it takes batches, or one smaller batch.
 
     Args:
         n_photos: photos of the train split.
@@ -30,10 +53,11 @@ def draws_per_check(n_photos: int, config: TrainConfig, world_size: int = 1) -> 
     Raises:
         ValueError: fewer photos than processes.
     """
-    n_draws = (config.epoch_images or n_photos) // config.checks_per_epoch
+    epoch = config.epoch_images or n_photos
+    n_draws = epoch // config.checks_per_epoch
     for step in (config.batch_size * config.accumulate, config.batch_size, 1):
         if n_draws >= step * world_size:
-            return n_draws - n_draws % (step * world_size)
+            return CheckSizes(epoch, config.checks_per_epoch, step * world_size)
     raise ValueError(
         f"{n_draws} photos a check (train.epoch_images or all of the train split, over "
         f"train.checks_per_epoch) are too few for {world_size} processes; expected one each."
@@ -70,21 +94,21 @@ class TrainingOrder(Sampler[Draw]):
     With `weights` a pass is as long, and takes a photo as often as its weight says: for a share of
     2.3 times the mean two or three times.
 
-    A check takes the next `n_draws` of this endless row. What it takes follows from the seed and
+    A check takes the next ones of this endless row. What it takes follows from the seed and
     the number of the check alone, augmentation included: not from the number of loading workers
     or of processes, nor from how often training was resumed. Several processes take turns, so that
     a batch of all of them is what one process with a batch of that size would have seen.
 
     Args:
         n_photos: photos of the split.
-        n_draws: samples a check over all processes, a multiple of `world_size`.
+        sizes: of the checks; a step is a multiple of `world_size`.
         seed: of orders and augmentation.
         rank: number of this process.
         world_size: number of processes.
         weights: (n_photos,) of each photo, above 0; None takes all alike.
 
     Example:
-        >>> order = TrainingOrder(n_photos=4, n_draws=4, seed=0)
+        >>> order = TrainingOrder(4, CheckSizes(epoch=4, checks=1, step=2), seed=0)
         >>> sorted(draw.photo for draw in order)
         [0, 1, 2, 3]
     """
@@ -92,14 +116,14 @@ class TrainingOrder(Sampler[Draw]):
     def __init__(
         self,
         n_photos: int,
-        n_draws: int,
+        sizes: CheckSizes,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
         weights: np.ndarray | None = None,
     ) -> None:
         self.n_photos = n_photos
-        self.n_draws = n_draws
+        self.sizes = sizes
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -111,14 +135,15 @@ class TrainingOrder(Sampler[Draw]):
         self._check = epoch
 
     def __len__(self) -> int:
-        """Samples a check of this process."""
-        return self.n_draws // self.world_size
+        """Samples of the check in this process."""
+        begin, end = (self.sizes.begin(self._check + i) for i in range(2))
+        return (end - begin) // self.world_size
 
     def __iter__(self) -> Iterator[Draw]:
         """Draw this process's samples of the check."""
-        begin = self._check * self.n_draws
+        begin, end = (self.sizes.begin(self._check + i) for i in range(2))
         order, of_pass = np.empty(0, np.int64), -1
-        for position in range(begin + self.rank, begin + self.n_draws, self.world_size):
+        for position in range(begin + self.rank, end, self.world_size):
             number, place = divmod(position, self.n_photos)
             if number != of_pass:
                 order, of_pass = self._order(number), number

@@ -35,6 +35,7 @@ from clothseg_utils.network.encoders import (
 from clothseg_utils.network.unet import default_precision, set_prior_bias
 from clothseg_utils.training.callbacks import (
     BestCheckpoint,
+    CheckLength,
     Checkpoints,
     HistoryWriter,
     PanelLogger,
@@ -244,6 +245,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
         "enable_version_counter": False,  # a "-v1" copy would leave the plain name stale
     }
     callbacks: list[pl.Callback] = [
+        CheckLength(),
         clock,
         HistoryWriter(run, print_lines=not attended),
         PanelLogger(),
@@ -335,8 +337,10 @@ def _plain_memory_errors(train: TrainConfig) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        on_host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-        if not on_host and not isinstance(error, torch.OutOfMemoryError):
+        # Where CUDA's own calls run out it is a plain RuntimeError, or torch's AcceleratorError.
+        told = ("out of memory", "can't allocate memory")
+        is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not is_known and not any(words in str(error) for words in told):
             raise
         raise ValueError(
             f"out of memory with train.batch_size {train.batch_size}; expected a batch to fit. "
@@ -387,6 +391,13 @@ def _plain_interrupts(trainer: pl.Trainer) -> Iterator[None]:
 
 
 def _finished_result(run: RunFolder) -> TrainResult:
+    """What the first process finds in the run folder, which others may see later."""
+    result = from_first(_read_result(run) if rank() == 0 else None)
+    assert result is not None
+    return result
+
+
+def _read_result(run: RunFolder) -> TrainResult:
     summary = read_json(run.training_path)
     told = {field.name for field in dataclasses.fields(TrainResult)}
     return TrainResult(
