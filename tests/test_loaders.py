@@ -61,6 +61,7 @@ def config(synthetic_root, tmp_path_factory):
         derived_root=str(tmp_path_factory.mktemp("derived")),
         mask_workers=1,
         image_size=64,
+        train_size=0,
         resize="letterbox",
     )
 
@@ -97,7 +98,7 @@ def test_validation_sample_is_the_fitted_photo(val_split, config):
 @pytest.mark.parametrize("augment", [None, only()])
 def test_letterbox_pads_with_255_in_training_and_validation(augment):
     image, mask = np.full((64, 32, 3), 255, np.uint8), np.full((64, 32), 5, np.uint8)
-    config = DataConfig(image_size=64, resize="letterbox")
+    config = DataConfig(image_size=64, train_size=0, resize="letterbox")
     normalization = Normalization((0.2, 0.4, 0.6), (1, 1, 1))
     sample = SegmentationDataset(split_of(image, mask), config, augment, normalization)[0]
     expected = np.full((64, 64), IGNORE_INDEX)
@@ -123,7 +124,7 @@ def plain_photos(*class_ids, size=(64, 32)):
 
 
 def test_groups_show_two_to_four_photos_with_their_masks():
-    config = DataConfig(image_size=128, resize="letterbox")
+    config = DataConfig(image_size=128, train_size=0, resize="letterbox")
     dataset = SegmentationDataset(plain_photos(1, 2, 3, 4, 5), config, only(group_probability=1.0))
     seen = set()
     for number in range(30):
@@ -139,7 +140,7 @@ def test_groups_show_two_to_four_photos_with_their_masks():
 
 
 def test_groups_come_as_often_as_asked_and_only_of_people():
-    config = DataConfig(image_size=64, resize="squash")
+    config = DataConfig(image_size=64, train_size=0, resize="squash")
 
     def share(probability, *class_ids):
         augment = only(group_probability=probability)
@@ -163,7 +164,7 @@ def test_training_samples_may_be_smaller_than_those_of_validation(train_split, v
 @pytest.mark.parametrize("augment", [None, only()])
 def test_squash_pads_nothing(augment):
     image, mask = np.full((64, 32, 3), 255, np.uint8), np.full((64, 32), 5, np.uint8)
-    config = DataConfig(image_size=64, resize="squash")
+    config = DataConfig(image_size=64, train_size=0, resize="squash")
     sample = SegmentationDataset(split_of(image, mask), config, augment)[0]
     assert sample["mask"].shape == (64, 64)
     assert (sample["mask"] == 5).all()
