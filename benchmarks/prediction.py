@@ -41,7 +41,7 @@ def rows() -> list[Row]:
 
 
 def write_checkpoint(folder: Path) -> tuple[Path, str]:
-    """Write a checkpoint for both sides: the demo's weights if there are any, else random ones."""
+    """Write a checkpoint for both sides: the demo's weights if they fit, else random ones."""
     import pytorch_lightning as pl
     import torch
 
@@ -55,9 +55,12 @@ def write_checkpoint(folder: Path) -> tuple[Path, str]:
     torch.manual_seed(0)
     state = build_network(ENCODER, "none", NUM_CLASSES).state_dict()
     if _DEMO_CHECKPOINT.exists():
-        words = "the demo's weights"
-        trained = read_checkpoint(_DEMO_CHECKPOINT)["state_dict"]
-        state = {key.removeprefix("network."): value for key, value in trained.items()}
+        trained = read_checkpoint(_DEMO_CHECKPOINT)
+        if trained[CHECKPOINT_KEY]["config"]["train"]["encoder_name"] == ENCODER:
+            words = "the demo's weights"
+            state = {
+                key.removeprefix("network."): value for key, value in trained["state_dict"].items()
+            }
     coco = read_annotations(annotation_path(photo_data_root()[0], "val"))
     settings = {"image_size": IMAGE_SIZE, "encoder_name": ENCODER}
     config = replace_fields(profile_config("reported"), settings)

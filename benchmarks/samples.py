@@ -147,7 +147,7 @@ def load_train_split(root: Path, derived_root: str) -> SplitData:
 
 def our_samples(split: SplitData, n_samples: int) -> Callable[[], None]:
     """Draw the first samples as training does, in profile reported's strength."""
-    config = DataConfig(image_size=IMAGE_SIZE, resize="squash")
+    config = DataConfig(image_size=IMAGE_SIZE, train_size=0, resize="squash")
     dataset = SegmentationDataset(split, config, profile_config("reported").augment)
 
     def draw() -> None:

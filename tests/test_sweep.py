@@ -290,8 +290,8 @@ def test_larger_grid_adds_to_the_leaderboard(go, stand):
     assert [row["seed"] for row in read_rows(result)] == ["0", "1", "2", "3"]
     assert result.done == ("s-seed=2", "s-seed=3")
     # Another field varies: it becomes a column.
-    result = go(learning_rate=[0.002, 0.1])
-    assert {row["learning_rate"] for row in read_rows(result)} == {"0.001", "0.002", "0.1"}
+    result = go(learning_rate=[0.003, 0.1])
+    assert {row["learning_rate"] for row in read_rows(result)} == {"0.002", "0.003", "0.1"}
 
 
 def test_run_of_other_settings_is_not_replaced(go, stand, tmp_path):
@@ -299,12 +299,12 @@ def test_run_of_other_settings_is_not_replaced(go, stand, tmp_path):
     calls = list(stand.calls)
     with pytest.raises(
         ValueError,
-        match=r'sweep "s" has a run s-seed=0 with train\.batch_size 4; expected the same '
-        r"settings, got 8\. Choose another --name",
+        match=r'sweep "s" has a run s-seed=0 with train\.batch_size 8; expected the same '
+        r"settings, got 16\. Choose another --name",
     ):
-        go(seed=[0, 1], base={"batch_size": 8})
+        go(seed=[0, 1], base={"batch_size": 16})
     assert stand.calls == calls
-    assert len(go(seed=[0, 1], base={"batch_size": 8}, name="other").done) == 2
+    assert len(go(seed=[0, 1], base={"batch_size": 16}, name="other").done) == 2
 
 
 def test_deleted_run_has_no_scores(go, stand, tmp_path):
