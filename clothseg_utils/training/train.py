@@ -21,6 +21,7 @@ from clothseg_utils.core.progress import in_notebook, is_attended
 from clothseg_utils.core.ranks import is_launched, local_world_size, rank, world_size
 from clothseg_utils.core.reach import code_hash
 from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.core.text import count_text
 from clothseg_utils.data.splits import SplitData, splits_source
 from clothseg_utils.network.checkpoints import (
     CHECKPOINT_KEY,
@@ -323,7 +324,7 @@ def _describe(trainer: pl.Trainer, train: TrainConfig, n_workers: int) -> str:
     return (
         f"training on {trainer.world_size} x {name}, precision {trainer.precision}: "
         f"{n_photos} photos a step (batch_size {train.batch_size}, accumulate {train.accumulate}), "
-        f"{n_workers} workers a device load them"
+        f"read by {count_text(n_workers, 'worker') if n_workers else 'the process that trains'}"
     )
 
 
