@@ -593,7 +593,7 @@ def test_key_changes_with_own_data(own_config, run, notebook_dir, tmp_path, name
 @pytest.mark.slow
 def test_kernel_runs_the_notebook_and_html_is_written(config, run, notebook_dir):
     run_pipeline(config, ["03"], say=lambda line: None)
-    assert (run.path / "03_training.txt").read_text() == "0.001"
+    assert (run.path / "03_training.txt").read_text() == "0.002"
     executed = json.loads((run.notebooks_dir / "03_training.ipynb").read_text())
     assert [cell["metadata"].get("tags") for cell in executed["cells"]] == [
         ["parameters"],
