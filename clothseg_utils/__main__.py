@@ -257,7 +257,9 @@ def convert(
             "for the 12 classes give --classes"
         )
     run_name = re.sub(r"[^\w.+=-]+", "_", out.resolve().name).lstrip("._-") or "mine"
-    _say_next("run", "--data-root", out, "--run-name", run_name, *by_category)
+    _say_next(
+        "run", "--profile", "laptop", "--data-root", out, "--run-name", run_name, *by_category
+    )
     return 0
 
 

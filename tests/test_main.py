@@ -400,7 +400,8 @@ def test_convert(cli, here):
     assert result.out.startswith(
         "new set: 2 train and 1 val photos, 3 annotations in 1 categories\n"
     )
-    assert next_command(result.out.splitlines()) == "run --data-root 'new set' --run-name new_set"
+    command = "run --profile laptop --data-root 'new set' --run-name new_set"
+    assert next_command(result.out.splitlines()) == command
     assert (here / "new set" / VAL_JSON).is_file()
 
 
@@ -408,7 +409,7 @@ def test_convert_without_classes_takes_each_category_for_one(cli, here):
     write_own_data(here)
     result = cli("convert", "--photos", "shop", "--annotations", "shop.json", "--out", "new")
     assert "for the 12 classes give --classes" in result.out
-    command = "run --data-root new --run-name new --set data.scheme=category"
+    command = "run --profile laptop --data-root new --run-name new --set data.scheme=category"
     assert next_command(result.out.splitlines()) == command
 
 

@@ -136,7 +136,7 @@ class LossConfig(_Section):
     dice_form: DiceForm = "present"  # smp divides by all classes, present by those in the batch
     focal_form: FocalForm = "mean"  # sigmoids, mean or sum over classes; or softmax
     dice_smooth: _NotNegative = 1.0  # pixels added to both sides of the Dice ratio
-    focal_gamma: _NotNegative = 2.0  # 0 turns focal loss into binary cross-entropy
+    focal_gamma: _NotNegative = 2.0  # 0 turns focal loss into cross-entropy
 
     @model_validator(mode="after")
     def _check_sum(self) -> Self:

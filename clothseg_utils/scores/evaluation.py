@@ -138,8 +138,8 @@ class Evaluation:
     framing_whole: np.ndarray
 
 
-_ADDED = ("framing_confusions", "framing_whole")
 # Arrays that older files may lack, which then say nothing about halves and are read all the same.
+_ADDED = ("framing_confusions", "framing_whole")
 
 
 def interval_metrics(evaluation: Evaluation, samples: int) -> dict[str, Any]:
