@@ -137,6 +137,7 @@ def test_groups_show_two_to_four_photos_with_their_masks():
         assert is_off[shown].float().mean() < 0.1  # where two photos meet
     assert seen == {2, 3, 4}
     assert torch.equal(*(dataset[Draw(0, (0, 3))]["image"] for _ in range(2)))
+    assert len((dataset[0]["mask"]).unique()) > 2  # by number too, as notebook 03 shows them
 
 
 def test_groups_come_as_often_as_asked_and_only_of_people():

@@ -26,7 +26,7 @@ from clothseg_utils.scores.composites import (
 from clothseg_utils.training.augment import TrainTransform
 from clothseg_utils.training.order import Draw, TrainingOrder, check_sizes, repeat_factors
 
-_OF_GROUPS = 1  # added to a draw's seed: other random numbers than those of its transform
+_OF_GROUPS = 1  # added to the seed: other random numbers than those of the transform
 
 
 class Sample(TypedDict):
@@ -60,6 +60,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.config = config
         self.pad_color = normalization.pad_color
         self.group_probability = 0.0
+        self._group_rng = np.random.default_rng(_OF_GROUPS)
         self.transform: TrainTransform | None = None
         if augment is not None:
             if not augment.pipeline_file:  # which stands instead of all other changes
@@ -78,13 +79,12 @@ class SegmentationDataset(Dataset[Sample]):
         A `Draw` names the seed of the augmentation too, so that it does not matter which process
         loads the photo, nor what was loaded before.
         """
-        seed: tuple[int, ...] = ()
         if isinstance(index, Draw):
-            index, seed = index
-            self.set_random_seed(seed)
+            self.set_random_seed(index.seed)
+            index = index.photo
         image, mask = self.pairs.read(index)
-        if seed and self.group_probability:
-            image, mask = self._with_others(index, image, mask, seed)
+        if self._group_rng.random() < self.group_probability:
+            image, mask = self._with_others(index, image, mask)
         if self.transform is None:
             image = fit_image(image, self.config.image_size, self.config.resize, self.pad_color)
             mask = fit_mask(mask, self.config.image_size, self.config.resize)
@@ -95,12 +95,12 @@ class SegmentationDataset(Dataset[Sample]):
         return Sample(image=torch.from_numpy(planes), mask=torch.from_numpy(mask))
 
     def _with_others(
-        self, index: int, image: np.ndarray, mask: np.ndarray, seed: tuple[int, ...]
+        self, index: int, image: np.ndarray, mask: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The photo, or as often as asked for, a composite of it with one to three others."""
-        rng = np.random.default_rng((*seed, _OF_GROUPS))
+        """A composite of the photo with one to three others; the photo where one shows nobody."""
+        rng = self._group_rng
         n_photos = min(int(rng.choice(PEOPLE)), len(self.pairs))
-        if rng.random() >= self.group_probability or n_photos < min(PEOPLE):
+        if n_photos < min(PEOPLE):
             return image, mask
         others = rng.choice(len(self.pairs) - 1, n_photos - 1, replace=False)
         members = [index, *(int(other) + (other >= index) for other in others)]
@@ -120,6 +120,7 @@ class SegmentationDataset(Dataset[Sample]):
         """Seed the augmentation; validation has none."""
         if self.transform is not None:
             self.transform.set_random_seed(seed)
+            self._group_rng = np.random.default_rng((*np.atleast_1d(seed).tolist(), _OF_GROUPS))
 
 
 def start_worker(worker_id: int) -> None:
