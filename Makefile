@@ -34,7 +34,7 @@ test: $(STAMP) ## run every test
 test-fast: $(STAMP) ## run the tests that need no long time, on every core
 	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -m "not slow" -n auto --dist worksteal
 
-bench: $(STAMP) ## compare the speed of every stage with the usual way, about 20 minutes
+bench: $(STAMP) ## compare the speed of every stage with the usual way, about 11 minutes
 	@$(VENV_PYTHON) -m benchmarks
 
 ablation: $(STAMP) ## train the recipe's steps one by one and tabulate their scores, over an hour
