@@ -17,6 +17,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
+from clothseg_utils.__main__ import main
 from clothseg_utils.core.config import Config, replace_fields
 from clothseg_utils.core.files import repo_root, write_json
 from clothseg_utils.core.runs import RunFolder
@@ -149,32 +150,33 @@ def wait_for_a_check(run: RunFolder, *processes: subprocess.Popen[str]) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
-def test_one_process_of_two_is_killed_and_training_goes_on_with_one_device(config, by):
+def test_one_process_of_two_is_killed_and_training_goes_on_with_one_device(
+    config, capfd, monkeypatch
+):
     """Rank 1 is killed after the first check: a clear end, and nothing of the check is lost."""
-    run = RunFolder(config.run.outputs_root, by.name)
+    run = RunFolder(config.run.outputs_root, "killed")
     words = settings(config, run_name=run.name, devices=2, max_epochs=200, batch_size=2)
     process = start(sys.executable, "-m", "clothseg_utils", "train", *words)
     try:
         wait_for_a_check(run, process)
         ranks = processes_of(process.pid)
-        ranks["1"].send_signal(by)
+        ranks["1"].kill()
         killed = time.monotonic()
         out, err = finish(process, code=2)
     finally:
         process.kill()
     assert time.monotonic() - killed < 60
     assert err.count("error: ") == 1
-    assert re.match(rf"error: process 1 of the training ended by {by.name}, .*\n\Z", err)
+    assert re.match(r"error: process 1 of the training ended by SIGKILL, .*\n\Z", err)
     assert "Traceback" not in err
     assert "training on 2 x CPU" in out
     assert not psutil.pid_exists(ranks["0"].pid)
-    if by is signal.SIGTERM:
-        return  # what is left is the same
     done = len(read_history(run.logs_dir / "history.csv"))
     # Twice the photos on half the devices: the same steps.
     words = settings(config, run_name=run.name, devices=1, batch_size=4, max_epochs=done + 1)
-    out, _ = finish(start(sys.executable, "-m", "clothseg_utils", "train", *words, "--resume"))
+    monkeypatch.setattr(sys, "argv", ["clothseg_utils", "train", *words, "--resume"])
+    assert main() == 0
+    out = capfd.readouterr().out
     assert "training goes on from last.ckpt" in out
     assert "train.batch_size 4 instead of 2" in out
     assert "training on 1 x CPU" in out
@@ -208,7 +210,11 @@ def test_sigterm_to_the_one_that_waits_ends_them_all(config, tmp_path, monkeypat
 
 
 def test_two_machines_meet_by_torchrun_and_end_together(config):
-    """Two agents of one process each, at two addresses, as `docs/devices.md` starts them."""
+    """Two agents of one process each, at two addresses, as `docs/devices.md` starts them.
+
+    A process that gets SIGTERM ends at once: one that waited for the others' answer to it, as
+    Lightning's handler does, would hold them all.
+    """
     words = settings(config, run_name="machines", batch_size=2, max_epochs=200)
     common = ["--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d"]
     common += ["--rdzv-id", "test", "--rdzv-endpoint", "127.0.0.2:29617"]
@@ -223,7 +229,7 @@ def test_two_machines_meet_by_torchrun_and_end_together(config):
     try:
         wait_for_a_check(run, *agents)
         workers = [child for agent in agents for child in processes_of(agent.pid).values()]
-        agents[1].terminate()
+        workers[1].terminate()
         said = [agent.communicate(timeout=60)[0] for agent in agents]
     finally:
         for agent in agents:
