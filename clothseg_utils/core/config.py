@@ -54,6 +54,7 @@ class DataConfig(_Section):
     scheme: Scheme = "supercategory"
     image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 192  # network input side, pixels
     train_size: Annotated[int, Field(ge=0, multiple_of=32)] = 128  # in training; 0 means image_size
+    first_size: Annotated[int, Field(ge=0, multiple_of=32)] = 0  # in its first half; 0: the same
     resize: Resize = "letterbox"  # letterbox keeps the aspect ratio, squash does not
     image_limit: _CountOrZero = 0  # photos of each split to use; 0 means all
     mask_workers: _CountOrZero = 0  # processes that make masks; 0 means one per CPU core
@@ -314,7 +315,12 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
     # Real photos without a GPU: an hour on two cores.
     "laptop": {
         "run": {"run_name": "laptop"},
-        "data": {"data_root": "data/fashionpedia", "image_size": 288, "train_size": 192},
+        "data": {
+            "data_root": "data/fashionpedia",
+            "image_size": 288,
+            "train_size": 192,
+            "first_size": 128,
+        },
         "augment": {"crop_scale_max": 1.2, "group_probability": 0.1},
         "train": {"max_minutes": 60.0, "epoch_images": 3200, "repeat_threshold": 0.3},
     },

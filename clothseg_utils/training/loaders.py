@@ -1,5 +1,6 @@
 """Photos and masks as batches: the Dataset, and the loaders of a run."""
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypedDict, get_args
 
@@ -44,7 +45,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     Args:
         split_data: the split.
-        config: data section; `image_size`, `train_size` and `resize` are used.
+        config: data section; `image_size`, `train_size`, `first_size` and `resize` are used.
         augment: strength of augmentation; None for validation, which only resizes.
         normalization: of the network; padding has its mean colour.
     """
@@ -62,11 +63,13 @@ class SegmentationDataset(Dataset[Sample]):
         self.group_probability = 0.0
         self._group_rng = np.random.default_rng(_OF_GROUPS)
         self.transform: TrainTransform | None = None
+        self.early_transform: TrainTransform | None = None
         if augment is not None:
             if not augment.pipeline_file:  # which stands instead of all other changes
                 self.group_probability = augment.group_probability
-            self.transform = TrainTransform(
-                augment, config.input_size, config.resize, self.pad_color
+            self.transform, self.early_transform = (
+                TrainTransform(augment, size, config.resize, self.pad_color)
+                for size in (config.input_size, config.first_size or config.input_size)
             )
 
     def __len__(self) -> int:
@@ -79,17 +82,20 @@ class SegmentationDataset(Dataset[Sample]):
         A `Draw` names the seed of the augmentation too, so that it does not matter which process
         loads the photo, nor what was loaded before.
         """
+        transform = self.transform
         if isinstance(index, Draw):
+            if index.is_early:
+                transform = self.early_transform
             self.set_random_seed(index.seed)
             index = index.photo
         image, mask = self.pairs.read(index)
         if self._group_rng.random() < self.group_probability:
             image, mask = self._with_others(index, image, mask)
-        if self.transform is None:
+        if transform is None:
             image = fit_image(image, self.config.image_size, self.config.resize, self.pad_color)
             mask = fit_mask(mask, self.config.image_size, self.config.resize)
         else:
-            image, mask = self.transform(image, mask)
+            image, mask = transform(image, mask)
         planes = np.empty((3, *mask.shape), np.uint8)
         cv2.split(image, [*planes])  # into `planes`, several times as fast as a transposed copy
         return Sample(image=torch.from_numpy(planes), mask=torch.from_numpy(mask))
@@ -118,8 +124,9 @@ class SegmentationDataset(Dataset[Sample]):
 
     def set_random_seed(self, seed: int | tuple[int, ...]) -> None:
         """Seed the augmentation; validation has none."""
-        if self.transform is not None:
+        if self.transform is not None and self.early_transform is not None:
             self.transform.set_random_seed(seed)
+            self.early_transform.set_random_seed(seed)
             self._group_rng = np.random.default_rng((*np.atleast_1d(seed).tolist(), _OF_GROUPS))
 
 
@@ -141,6 +148,7 @@ class ClothingDataModule(pl.LightningDataModule):
         train: the train split.
         val: the val split, disjoint from train.
         normalization: of the network.
+        share_done: as in `TrainingOrder`.
     """
 
     def __init__(
@@ -149,8 +157,10 @@ class ClothingDataModule(pl.LightningDataModule):
         train: SplitData,
         val: SplitData,
         normalization: Normalization = IMAGENET,
+        share_done: Callable[[int], float] = lambda check: 1.0,
     ) -> None:
         super().__init__()
+        self._share_done = share_done
         check_disjoint(train, val)
         self.config = config
         self.normalization = normalization
@@ -179,7 +189,7 @@ class ClothingDataModule(pl.LightningDataModule):
         """Workers of each loader: those asked for, as far as cores and shared memory allow."""
         train = self.config.train
         data = self.config.data
-        side = max(data.image_size, data.input_size)
+        side = max(data.image_size, data.input_size, data.first_size)
         batch_bytes = train.batch_size * 4 * side**2  # RGB and mask
         workers, reason = affordable_workers(train.num_workers, batch_bytes, local_world_size())
         if reason and rank() == 0:
@@ -192,7 +202,13 @@ class ClothingDataModule(pl.LightningDataModule):
         n_photos = len(self.train_dataset)
         sizes = check_sizes(n_photos, train, world_size())
         order = TrainingOrder(
-            n_photos, sizes, train.seed, rank(), world_size(), self._photo_weights()
+            n_photos,
+            sizes,
+            train.seed,
+            rank(),
+            world_size(),
+            self._photo_weights(),
+            self._share_done,
         )
         return DataLoader(self.train_dataset, sampler=order, **self._loader_options())
 

@@ -152,17 +152,21 @@ def train(
     normalization = encoder_normalization(config.train.encoder_name)
     if start.checkpoint is not None:  # it goes on with what it began with
         normalization = stored_normalization(read_checkpoint(start.checkpoint)[CHECKPOINT_KEY])
-    data_module = ClothingDataModule(config, train_split, val_split, normalization)
+    clock = TrainingClock(config.train)
+    data_module = ClothingDataModule(
+        config, train_split, val_split, normalization, clock.share_done
+    )
     data_module.rehearse()
     moves = start.moves_former and rank() == 0
     with former_aside(run) if moves else contextlib.nullcontext():
-        _fit(config, data_module, run, data_info, start.checkpoint, code)
+        _fit(config, data_module, clock, run, data_info, start.checkpoint, code)
     return _finished_result(run)
 
 
 def _fit(
     config: Config,
     data_module: ClothingDataModule,
+    clock: TrainingClock,
     run: RunFolder,
     data_info: dict[str, Any],
     checkpoint_path: Path | None,
@@ -180,7 +184,6 @@ def _fit(
         set_prior_bias(module.network, pixels / pixels.sum())
     freeze_unused(module.network)
     module.to(memory_format=torch.channels_last)
-    clock = TrainingClock(train)
     source = splits_source(data_module.train_split, data_module.val_split)
     with _quiet_lightning():
         trainer = _build_trainer(config, run, clock, source)
