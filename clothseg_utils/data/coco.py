@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from clothseg_utils.data.rle import MAX_COORDINATE, Rle, Segmentation, segmentation_fault
 
-Split = Literal["train", "val"]
+Split = Literal["train", "val", "test"]
 
 ProblemKind = Literal[
     "annotation_left_out",
@@ -24,6 +24,7 @@ ProblemKind = Literal[
     "photo_empty",
     "photo_unreadable",
     "photo_size",
+    "near_equal",
 ]
 
 _Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
