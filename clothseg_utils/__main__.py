@@ -223,39 +223,74 @@ def download(
 @app.command()
 def convert(
     photos: Annotated[Path, typer.Option(help="Folder of your photos, subfolders included.")],
-    annotations: Annotated[Path, typer.Option(help="COCO JSON of these photos.")],
     out: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
+    annotations: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SPLIT=]FILE",
+            help="COCO JSON of these photos, maybe for train=, val= or test= alone; repeatable. "
+            "Without it those in --photos are taken.",
+        ),
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder of masks instead.")] = None,
+    mask_names: Annotated[
+        Path | None, typer.Option(help="JSON: name -> value or colour in the masks.")
+    ] = None,
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Without a name there: background.")
+    ] = False,
     classes: Annotated[
         Path | None, typer.Option(help="JSON: category name -> class name, or null to leave out.")
     ] = None,
     val_share: Annotated[
-        float, typer.Option(help="Share of the photos to validate on, 0 to 1.")
+        float, typer.Option(help="Share of the photos to validate on, if no split is given.")
     ] = 0.2,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="Photos of which it finds the same in the name stay together."
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first fault.")] = False,
 ) -> int:
-    """Make a dataset of your own photos and a COCO file.
+    """Make a dataset of your own photos and their labels.
 
     The photos are only read. Without --classes the file's own supercategories are the classes.
+    Photos whose names or pictures show that they are copies of one source stay in one split.
 
     \b
     Examples:
       python -m clothseg_utils convert --photos shop/ --annotations shop.json \\
           --classes classes.json --out data/shop
+      python -m clothseg_utils convert --photos roboflow_export/ --out data/shop
+      python -m clothseg_utils convert --photos shop/ --annotations train=a.json \\
+          --annotations val=b.json --annotations test=c.json --out data/shop
+      python -m clothseg_utils convert --photos shop/ --masks masks/ \\
+          --mask-names names.json --out data/shop
 
-    In this example classes.json holds
+    In the first example classes.json holds
 
     \b
       {"T-shirt": "upperbody", "jeans": "lowerbody", "person": null}
     """
-    from clothseg_utils.data.convert import convert_coco
+    from clothseg_utils.data.convert import convert_photos
 
-    made = convert_coco(photos, annotations, out, classes_file=classes, val_share=val_share)
+    made = convert_photos(
+        photos,
+        out,
+        annotations=annotations or (),
+        masks_dir=masks,
+        mask_names=mask_names,
+        ignore_unknown=ignore_unknown,
+        classes_file=classes,
+        val_share=val_share,
+        group_by=group_by,
+        strict=strict,
+    )
     _say(f"{out}: {made.summary()}")
-    by_category = [] if made.has_known_classes else ["--set", "data.scheme=category"]
+    by_category = ["--set", "data.scheme=category"] if made.by_category else []
     if by_category:
-        _say(
-            "the supercategories are not Fashionpedia's, so each category is a class of its own; "
-            "for the 12 classes give --classes"
-        )
+        _say("each category is a class of its own; to put some together give --classes")
     run_name = re.sub(r"[^\w.+=-]+", "_", out.resolve().name).lstrip("._-") or "mine"
     _say_next(
         "run", "--profile", "laptop", "--data-root", out, "--run-name", run_name, *by_category

@@ -45,7 +45,7 @@ class Notes:
     """
 
     def __init__(self, *, strict: bool = False) -> None:
-        self._strict = strict
+        self.strict = strict
         self._notes: list[Note] = []
 
     def add(self, kind: NoteKind, text: str, names: Iterable[str], *, broken: bool = False) -> None:
@@ -55,7 +55,7 @@ class Notes:
             ValueError: they are broken, and the notes are strict.
         """
         names = list(names)
-        if names and broken and self._strict:
+        if names and broken and self.strict:
             raise ValueError(
                 f"{text}: {names[0]}; expected nothing broken. Correct it, or leave out --strict."
             )
@@ -65,6 +65,10 @@ class Notes:
         """Note so many; nothing where there are none."""
         if count:
             self._notes.append(Note(kind, text, count, list(names)))
+
+    def say(self, text: str, count: int, names: Iterable[str] = ()) -> None:
+        """Note how many there are, even if there are none."""
+        self._notes.append(Note("said", text, count, list(names)))
 
     def add_problems(self, problems: Iterable[Problem]) -> None:
         """Note what the reader of a file found, one note for each reason."""

@@ -1,27 +1,18 @@
 """Own photos with labels of any categories -> a dataset in Fashionpedia's layout."""
 
 import contextlib
-import hashlib
 import os
 import shutil
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 
-from clothseg_utils.core.files import sha256_file, sha256_json, whole_folder
-from clothseg_utils.core.text import count_text, first_names
-from clothseg_utils.data.coco import (
-    CocoFile,
-    ImageRecord,
-    Split,
-    annotation_path,
-    images_dir,
-    read_annotations,
-)
+from clothseg_utils.core.files import sha256_json, whole_folder
+from clothseg_utils.core.progress import progress_bar
+from clothseg_utils.data.coco import annotation_path, images_dir
 from clothseg_utils.data.conversion import (
     RECORD_NAME,
     Conversion,
@@ -29,48 +20,21 @@ from clothseg_utils.data.conversion import (
     read_conversion,
     write_conversion,
 )
-from clothseg_utils.data.copies import Groups, source_groups
 from clothseg_utils.data.coverage import check_coverage
-from clothseg_utils.data.mask_folders import read_mask_folder
-from clothseg_utils.data.measure import Measured, Part, measure_parts
+from clothseg_utils.data.division import divide
 from clothseg_utils.data.own_classes import OwnClasses, read_classes, unite_categories
-from clothseg_utils.data.photo_names import match_photos
-from clothseg_utils.data.sizes import PhotoSize, Sized, fit_photos, photo_sizes, read_size
-from clothseg_utils.data.sources import Source, find_sources
+from clothseg_utils.data.own_photos import (
+    Labels,
+    OwnPhoto,
+    covered_pixels,
+    fit_and_measure,
+    gather_photos,
+    read_labels,
+)
+from clothseg_utils.data.sources import SPLITS, find_sources
 
-_CONVERSION_VERSION = 3  # a change of the rules below makes every converted dataset anew
-_SPLITS: tuple[Split, ...] = ("train", "val", "test")
-_LONGEST_NAME = 200  # bytes; file systems take 255, and masks and temporary files add some
-
-
-@dataclass(frozen=True)
-class _Labels:
-    """A source that was read, and which photo each of its images is."""
-
-    source: Source
-    coco: CocoFile
-    photos: Mapping[int, Path]
-
-
-@dataclass
-class _Photo:
-    """A photo of the dataset; several image records may be of one photo.
-
-    Attributes:
-        id: image_id in the dataset.
-        path: of the user's file.
-        label: path below its photo folder, unique in the dataset.
-        split: that the user gave, or that was chosen; None before.
-        records: (number of the source, record), the first one gives licence and person count.
-        size: in pixels.
-    """
-
-    id: int
-    path: Path
-    label: str
-    split: Split | None
-    records: list[tuple[int, ImageRecord]]
-    size: PhotoSize
+_CONVERSION_VERSION = 3  # a change of the rules makes every converted dataset anew
+_LONGEST_NAME = 150  # characters; masks and temporary files are named after photos too
 
 
 def convert_photos(
@@ -120,39 +84,152 @@ def convert_photos(
     mapping = read_classes(classes_file) if classes_file else None
     _check_target(out_dir)
     notes = Notes(strict=strict)
-    labels = []
-    for source in sources:
-        if source.has_masks:
-            coco = read_mask_folder(
-                source.labels,
-                source.photos_dir,
-                mask_names,
-                ignore_unknown=ignore_unknown,
-                strict=strict,
-            )
-        else:
-            size_of = _SizeOfName(source)
-            coco = read_annotations(
-                source.labels, strict=strict, plain_names=False, photo_size=size_of
-            )
-        notes.add_problems(coco.problems)
-        labels.append(_Labels(source, coco, _find_photos(source, coco, photos_dir, notes)))
-    choices = {
-        "val_share": val_share,
-        "group_by": group_by,
-        "mapping": mapping,
-        "strict": strict,
-        "ignore_unknown": ignore_unknown,
-    }
-    recipe = _recipe(labels, choices)
-    made = read_conversion(out_dir)
-    if made is not None and made.recipe == recipe and _is_whole(out_dir, made):
-        return made
+    labels = [
+        read_labels(source, photos_dir, mask_names, ignore_unknown, notes) for source in sources
+    ]
+    choices = {"mapping": mapping, "val_share": val_share, "group_by": group_by}
+    recipe = _recipe(labels, choices | {"strict": strict, "ignore_unknown": ignore_unknown})
+    known = read_conversion(out_dir)
+    if known is not None and known.recipe == recipe and _is_whole(out_dir, known):
+        return known
     classes = unite_categories([one.coco for one in labels], mapping, notes)
-    dataset = _measure(labels, classes, photos_dir, notes)
-    _divide(dataset, val_share, group_by, notes)
+    photos = fit_and_measure(gather_photos(labels, photos_dir, notes), labels, classes, notes)
+    divide(photos, val_share, group_by, notes)
+    for split in SPLITS:
+        chosen = [photo for photo in photos if photo.split == split]
+        check_coverage([covered_pixels(photo) for photo in chosen], split)
+    _name_files(photos, notes)
     with whole_folder(out_dir) as unfinished:
-        made = _write_dataset(unfinished, dataset, labels, classes, recipe, notes)
+        made = _write_dataset(unfinished, photos, labels, classes, recipe, notes)
         if out_dir.exists():
             shutil.rmtree(out_dir.resolve())
     return made
+
+
+def _recipe(labels: Sequence[Labels], choices: Mapping[str, Any]) -> str:
+    """Hash of everything that decides the dataset; of photos, name, size and time."""
+    sources = []
+    for one in labels:
+        stamps = []
+        for image_id, path in one.photos.items():
+            stat = path.stat()
+            stamps.append([image_id, path.name, stat.st_size, stat.st_mtime_ns])
+        sources.append([one.coco.sha256, one.source.split, stamps])
+    return sha256_json({"version": _CONVERSION_VERSION, "sources": sources, **choices})
+
+
+def _check_target(out_dir: Path) -> None:
+    """Refuse a folder that holds what `convert` did not make."""
+    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
+        return
+    parts = [path(out_dir, split) for split in SPLITS for path in (annotation_path, images_dir)]
+    ours = {RECORD_NAME, *(part.name for part in parts)}
+    is_ours = (out_dir / RECORD_NAME).is_file()
+    if not is_ours or {path.name for path in out_dir.iterdir()} - ours:
+        raise ValueError(
+            f"{out_dir} holds other files than `convert` makes; expected a new folder, or one that "
+            "it made. Name another one."
+        )
+
+
+def _is_whole(out_dir: Path, made: Conversion) -> bool:
+    parts = (annotation_path, images_dir)
+    return all(part(out_dir, split).exists() for split in made.photos for part in parts)
+
+
+def _name_files(photos: Sequence[OwnPhoto], notes: Notes) -> None:
+    """Give each photo a plain file name, and a stem of its own: masks are named after it.
+
+    Folders become part of the name. On some disks names that differ in case only are one.
+    """
+    flat = {photo.label: _flat_name(photo.label) for photo in photos}
+    counts = Counter(name.stem.casefold() for name in flat.values())
+    taken: set[str] = set()
+    renamed = []
+    for photo in sorted(photos, key=lambda photo: photo.label):
+        name = flat[photo.label]
+        of_suffix = f"_{name.suffix[1:]}" if counts[name.stem.casefold()] > 1 else ""
+        stem = candidate = name.stem + of_suffix
+        number = 1
+        while candidate.casefold() in taken:
+            number += 1
+            candidate = f"{stem}_{number}"
+        taken.add(candidate.casefold())
+        photo.file_name = candidate + name.suffix
+        if candidate != name.stem:
+            renamed.append(f"{photo.label} is {photo.file_name}")
+    notes.add("healed", "photos renamed, as their masks would have one name", renamed)
+
+
+def _flat_name(label: str) -> PurePosixPath:
+    name = label.replace("/", "__").replace("\\", "_").lstrip(".")
+    if len(name) > _LONGEST_NAME:
+        name = f"{sha256_json(name)[:8]}_{name[-_LONGEST_NAME:]}"
+    return PurePosixPath(name)
+
+
+def _write_dataset(
+    folder: Path,
+    photos: Sequence[OwnPhoto],
+    labels: Sequence[Labels],
+    classes: OwnClasses,
+    recipe: str,
+    notes: Notes,
+) -> Conversion:
+    first = labels[0]
+    folder_name = first.source.photos_dir.resolve().name
+    licenses = sorted({name for one in labels for name in one.coco.license_names.values()})
+    shared = {
+        "info": {"description": first.coco.description or f"Own photos: {folder_name}"},
+        "licenses": [{"id": number, "name": name} for number, name in enumerate(licenses, 1)],
+        "categories": classes.categories,
+    }
+    counts = Counter(photo.split for photo in photos)
+    with progress_bar(total=len(photos), desc="writing", unit="photo") as bar:
+        for split in counts:
+            images_dir(folder, split).mkdir(exist_ok=True)
+            chosen = [photo for photo in photos if photo.split == split]
+            images = [_image_record(photo, labels, licenses) for photo in chosen]
+            head = msgspec.json.encode(shared | {"images": images})
+            with annotation_path(folder, split).open("wb") as file:
+                file.write(head[:-1] + b',"annotations":[')
+                separator = b""
+                for photo in chosen:
+                    for annotation in photo.annotations:
+                        file.write(separator + annotation.to_json(photo.image_id))
+                        separator = b",\n"
+                    _link_or_copy(photo.path, images_dir(folder, split) / photo.file_name)
+                    bar.update()
+                file.write(b"]}")
+    made = Conversion(
+        recipe=recipe,
+        photos={split: counts[split] for split in SPLITS if split in counts},
+        annotations=sum(len(photo.annotations) for photo in photos),
+        categories={category.name: category.supercategory for category in classes.categories},
+        by_category=classes.by_category,
+        notes=list(notes),
+    )
+    write_conversion(folder, made)
+    return made
+
+
+def _image_record(
+    photo: OwnPhoto, labels: Sequence[Labels], licenses: Sequence[str]
+) -> dict[str, Any]:
+    (number, record), *_ = photo.records
+    width, height = photo.size_wh
+    made = {"id": photo.image_id, "file_name": photo.file_name, "width": width, "height": height}
+    name = labels[number].coco.license_names.get(str(record.license))
+    if name is not None:
+        made["license"] = licenses.index(name) + 1
+    if record.person_count is not None:
+        made["person_count"] = record.person_count
+    return made
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    # A hard link costs no space. Other disks, and some file systems, cannot.
+    with contextlib.suppress(OSError):
+        os.link(source.resolve(), target)
+        return
+    shutil.copy2(source, target)

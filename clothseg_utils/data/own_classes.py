@@ -70,20 +70,22 @@ def unite_categories(
         ValueError: a category without a class, one name of several classes, or more classes than a
             mask holds.
     """
-    entries = _drop_unlabelled([e for n, file in enumerate(files) for e in _entries(n, file)], notes)
+    entries = _drop_unlabelled(
+        [e for n, file in enumerate(files) for e in _entries(n, file)], notes
+    )
     where = first_names([file.path.name for file in files])
     if not entries:
         raise ValueError(
             f"{where}: no category that can be a class; expected garments. Export it again."
         )
     names = list(dict.fromkeys(entry.category.name for entry in entries))
-    class_of = _supercategories(entries) if mapping is None else _mapped(names, mapping, where)
-    left_out = [name for name in names if class_of[name] is None]
+    said = _supercategories(entries) if mapping is None else _mapped(names, mapping, where)
+    left_out = [name for name in names if said[name] is None]
     notes.add("left_out", "categories left out by --classes", left_out)
-    class_of = _spelled_alike({n: own for n, own in class_of.items() if own is not None}, where)
+    class_of = _spelled_alike({n: own for n, own in said.items() if own is not None}, where)
     by_category = mapping is None and not set(class_of.values()) <= set(_KNOWN)
     kept = [entry for entry in entries if entry.category.name in class_of]
-    united = _unite(kept, class_of, by_category, where, notes)
+    united = _unite(kept, class_of, by_category, notes)
     n_classes = 1 + len(united.categories if by_category else set(class_of.values()))
     if n_classes > MOST_CLASSES:
         raise ValueError(
@@ -196,7 +198,7 @@ def _mapped(names: Sequence[str], mapping: ClassMapping, where: str) -> dict[str
 
 def _spelled_alike(class_of: Mapping[str, str], where: str) -> dict[str, str]:
     """One spelling for each class: Fashionpedia's, else the first."""
-    spelling = {_key(own): plain_name(own) for own in reversed(class_of.values())}
+    spelling = {_key(own): plain_name(own) for own in reversed(list(class_of.values()))}
     spelling |= {known: known for known in _KNOWN}
     unknown = [key for key in dict.fromkeys(map(_key, class_of.values())) if key not in _KNOWN]
     if len(unknown) == 1 < len(set(map(_key, class_of.values()))):
@@ -215,23 +217,26 @@ def _unite(
     entries: Sequence[_Entry],
     class_of: Mapping[str, str],
     by_category: bool,
-    where: str,
     notes: Notes,
 ) -> OwnClasses:
     made: dict[tuple[str, str], Category] = {}
     id_of: dict[tuple[int, int], int] = {}
-    respelled: dict[str, None] = {}
+    seen: set[tuple[int, str, str]] = set()
+    one_name: dict[str, None] = {}
     free_id = 1 + max((entry.category.id for entry in entries), default=0)
+    taken: set[int] = set()
     for entry in entries:
-        name, own = entry.category.name, class_of[entry.category.name]
+        name, own = plain_name(entry.category.name), class_of[entry.category.name]
         united = made.get((entry.key, own))
         if united is None:
             new_id = entry.category.id
-            if new_id in {category.id for category in made.values()}:
+            if new_id in taken:
                 new_id, free_id = free_id, free_id + 1
-            united = made[entry.key, own] = Category(new_id, plain_name(name), own)
-        elif plain_name(name) != united.name:
-            respelled[f"{name} = {united.name}"] = None
+            taken.add(new_id)
+            united = made[entry.key, own] = Category(new_id, name, own)
+        elif name != united.name or (entry.file, entry.key, own) in seen:
+            one_name[f"{entry.category.id} {name} = {united.id} {united.name}"] = None
+        seen.add((entry.file, entry.key, own))
         id_of[entry.file, entry.category.id] = united.id
-    notes.add("healed", "categories united whose names differ in case or spaces only", respelled)
+    notes.add("healed", "categories united, of one name but for case and spaces", one_name)
     return OwnClasses(tuple(made.values()), id_of, by_category)

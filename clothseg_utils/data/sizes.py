@@ -12,6 +12,7 @@ from PIL import ExifTags, Image
 from pycocotools import mask as mask_api
 
 from clothseg_utils.core.progress import progress_bar
+from clothseg_utils.data.coco import PackedAnnotation
 from clothseg_utils.data.rle import Rle, Segmentation
 
 _TURNING = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -66,12 +67,12 @@ class Sized:
     Attributes:
         file_wh: (width, height) as the file says.
         photo: the photo's own size.
-        segmentations: of the image; looked at only where the sizes differ.
+        packed: annotations of the image; looked at only where the sizes differ.
     """
 
     file_wh: tuple[int, int]
     photo: PhotoSize
-    segmentations: Sequence[Segmentation] = ()
+    packed: Sequence[PackedAnnotation] = ()
 
     @property
     def photo_wh(self) -> tuple[int, int]:
@@ -99,7 +100,8 @@ class Sized:
         """
         other = self.file_wh[::-1] if self.relation == "swapped" else self.photo_wh
         leaves_file, leaves_other = False, False
-        for segmentation in self.segmentations:
+        for packed in self.packed:
+            segmentation = packed.unpack().segmentation
             if isinstance(segmentation, Rle):
                 leaves_other |= segmentation.size != other[::-1]
                 leaves_file |= segmentation.size != self.file_wh[::-1]
@@ -194,8 +196,10 @@ def fit_photos(images: Mapping[int, Sized]) -> tuple[dict[int, Fit], dict[int, s
 
 def _usual(frames: Iterable[_Frame | None]) -> _Frame | None:
     counts = Counter(frame for frame in frames if frame is not None)
-    (frame, count), *_ = counts.most_common(1) or [(None, 0)]
-    return frame if count >= _AGREEMENT * counts.total() else None
+    for frame, count in counts.items():
+        if count >= _AGREEMENT * counts.total():
+            return frame
+    return None
 
 
 def _fit(sized: Sized, frame: _Frame | None) -> Fit | str:

@@ -10,6 +10,9 @@ from clothseg_utils.core.text import first_names
 from clothseg_utils.data.coco import Split
 from clothseg_utils.data.photos import PHOTO_SUFFIXES
 
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+"""In the order in which they give way: a photo in several of them stays in the last."""
+
 _WORDS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -98,6 +101,11 @@ def split_of_name(name: str) -> Split | None:
     return said.pop() if len(said) == 1 else None
 
 
+def _split_of_folder(name: str) -> Split | None:
+    """Split of a folder that is named after it alone, such as valid or train2017."""
+    return _WORDS.get(name.casefold().rstrip("0123456789"))
+
+
 def _split_and_path(text: str | Path) -> tuple[Split | None, Path]:
     """Take "val=FILE" apart; a file of that very name is one."""
     split, equals, path = str(text).partition("=")
@@ -106,15 +114,15 @@ def _split_and_path(text: str | Path) -> tuple[Split | None, Path]:
     return None, Path(text)
 
 
-def _file_sources(
-    files: Sequence[tuple[Split | None, Path]], photos_dir: Path
-) -> list[Source]:
+def _file_sources(files: Sequence[tuple[Split | None, Path]], photos_dir: Path) -> list[Source]:
     for _, path in files:
         if not path.is_file():
             raise FileNotFoundError(f"{path} not found; expected a COCO JSON. Check the path.")
+    folders = [path.resolve().parent.name for _, path in files]
+    apart = len(set(folders)) > 1
     said = [
-        split or split_of_name(path.name) or split_of_name(path.resolve().parent.name)
-        for split, path in files
+        split or split_of_name(path.name) or (_split_of_folder(folder) if apart else None)
+        for (split, path), folder in zip(files, folders, strict=True)
     ]
     if any(split for split, _ in files) or len(set(said)) > 1:
         return [Source(p, photos_dir, s) for (_, p), s in zip(files, said, strict=True)]
@@ -154,7 +162,7 @@ def _split_folders(folder: Path) -> dict[Split, Path]:
     """Subfolders that are named after a split alone, such as valid/ or train2017/."""
     found: dict[Split, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        split = _WORDS.get(path.name.casefold().rstrip("0123456789"))
+        split = _split_of_folder(path.name)
         if split and path.is_dir():
             found.setdefault(split, path)
     return found
@@ -171,10 +179,9 @@ def _mask_sources(masks_dir: Path, photos_dir: Path) -> list[Source]:
 
 def _narrowed(source: Source) -> Path:
     """Folder of this source's own photos: names may occur in each split's again."""
-    own = source.labels.resolve().parent
-    if source.labels.is_file() and own.is_relative_to(source.photos_dir.resolve()):
-        if own != source.photos_dir.resolve() and _holds_photos(own):
-            return own
+    own, whole = source.labels.resolve().parent, source.photos_dir.resolve()
+    if source.labels.is_file() and whole in own.parents and _holds_photos(own):
+        return source.photos_dir / own.relative_to(whole)
     for folder in (source.photos_dir, source.photos_dir / "images"):
         found = _split_folders(folder).get(cast(Split, source.split))
         if found:
