@@ -9,11 +9,13 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from clothseg_utils.core.ranks import OtherProcessError, is_launched, rank
 from clothseg_utils.core.text import count_text
@@ -42,7 +44,24 @@ def heavy_imports() -> Iterator[None]:
         atexit.register(gc.unfreeze)  # libraries complain about what is left at exit
 
 
-app = typer.Typer(
+class _Verb(TyperCommand):
+    """A verb that refuses an option given twice; by itself the last one would win in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option, times in Counter(given).items():
+            once = option.param_type_name == "option" and not (option.multiple or option.is_eager)
+            if once and times > 1 and not ctx.resilient_parsing:
+                ctx.fail(f"Option '{option.opts[0]}' is given {times} times, expected once.")
+        return super().parse_args(ctx, args)
+
+
+class _App(typer.Typer):
+    def command(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        return super().command(*args, cls=_Verb, **kwargs)
+
+
+app = _App(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -131,7 +150,7 @@ _RUN_NAME = typer.Option(
 )
 # As `core.classes.Scheme` and `data.coco.Split`, whose modules import too much for --help.
 _Scheme = Annotated[Literal["supercategory", "category"], typer.Option(help="Class scheme.")]
-_Split = Annotated[Literal["train", "val"], typer.Option(help="Photos to score.")]
+_Split = Annotated[Literal["train", "val", "test"], typer.Option(help="Photos to score.")]
 
 
 @app.command()
@@ -302,6 +321,9 @@ def convert(
 def audit(
     annotations: Annotated[Path, typer.Option(help="Annotation JSON.")],
     images_dir: Annotated[Path | None, typer.Option(help="Folder of its photos.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Folder of another split's photos, to find copies of.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the findings there.")] = None,
 ) -> int:
     """Check annotations, and the photos that they name.
@@ -310,13 +332,18 @@ def audit(
     Examples:
       python -m clothseg_utils audit --annotations val.json
       python -m clothseg_utils audit --annotations val.json --images-dir test \\
-          --json findings.json
+          --against train --json findings.json
     """
     from clothseg_utils.data.audit import audit as find_problems
     from clothseg_utils.data.audit import write_audit
     from clothseg_utils.data.coco import read_annotations
+    from clothseg_utils.data.copies import hash_folder
 
-    findings = find_problems(read_annotations(annotations), image_dir=images_dir)
+    if against and not images_dir:
+        raise ValueError("--against compares photos; expected --images-dir too.")
+    coco = read_annotations(annotations)
+    others = hash_folder(against) if against else None
+    findings = find_problems(coco, image_dir=images_dir, others=others)
     _say(findings.summary())
     if json is not None:
         write_audit(json, findings)
@@ -416,7 +443,8 @@ def evaluate(
 ) -> int:
     """Score a checkpoint on a split.
 
-    Needs the files of that split only.
+    Needs the files of that split only. Nothing is trained on a test split: it has an annotation
+    file of its own, and its photos lie in test/, beside val's.
 
     \b
     Examples:
@@ -608,9 +636,18 @@ def _config(
 
     config = profile_config(profile)
     options = {"data_root": data_root and _portable(data_root), "run_name": run_name}
-    config = replace_fields(config, {k: v for k, v in options.items() if v is not None})
+    options = {name: value for name, value in options.items() if value is not None}
+    config = replace_fields(config, options)
     config = apply_overrides(config, overrides or ())
-    given = {override.partition("=")[0].strip().partition(".")[2] for override in overrides or ()}
+    set_names = [
+        override.partition("=")[0].strip().partition(".")[2] for override in overrides or ()
+    ]
+    for name, times in Counter([*options, *set_names]).items():
+        if times > 1:
+            raise ValueError(
+                f"{name} is given {times} times; expected once. Leave out all but one."
+            )
+    given = set(set_names)
     values = config_to_parameters(config)
     paths = {name: values[name] for name in given & (PATH_FIELDS | {"encoder_weights"})}
     kept = ("", "imagenet", "none")

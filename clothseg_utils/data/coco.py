@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, NoReturn
@@ -11,107 +11,39 @@ from typing import Annotated, Any, Literal, NoReturn
 import msgspec
 from msgspec import Meta, Struct
 
-from clothseg_utils.data.rle import MAX_COORDINATE, Rle, Segmentation, segmentation_fault
+from clothseg_utils.data.records import (
+    Annotation,
+    Category,
+    ImageRecord,
+    PackedAnnotation,
+    Problem,
+    ProblemKind,
+    decode_segmentation,
+)
+from clothseg_utils.data.rle import MAX_COORDINATE, Rle, segmentation_fault
+
+__all__ = [
+    "Annotation",
+    "Category",
+    "CocoFile",
+    "ImageRecord",
+    "Info",
+    "PackedAnnotation",
+    "Problem",
+    "ProblemKind",
+    "Source",
+    "Split",
+    "annotation_path",
+    "colliding_images",
+    "decode_segmentation",
+    "images_dir",
+    "read_annotations",
+]
 
 Split = Literal["train", "val", "test"]
 
-ProblemKind = Literal[
-    "annotation_left_out",
-    "area_zero",
-    "bbox_differs",
-    "same_stem",
-    "photo_missing",
-    "photo_empty",
-    "photo_unreadable",
-    "photo_size",
-    "near_equal",
-]
-
-_Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-_Side = Annotated[int, Meta(ge=1, le=65_535)]  # pixels
 _Coordinate = Annotated[float, Meta(ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
 _Part = Annotated[list[_Coordinate], Meta(min_length=6)]
-
-
-# gc=False throughout: the official train file holds 333,401 annotations, none of them in a
-# reference cycle, and the garbage collector would walk all of them again and again.
-class Category(Struct, frozen=True, gc=False):
-    """One of Fashionpedia's 46 categories; its `id` is a category_id, not a class_id."""
-
-    id: _Id
-    name: str
-    supercategory: str
-
-
-class ImageRecord(Struct, frozen=True, gc=False):
-    """One image of the JSON.
-
-    Attributes:
-        id: image_id.
-        file_name: plain file name inside the split's image folder.
-        width, height: pixels.
-        person_count: number of people, where the file says it.
-        license: id of an entry of the file's `licenses`, where it says one.
-    """
-
-    id: _Id
-    file_name: str
-    width: _Side
-    height: _Side
-    person_count: int | None = None
-    license: Any = None  # no reason to refuse a file, whatever stands there
-
-
-class Annotation(Struct, frozen=True, gc=False):
-    """One annotated item.
-
-    Attributes:
-        area: the JSON's own field, square pixels; it decides the painting order.
-        bbox: (x, y, width, height), pixels.
-    """
-
-    id: int
-    image_id: int
-    category_id: int
-    segmentation: Segmentation
-    area: float
-    bbox: tuple[float, float, float, float]
-    iscrowd: int = 0
-
-
-class PackedAnnotation(Struct, gc=False):
-    """An annotation whose segmentation is still JSON, a view into the file's own bytes.
-
-    Decoded coordinates take ten times the file's size in memory; only one image's are needed at
-    a time. Pickles well, so worker processes do the decoding.
-
-    Attributes:
-        segmentation: JSON of the segmentation, already checked.
-        n_parts: polygon parts; 0 for RLE.
-    """
-
-    id: _Id
-    image_id: _Id
-    category_id: _Id
-    segmentation: msgspec.Raw
-    area: float
-    bbox: tuple[float, float, float, float]
-    iscrowd: int = 0
-    n_parts: int = 0
-
-    def unpack(self) -> Annotation:
-        """Decode the segmentation."""
-        segmentation = decode_segmentation(self.segmentation)
-        ids = self.id, self.image_id, self.category_id
-        return Annotation(*ids, segmentation, self.area, self.bbox, self.iscrowd)
-
-
-class Problem(Struct, frozen=True, gc=False):
-    """One finding: of what kind, about which annotation or file, and what is wrong."""
-
-    kind: ProblemKind
-    subject: str
-    detail: str
 
 
 class Info(Struct):
@@ -137,7 +69,6 @@ class _RawRecords(Struct):
 
 
 _decode_file = msgspec.json.Decoder(_AnnotationFile).decode
-decode_segmentation = msgspec.json.Decoder(Segmentation).decode
 _SoundSegmentation = Annotated[list[_Part], Meta(min_length=1)] | Rle
 _decode_sound_segmentation = msgspec.json.Decoder(_SoundSegmentation).decode
 
@@ -171,7 +102,7 @@ class CocoFile:
         sha256: of its bytes, hex.
         categories, images: as in the JSON, in its order.
         packed: the annotations, segmentation still undecoded.
-        problems: annotations left out, one Problem each.
+        problems: what was left out and what was read from another type or form.
         description: the JSON's own, "" where it has none.
         license_names: names of the JSON's licences by their id, as text.
     """
@@ -247,20 +178,34 @@ def images_dir(data_root: str | Path, split: Split) -> Path:
     return Path(data_root) / ("train" if split == "train" else "test")
 
 
-def read_annotations(path: str | Path) -> CocoFile:
-    """Read and check an annotation JSON in Fashionpedia's (COCO's) layout.
+PhotoSize = Callable[[ImageRecord], tuple[int, int] | None]
+"""(width, height) of an image's photo in pixels, or None where it cannot be told."""
 
-    What makes the file as a whole untrustworthy is an error. A segmentation that cannot be
-    rasterized leaves out its annotation alone, as a Problem. Unknown keys are ignored.
+
+def read_annotations(
+    path: str | Path,
+    *,
+    strict: bool = False,
+    plain_names: bool = True,
+    photo_size: PhotoSize | None = None,
+) -> CocoFile:
+    """Read and check an annotation JSON in COCO's layout, Fashionpedia's or another tool's.
+
+    Values of another type or form are read where their meaning is certain. A record that cannot be
+    used leaves itself out. Both are in `CocoFile.problems`. Unknown keys are ignored.
 
     Args:
-        path: the JSON; needs `categories`, `images` and `annotations`.
+        path: the JSON, which may be gzipped; needs `categories`, `images` and `annotations`.
+        strict: the first record that cannot be used is an error.
+        plain_names: leave out images whose file_name is not a plain name inside one folder; else
+            folders, upload paths and URLs are for the caller to match.
+        photo_size: asked for images whose width or height the file does not say (both are 0 in
+            the record that it is given); without it, or where it gives None, they are left out.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not JSON; a missing key or malformed record; duplicate ids; an image_id or
-            category_id that does not exist; an unsafe file_name; an RLE of another size than its
-            image.
+        ValueError: not JSON or not COCO's layout; more than a tenth of the images or of the
+            annotations cannot be used; annotations, but not one mask among them.
     """
     path = Path(path)
     _check_exists(path)

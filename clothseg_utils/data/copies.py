@@ -197,6 +197,19 @@ def hash_photos(photos: Mapping[str, Path], *, cache_path: Path | None = None) -
     return Hashes(tuple(hashes), np.ascontiguousarray(packed.reshape(-1, 4).T))
 
 
+def hash_folder(folder: Path) -> Hashes:
+    """Hash the photos that lie in a folder.
+
+    Raises:
+        FileNotFoundError: it is no folder, or holds no photo.
+    """
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    photos = {path.name: path for path in paths if path.suffix.lower() in PHOTO_SUFFIXES}
+    if not photos:
+        raise FileNotFoundError(f"no photo in {folder}; expected a folder of photos.")
+    return hash_photos(photos)
+
+
 def near_equal(first: Hashes, second: Hashes | None = None) -> list[NearEqual]:
     """Find near-equal photos within some hashes, or between them and others; the closest first."""
     pairs = list(_close_pairs(first, second or first, within=second is None))
@@ -207,6 +220,16 @@ def near_equal_pairs(train: Sequence[Path], val: Sequence[Path]) -> list[NearEqu
     """Find near-equal photos of two splits, by path; the closest first."""
     first, second = (hash_photos({str(path): path for path in paths}) for paths in (train, val))
     return near_equal(first, second)
+
+
+def read_pairs(
+    pairs: Sequence[NearEqual], first_dir: Path, second_dir: Path, most: int = 8
+) -> tuple[list[np.ndarray], list[str]]:
+    """Read the photos of the first pairs, one after the other, and their names; for a figure."""
+    paths = [
+        path for pair in pairs[:most] for path in (first_dir / pair.first, second_dir / pair.second)
+    ]
+    return [read_photo(path) for path in paths], [path.name for path in paths]
 
 
 def _close_pairs(first: Hashes, second: Hashes, *, within: bool) -> Iterator[NearEqual]:
