@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -162,7 +161,9 @@ def exif_turned_half(export: Export) -> None:
 
 
 def exif_turned_annotations_not(export: Export) -> None:
+    """Further right than the turned photo is wide."""
     export.orientations = [6] * N_PHOTOS
+    moved(export, 20, 0)
 
 
 def exif_turned_runs(export: Export) -> None:
@@ -173,8 +174,16 @@ def exif_turned_runs(export: Export) -> None:
 
 
 def exif_stripped(export: Export) -> None:
+    """Further down than the file says that the photo is high."""
     export.size_wh = HEIGHT, WIDTH
     annotated_upright(export, range(1, N_PHOTOS + 1))
+    moved(export, 0, 20)
+
+
+def moved(export: Export, x: int, y: int) -> None:
+    export.each(
+        "annotations", segmentation=lambda r: [np.add(r["segmentation"][0], [x, y] * 4).tolist()]
+    )
 
 
 def photos_shrunk(export: Export) -> None:
@@ -443,7 +452,9 @@ def test_what_is_left_out_is_said(export, change, lost):
 @pytest.mark.parametrize(("change", "lost"), PARTLY.values(), ids=PARTLY)
 def test_strict_stops_at_it(export, change, lost):
     change(export)
-    with pytest.raises(ValueError, match=r"shop\.json|photos left out|annotations left out"):
+    with pytest.raises(
+        ValueError, match=r"shop\.json|photos left out|annotations left out|parts left out"
+    ):
         export.convert(strict=True)
     assert not export.out.exists()
 

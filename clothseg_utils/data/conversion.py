@@ -1,6 +1,6 @@
 """What `convert` took, healed and left out: `convert.json` in the dataset's folder."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -55,10 +55,8 @@ class Notes:
             ValueError: they are broken, and the notes are strict.
         """
         names = list(names)
-        if names and broken and self.strict:
-            raise ValueError(
-                f"{text}: {names[0]}; expected nothing broken. Correct it, or leave out --strict."
-            )
+        if broken:
+            self._refuse_broken(text, names)
         self.count(kind, text, len(names), names)
 
     def count(self, kind: NoteKind, text: str, count: int, names: Iterable[str] = ()) -> None:
@@ -71,17 +69,31 @@ class Notes:
         self._notes.append(Note("said", text, count, list(names)))
 
     def add_problems(self, problems: Iterable[Problem]) -> None:
-        """Note what the reader of a file found, one note for each reason."""
-        found: dict[tuple[NoteKind, str], list[Problem]] = {}
+        """Note what the reader of a file found, one note for each reason.
+
+        Raises:
+            ValueError: something is left out as broken, and the notes are strict.
+        """
+        found: dict[tuple[str, str], list[Problem]] = {}
         for problem in problems:
-            kind: NoteKind = "healed"
-            text = problem.reason
-            if problem.kind.endswith(_LEFT_OUT):
-                kind = "left_out"
-                text = f"{problem.kind.removesuffix(_LEFT_OUT)}s left out, {text}"
-            found.setdefault((kind, text), []).append(problem)
-        for (kind, text), same in found.items():
-            self.count(kind, text, sum(p.count for p in same), map(_shown, same))
+            found.setdefault((problem.kind, problem.reason), []).append(problem)
+        for (kind, reason), same in found.items():
+            names = [_shown(problem) for problem in same]
+            if kind.endswith(_LEFT_OUT):
+                text = f"{kind.removesuffix(_LEFT_OUT)}s left out, {reason}"
+                self._refuse_broken(text, names)
+            elif kind == "without_mask":
+                text = f"annotations left out, {reason}"
+            else:
+                text = reason
+            note_kind: NoteKind = "healed" if text == reason else "left_out"
+            self.count(note_kind, text, sum(problem.count for problem in same), names)
+
+    def _refuse_broken(self, text: str, names: Sequence[str]) -> None:
+        if names and self.strict:
+            raise ValueError(
+                f"{text}: {names[0]}; expected nothing broken. Correct it, or leave out --strict."
+            )
 
     def __iter__(self) -> Iterator[Note]:
         """In the order in which they were added."""

@@ -167,8 +167,8 @@ def fit_photos(images: Mapping[int, Sized]) -> tuple[dict[int, Fit], dict[int, s
     """Find for each image of a file how its annotations fit the photo.
 
     Sizes are swapped where width and height are those of the unturned photo, scaled where the
-    ratio is the same. Where outlines do not tell in which of the two frames they lie, the other
-    photos of the file decide: one tool made them all.
+    ratio is the same. Outlines that leave one of the two frames tell in which they lie; where a
+    photo's do not, those of the other photos of the file do: one tool made them all.
 
     Returns:
         the fit of each image, and for those that cannot be healed why.
@@ -214,12 +214,12 @@ def _fit(sized: Sized, frame: _Frame | None) -> Fit | str:
         return Fit("annotations scaled to the photo", width, height, scale=scale)
     upright = sized.file_wh[::-1]
     scale = width / upright[0], height / upright[1]
-    if frame == "photo":
+    has_exif = sized.photo.orientation != 1
+    # Labelling tools show photos upright; their exports read the size of the unturned file.
+    if frame == "photo" or (frame is None and has_exif):
         return Fit("width and height swapped, as the photo is turned", width, height, scale=scale)
-    if frame is None:
-        return ", turned, and no outline tells which way the annotations are"
-    if sized.photo.orientation == 1:
-        return ", turned, and no EXIF orientation says which way"
+    if not has_exif:
+        return ", turned, and neither EXIF nor an outline says which way"
     how = "annotations turned as the photo is"
     return Fit(how, width, height, sized.photo.orientation, scale)
 
