@@ -26,7 +26,8 @@ ProblemKind = Literal[
     "near_equal",
 ]
 
-Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+MAX_ID = 2**63 - 1
+Id = Annotated[int, Meta(ge=0, le=MAX_ID)]
 MAX_SIDE = 65_535
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]  # pixels
 
