@@ -13,6 +13,7 @@ from clothseg_utils.data.coco import Problem, Split
 RECORD_NAME = "convert.json"
 
 _LEFT_OUT = "_left_out"
+_SHOWN = 3  # names in a line; all are in the record
 
 NoteKind = Literal["left_out", "healed", "said"]
 
@@ -33,8 +34,9 @@ class Note(Struct, frozen=True):
     names: list[str] = []
 
     def __str__(self) -> str:
-        names = f" ({first_names(self.names)})" if self.names else ""
-        return f"{self.text}: {self.count:,}{names}"
+        shown = "; ".join(self.names[:_SHOWN])
+        more = f" and {len(self.names) - _SHOWN:,} more" if len(self.names) > _SHOWN else ""
+        return f"{self.text}: {self.count:,}" + (f" ({shown}{more})" if shown else "")
 
 
 class Notes:

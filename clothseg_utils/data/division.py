@@ -18,15 +18,11 @@ def divide(
     groups = source_groups({photo.label: photo.path for photo in photos}, pattern=group_by)
     sizes = groups.sizes
     text = "groups of copies of one source" if group_by is None else f"groups by {group_by}"
-    grouped = (
-        [f"{count_text(sum(sizes.values()), 'photo')}, each group on one side"] if sizes else []
-    )
-    notes.say(text, len(sizes), grouped)
+    in_groups = [f"of {count_text(sum(sizes.values()), 'photo')}"] if sizes else []
+    notes.say(text, len(sizes), in_groups)
     near = [f"{pair.first} = {pair.second}" for pair in groups.pairs]
     notes.add("said", "near-equal pictures, taken as copies", near)
-    notes.add(
-        "said", "photos on their own, whose names --group-by does not match", groups.unmatched
-    )
+    notes.add("said", "photos whose names --group-by does not match", groups.unmatched)
     splits = {photo.source.split for photo in photos}
     for photo in photos:
         photo.split = photo.source.split or "train"

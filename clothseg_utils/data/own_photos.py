@@ -250,6 +250,7 @@ def fit_and_measure(
     notes.count("left_out", "annotations of photos left out", n_of_photos)
     notes.count("left_out", "annotations left out, of categories to leave out", n_by_choice)
     empty: list[str] = []
+    damaged: set[str] = set()
     # Among equal areas the higher id is painted on top, so ids stay where there is one file.
     new_ids = itertools.count(1) if len(labels) > 1 else None
     measured = measure_parts([part for _, _, part in todo])
@@ -261,11 +262,19 @@ def fit_and_measure(
                 photo.annotations.append(OwnAnnotation(new_id, category_id, annotation, one))
             else:
                 empty.append(f"annotation {annotation.id} of {photo.label}")
+                damaged.add(photo.label)
     notes.add("left_out", "annotations left out that cover no pixel", empty, broken=True)
-    usable = [photo for photo in photos if photo.size_wh != (0, 0)]
-    background = [photo.label for photo in usable if not photo.annotations]
-    notes.add("said", "photos without annotations, taken as all background", background)
-    return usable
+    damaged |= {
+        photo.label
+        for photo in photos
+        for number, image in photo.records
+        if image.id in labels[number].coco.damaged
+    }
+    fitting = [photo for photo in photos if photo.size_wh != (0, 0)]
+    bare = {photo.label for photo in fitting if not photo.annotations}
+    notes.add("left_out", "photos left out, as all their annotations are", sorted(bare & damaged))
+    notes.add("said", "photos without annotations, taken as all background", sorted(bare - damaged))
+    return [photo for photo in fitting if photo.annotations or photo.label not in damaged]
 
 
 def _fit_records(
