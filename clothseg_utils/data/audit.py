@@ -20,6 +20,7 @@ from clothseg_utils.data.coco import (
     colliding_images,
     images_dir,
 )
+from clothseg_utils.data.conversion import conversion_changes
 from clothseg_utils.data.copies import Hashes, NearEqual, hash_photos, near_equal
 from clothseg_utils.data.photo_cache import look_once
 from clothseg_utils.data.photos import check_photo
@@ -45,6 +46,7 @@ class Audit(Struct, frozen=True):
         licenses: name -> images listed under it, most first; those without one are not counted.
         near_equal: photos of another split, each with the photo of this one that is near-equal,
             and the bits that differ, the closest first; None where they were not compared.
+        converted: what `convert` left out or read in another way, where it made the dataset.
     """
 
     annotations_file: str
@@ -61,6 +63,7 @@ class Audit(Struct, frozen=True):
     excluded: dict[str, str]
     licenses: dict[str, int]
     near_equal: list[NearEqual] | None = None
+    converted: list[str] = []
 
     def summary(self) -> str:
         """A few lines for a terminal: totals, what is left out, and each kind of finding."""
@@ -75,6 +78,7 @@ class Audit(Struct, frozen=True):
             lines.append(f"  {kind} {count:,}: {first_names(subjects)}")
         if self.near_equal == []:
             lines.append("  near_equal 0: no photo is near-equal to one of the other split")
+        lines += [f"  convert: {line}" for line in self.converted]
         return "\n".join(lines)
 
 
@@ -143,6 +147,7 @@ def audit(
         excluded=excluded,
         licenses=dict(Counter(name for name in names if name).most_common()),
         near_equal=pairs,
+        converted=conversion_changes(coco.path.parent),
     )
 
 

@@ -162,3 +162,9 @@ def read_conversion(data_root: str | Path) -> Conversion | None:
         return msgspec.json.decode((Path(data_root) / RECORD_NAME).read_bytes(), type=Conversion)
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def conversion_changes(data_root: str | Path) -> list[str]:
+    """Lines about what `convert` left out or healed; none for datasets that it did not make."""
+    made = read_conversion(data_root)
+    return [] if made is None else made.changes()
