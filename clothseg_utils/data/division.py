@@ -24,8 +24,6 @@ def divide(
     notes.add("said", "near-equal pictures, taken as copies", near)
     notes.add("said", "photos whose names --group-by does not match", groups.unmatched)
     splits = {photo.source.split for photo in photos}
-    for photo in photos:
-        photo.split = photo.source.split or "train"
     if "val" not in splits:
         pool = [photo for photo in photos if photo.split == "train"]
         for photo in _choose_val(pool, groups, val_share):

@@ -83,7 +83,7 @@ class OwnPhoto:
         label: path below its folder of photos, which no other photo of the dataset has.
         size_wh: in pixels.
         annotations: those that are kept.
-        split: where it goes.
+        split: that its source gives, train where it gives none; then where it goes.
         file_name: in the dataset.
     """
 
@@ -191,17 +191,19 @@ def gather_photos(labels: Sequence[Labels], photos_dir: Path, notes: Notes) -> l
             path = one.photos.get(image.id)
             if path is None:
                 continue
-            new = OwnPhoto(path, one.source, [(number, image)])
-            known = by_file.setdefault(path.resolve(), new)
+            file = path.resolve()
+            split = one.source.split or "train"
+            new = OwnPhoto(path, one.source, [(number, image)], split=split)
+            known = by_file.setdefault(file, new)
             if known is new:
                 continue
-            if known.split == new.split:
+            if known.split == split:
                 known.records.append((number, image))
                 repeated[path.name] = None
                 continue
             in_two_splits[path.name] = None
-            if SPLITS.index(new.split or "train") > SPLITS.index(known.split or "train"):
-                by_file[path.resolve()] = new
+            if SPLITS.index(split) > SPLITS.index(known.split):
+                by_file[file] = new
     notes.add("healed", "photos listed more than once, their annotations united", repeated)
     text = "photos left out of one split that are in another too; test keeps them, then val"
     notes.add("left_out", text, in_two_splits)
