@@ -465,7 +465,7 @@ def predict(
     for line in predicting.failure_lines(failed):
         _complain(line)
     if summary.done:
-        done = f"{len(summary.done):,} of {count_text(len(plan.tasks), 'photo')} are done: {out}"
+        done = f"{len(summary.done)} of {len(plan.tasks)} photos are done: {out}"
         _say(f"{done} (look at the overlays, *_overlay.jpg)")
     for line in predicting.remarks(plan, summary):
         _say(line)

@@ -37,7 +37,7 @@ MEGAPIXELS_VARIABLE = "CLOTHSEG_MAX_MEGAPIXELS"
 """Environment variable that raises the limit of a photo's size, also in worker processes."""
 
 _MAX_MEGAPIXELS = 250.0  # phones take photos of 200
-_GB_PER_MEGAPIXEL = 0.012  # at the peak of `predict`, measured with 200 megapixels
+_GB_PER_MEGAPIXEL = 0.017  # at the peak of `predict`, measured with 200 megapixels
 _MOST_BYTES_PER_PIXEL = 8  # 16 bits of red, green, blue and alpha, not compressed
 _HEIF_PACKAGE = "pillow_heif"
 _SEVERAL_FRAMES = ("GIF", "WEBP", "PNG", "AVIF", "TIFF")  # a phone's JPEG holds depth maps instead

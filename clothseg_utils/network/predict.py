@@ -246,6 +246,7 @@ def failure_lines(failed: Mapping[Path, str]) -> list[str]:
     for photo, reason in failed.items():
         alike[reason.replace(printable(photo), "")].append(photo)
     return [
-        failed[first] + (f" The same holds for {printable(first_names(others))}." if others else "")
+        failed[first]
+        + (f" And {len(others):,} more alike: {printable(first_names(others))}" if others else "")
         for first, *others in alike.values()
     ]
