@@ -519,22 +519,24 @@ def predict(
 
     spin_briefly()
     with heavy_imports():
-        from clothseg_utils.network.predict import plan_predictions, predict_photos
+        from clothseg_utils.network import predict as predicting
         from clothseg_utils.network.segmenter import load_segmenter
 
     inference = _inference(tta_flip, tta_scales, window_px)
-    tasks = plan_predictions(photos, out, as_json=json, probabilities=probabilities)
+    plan = predicting.plan_predictions(photos, out)
     segmenter = load_segmenter(checkpoint, inference=inference)
-    summary = predict_photos(segmenter, tasks, as_json=json, probabilities=probabilities)
-    for reason in summary.failed.values():
-        _complain(reason)
-    if not summary.done:
-        return 2
-    _say(
-        f"{len(summary.done)} of {len(tasks)} photos are done: {out} (look at the overlays, "
-        "*_overlay.jpg)"
+    summary = predicting.predict_photos(
+        segmenter, plan.tasks, as_json=json, probabilities=probabilities
     )
-    return 1 if summary.failed else 0
+    failed = plan.unread | summary.failed
+    for line in predicting.failure_lines(failed):
+        _complain(line)
+    if summary.done:
+        done = f"{len(summary.done)} of {len(plan.tasks)} photos are done: {out}"
+        _say(f"{done} (look at the overlays, *_overlay.jpg)")
+    for line in predicting.remarks(plan, summary):
+        _say(line)
+    return (1 if failed else 0) if summary.done else 2
 
 
 @app.command()

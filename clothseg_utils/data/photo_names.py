@@ -2,18 +2,19 @@
 
 import difflib
 import re
-import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
+from clothseg_utils.core.text import folded
 from clothseg_utils.data.photo_files import list_photos
 from clothseg_utils.data.photos import PHOTO_SUFFIXES
 
 _CANDIDATES = 3  # that are shown for a name that is not found
 _COMPARED_NAMES = 5  # difflib looks at every photo: for the first few names only
+_LONGEST_NAME = 4096  # of a path
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://+")  # two letters at least: C:/ is a drive
 _DRIVE = re.compile(r"[A-Za-z]:")
 _UPLOAD = re.compile(r"(?i)(?P<hash>[0-9a-f]{6,8})-(?P<name>.+)")  # as Label Studio writes it
@@ -72,8 +73,7 @@ def match_photos(names: Mapping[int, str], photos_dir: str | Path) -> Matches:
     matching = _Matching(
         names, [path.relative_to(photos_dir).as_posix() for path in listing.photos]
     )
-    others = {path.relative_to(photos_dir).as_posix() for path in listing.others}
-    matching.take_exact(others)
+    matching.take_exact(path.relative_to(photos_dir).as_posix() for path in listing.other_files())
     readings = {image_id: list(_readings(names[image_id])) for image_id in matching.pending}
     most = max(map(len, readings.values()), default=0)
     for rewrite, fold in _RULES:
@@ -95,7 +95,7 @@ class _Matching:
         self.ambiguous: dict[str, list[str]] = {}
         self._indexes: dict[_Fold, tuple[_Index, _Index]] = {}
 
-    def take_exact(self, others: set[str]) -> None:
+    def take_exact(self, others: Iterable[str]) -> None:
         """Names that are a file's path below the folder, whatever the file seems to be."""
         known = {*self.photos, *others}
         for image_id in list(self.pending):
@@ -194,6 +194,8 @@ def _parts(text: str) -> list[str]:
 
 def _readings(name: str) -> Iterator[str]:
     """Paths that a name may mean, the likeliest first: as it stands, and as a URL."""
+    if len(name) > _LONGEST_NAME:
+        return
     seen = {""}
     rest = name.strip()
     is_url = _SCHEME.match(rest) is not None
@@ -229,20 +231,20 @@ def _before_roboflow(reading: str) -> str | None:
     return f"{version['stem']}.{version['suffix']}" if version else None
 
 
-def _folded(path: str) -> str:
-    """Equal for names that differ in case or Unicode form only."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+def _unquoted(path: str) -> str:
+    """Equal for a name and the one that a download of it has: `my%20shirt.jpg`."""
+    return folded(unquote(path))
 
 
 def _stem(path: str) -> str:
     """Equal for names that differ in a photo's suffix too, or have none."""
-    folded = _folded(path)
-    return folded.rpartition(".")[0] if _suffix(folded) in PHOTO_SUFFIXES else folded
+    name = folded(path)
+    return name.rpartition(".")[0] if _suffix(name) in PHOTO_SUFFIXES else name
 
 
 def _uploaded(path: str) -> str:
     """Equal for a name and what Label Studio keeps of it: no spaces, few signs."""
-    return re.sub(r"[^-\w./]", "", _folded(path).replace(" ", "_"))
+    return re.sub(r"[^-\w./]", "", folded(path).replace(" ", "_"))
 
 
 def _suffix(path: str) -> str:
@@ -259,10 +261,11 @@ def _proper_ends(path: str) -> Iterator[str]:
 
 _RULES: tuple[tuple[Callable[[str], str | None], _Fold], ...] = (
     (_as_it_stands, str),
-    (_as_it_stands, _folded),
+    (_as_it_stands, folded),
+    (_as_it_stands, _unquoted),
     (_as_it_stands, _stem),
     (_before_upload, str),
-    (_before_upload, _folded),
+    (_before_upload, folded),
     (_before_upload, _uploaded),
     (_before_roboflow, str),
 )
