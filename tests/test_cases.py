@@ -308,6 +308,10 @@ WHOLE = {
     "no suffix": (named(lambda i: f"p{i}", lambda i: f"p{i}.jpg"), None),
     "another suffix": (named(lambda i: f"p{i}.png", lambda i: f"p{i}.jpg"), None),
     "in subfolders": (named(lambda i: f"p{i}.jpg", lambda i: f"train/p{i}.jpg"), None),
+    "folders that do not agree": (
+        named(lambda i: f"/data/upload/8/p{i}.jpg", lambda i: f"photos/p{i}.jpg"),
+        None,
+    ),
     "paths of another machine": (
         named(lambda i: f"C:\\Users\\me\\p{i}.jpg", lambda i: f"p{i}.jpg"),
         None,
@@ -317,8 +321,14 @@ WHOLE = {
     "image_id as text": (changed("annotations", image_id=lambda r: str(r["image_id"])), "image_id"),
     "ids that are no numbers": (text_ids, None),
     "annotation ids as text": (changed("annotations", id=lambda r: f"ann-{r['id']}"), None),
-    "category_id as float": (changed("annotations", category_id=lambda r: float(r["category_id"])), None),
-    "category_id as text": (changed("annotations", category_id=lambda r: str(r["category_id"])), "category_id"),
+    "category_id as float": (
+        changed("annotations", category_id=lambda r: float(r["category_id"])),
+        None,
+    ),
+    "category_id as text": (
+        changed("annotations", category_id=lambda r: str(r["category_id"])),
+        "category_id",
+    ),
     "iscrowd false": (changed("annotations", iscrowd=False), None),
     "iscrowd text": (changed("annotations", iscrowd="0"), None),
     "iscrowd null": (changed("annotations", iscrowd=None), None),
@@ -338,7 +348,10 @@ WHOLE = {
     "gzip": (zipped, None),
     # segmentations
     "flat polygon": (changed("annotations", segmentation=lambda r: r["segmentation"][0]), "flat"),
-    "nested polygon": (changed("annotations", segmentation=lambda r: [r["segmentation"]]), "nested"),
+    "nested polygon": (
+        changed("annotations", segmentation=lambda r: [r["segmentation"]]),
+        "nested",
+    ),
     "pairs of points": (
         changed(
             "annotations",
@@ -347,14 +360,22 @@ WHOLE = {
         "points",
     ),
     "shares of the size": (changed("annotations", segmentation=shares), "shares"),
-    "run lengths": (changed("annotations", segmentation=lambda r: rle(SHIRT if r["category_id"] == 1 else PANTS)), None),
+    "run lengths": (
+        changed(
+            "annotations", segmentation=lambda r: rle(SHIRT if r["category_id"] == 1 else PANTS)
+        ),
+        None,
+    ),
     # categories
     "root category": (root_category, "categories left out that have no annotation"),
     "names in another case": (odd_case, "categories united"),
     "background": (background_category, "categories left out as background"),
-    "supercategory upper case": (changed("categories", supercategory=lambda r: r["supercategory"].upper()), None),
+    "supercategory upper case": (
+        changed("categories", supercategory=lambda r: r["supercategory"].upper()),
+        None,
+    ),
     "listed twice": (listed_twice, "photo"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("change", "note"), WHOLE.values(), ids=WHOLE)
@@ -561,7 +582,7 @@ def test_roboflow_folder_keeps_its_splits(export):
     assert export.class_pixels() == {name: N_PHOTOS * count for name, count in PIXELS.items()}
 
 
-# --- exports of tools, as their own code writes them ------------------------------------------------
+# --- exports of tools, as their own code writes them ---------------------------------------------
 
 
 def roboflow(folder: Path) -> None:
@@ -606,13 +627,13 @@ def cvat(folder: Path) -> None:
 
 
 def label_studio(folder: Path) -> None:
-    """result.json: ids from 0, no supercategories, Windows separators in the names."""
+    """result.json: ids from 0, no supercategories, names as Windows or the upload writes them."""
     file = sound_file() | {"info": {"year": 2025, "version": "1.0", "contributor": "Label Studio"}}
     file["categories"] = [{"id": 0, "name": "shirt"}, {"id": 1, "name": "pants"}]
     for image in file["images"]:
         image["id"] -= 1
         name = f"8f3c2a1b-{image['file_name']}"
-        image["file_name"] = f"images\\8\\{name}"
+        image["file_name"] = f"images\\{name}" if image["id"] % 2 else f"/data/upload/8/{name}"
         write_photo(folder / "images" / name)
     for record in file["annotations"]:
         for field in ("id", "image_id", "category_id"):

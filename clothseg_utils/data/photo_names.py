@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +49,8 @@ def match_photos(names: Mapping[int, str], photos_dir: str | Path) -> Matches:
     First the path below the folder as it stands; then what a URL or an upload path holds; then
     other case and Unicode form; then other or no suffix; then without what Label Studio and
     Roboflow add. Folders may be missing on one side (the name is plain, or begins on another
-    machine), but where both have some they must agree. A photo that a stricter rule has given away
-    is not given again, and nothing is found by guessing: a name that fits several photos, or a
+    machine); where both have some they must agree, or the last part alone must be of one name and
+    one photo. A photo that a stricter rule has given away is not given again, and nothing is found by guessing: a name that fits several photos, or a
     photo that several names fit, is ambiguous.
 
     Args:
@@ -80,6 +80,12 @@ def match_photos(names: Mapping[int, str], photos_dir: str | Path) -> Matches:
         for number in range(most):
             waiting = [i for i in matching.pending if number < len(readings[i])]
             matching.apply({i: rewrite(readings[i][number]) for i in waiting}, fold)
+    for number in range(most):
+        waiting = [i for i in matching.pending if number < len(readings[i])]
+        last_parts = {i: readings[i][number].rpartition("/")[2] for i in waiting}
+        counts = Counter(map(folded, last_parts.values()))
+        alone = {i: part for i, part in last_parts.items() if counts[folded(part)] == 1}
+        matching.apply(alone, folded)
     return matching.result(photos_dir)
 
 
