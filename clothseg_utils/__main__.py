@@ -309,7 +309,7 @@ def convert(
     _say(f"{out}: {made.summary()}")
     by_category = ["--set", "data.scheme=category"] if made.by_category else []
     if by_category:
-        _say("each category is a class of its own; to put some together give --classes")
+        _say("each category is a class of its own; for the 12 classes, or own ones, give --classes")
     run_name = re.sub(r"[^\w.+=-]+", "_", out.resolve().name).lstrip("._-") or "mine"
     _say_next(
         "run", "--profile", "laptop", "--data-root", out, "--run-name", run_name, *by_category

@@ -50,8 +50,8 @@ def match_photos(names: Mapping[int, str], photos_dir: str | Path) -> Matches:
     other case and Unicode form; then other or no suffix; then without what Label Studio and
     Roboflow add. Folders may be missing on one side (the name is plain, or begins on another
     machine); where both have some they must agree, or the last part alone must be of one name and
-    one photo. A photo that a stricter rule has given away is not given again, and nothing is found by guessing: a name that fits several photos, or a
-    photo that several names fit, is ambiguous.
+    one photo. A photo that a stricter rule has given away is not given again, and nothing is found
+    by guessing: a name that fits several photos, or a photo that several names fit, is ambiguous.
 
     Args:
         names: image_id -> name, path or URL.
