@@ -9,11 +9,13 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from clothseg_utils.core.ranks import OtherProcessError, is_launched, rank
 from clothseg_utils.core.text import count_text
@@ -42,7 +44,24 @@ def heavy_imports() -> Iterator[None]:
         atexit.register(gc.unfreeze)  # libraries complain about what is left at exit
 
 
-app = typer.Typer(
+class _Verb(TyperCommand):
+    """A verb that refuses an option given twice; by itself the last one would win in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option, times in Counter(given).items():
+            once = option.param_type_name == "option" and not (option.multiple or option.is_eager)
+            if once and times > 1 and not ctx.resilient_parsing:
+                ctx.fail(f"Option '{option.opts[0]}' is given {times} times, expected once.")
+        return super().parse_args(ctx, args)
+
+
+class _App(typer.Typer):
+    def command(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        return super().command(*args, cls=_Verb, **kwargs)
+
+
+app = _App(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -131,7 +150,7 @@ _RUN_NAME = typer.Option(
 )
 # As `core.classes.Scheme` and `data.coco.Split`, whose modules import too much for --help.
 _Scheme = Annotated[Literal["supercategory", "category"], typer.Option(help="Class scheme.")]
-_Split = Annotated[Literal["train", "val"], typer.Option(help="Photos to score.")]
+_Split = Annotated[Literal["train", "val", "test"], typer.Option(help="Photos to score.")]
 
 
 @app.command()
@@ -223,39 +242,74 @@ def download(
 @app.command()
 def convert(
     photos: Annotated[Path, typer.Option(help="Folder of your photos, subfolders included.")],
-    annotations: Annotated[Path, typer.Option(help="COCO JSON of these photos.")],
     out: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
+    annotations: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SPLIT=]FILE",
+            help="COCO JSON of these photos, maybe for train=, val= or test= alone; repeatable. "
+            "Without it those in --photos are taken.",
+        ),
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder of masks instead.")] = None,
+    mask_names: Annotated[
+        Path | None, typer.Option(help="JSON: name -> value or colour in the masks.")
+    ] = None,
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Without a name there: background.")
+    ] = False,
     classes: Annotated[
         Path | None, typer.Option(help="JSON: category name -> class name, or null to leave out.")
     ] = None,
     val_share: Annotated[
-        float, typer.Option(help="Share of the photos to validate on, 0 to 1.")
+        float, typer.Option(help="Share of the photos to validate on, if no split is given.")
     ] = 0.2,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="Photos of which it finds the same in the name stay together."
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first fault.")] = False,
 ) -> int:
-    """Make a dataset of your own photos and a COCO file.
+    """Make a dataset of your own photos and their labels.
 
     The photos are only read. Without --classes the file's own supercategories are the classes.
+    Photos whose names or pictures show that they are copies of one source stay in one split.
 
     \b
     Examples:
       python -m clothseg_utils convert --photos shop/ --annotations shop.json \\
           --classes classes.json --out data/shop
+      python -m clothseg_utils convert --photos roboflow_export/ --out data/shop
+      python -m clothseg_utils convert --photos shop/ --annotations train=a.json \\
+          --annotations val=b.json --annotations test=c.json --out data/shop
+      python -m clothseg_utils convert --photos shop/ --masks masks/ \\
+          --mask-names names.json --out data/shop
 
-    In this example classes.json holds
+    In the first example classes.json holds
 
     \b
       {"T-shirt": "upperbody", "jeans": "lowerbody", "person": null}
     """
-    from clothseg_utils.data.convert import convert_coco
+    from clothseg_utils.data.convert import convert_photos
 
-    made = convert_coco(photos, annotations, out, classes_file=classes, val_share=val_share)
+    made = convert_photos(
+        photos,
+        out,
+        annotations=annotations or (),
+        masks_dir=masks,
+        mask_names=mask_names,
+        ignore_unknown=ignore_unknown,
+        classes_file=classes,
+        val_share=val_share,
+        group_by=group_by,
+        strict=strict,
+    )
     _say(f"{out}: {made.summary()}")
-    by_category = [] if made.has_known_classes else ["--set", "data.scheme=category"]
+    by_category = ["--set", "data.scheme=category"] if made.by_category else []
     if by_category:
-        _say(
-            "the supercategories are not Fashionpedia's, so each category is a class of its own; "
-            "for the 12 classes give --classes"
-        )
+        _say("each category is a class of its own; to put some together give --classes")
     run_name = re.sub(r"[^\w.+=-]+", "_", out.resolve().name).lstrip("._-") or "mine"
     _say_next(
         "run", "--profile", "laptop", "--data-root", out, "--run-name", run_name, *by_category
@@ -267,6 +321,9 @@ def convert(
 def audit(
     annotations: Annotated[Path, typer.Option(help="Annotation JSON.")],
     images_dir: Annotated[Path | None, typer.Option(help="Folder of its photos.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Folder of another split's photos, to find copies of.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the findings there.")] = None,
 ) -> int:
     """Check annotations, and the photos that they name.
@@ -275,13 +332,18 @@ def audit(
     Examples:
       python -m clothseg_utils audit --annotations val.json
       python -m clothseg_utils audit --annotations val.json --images-dir test \\
-          --json findings.json
+          --against train --json findings.json
     """
     from clothseg_utils.data.audit import audit as find_problems
     from clothseg_utils.data.audit import write_audit
     from clothseg_utils.data.coco import read_annotations
+    from clothseg_utils.data.copies import hash_folder
 
-    findings = find_problems(read_annotations(annotations), image_dir=images_dir)
+    if against and not images_dir:
+        raise ValueError("--against compares photos; expected --images-dir too.")
+    coco = read_annotations(annotations)
+    others = hash_folder(against) if against else None
+    findings = find_problems(coco, image_dir=images_dir, others=others)
     _say(findings.summary())
     if json is not None:
         write_audit(json, findings)
@@ -336,7 +398,9 @@ def train(
     config = _config(profile, data_root, run_name, set_)
     _check_gpu(profile, on_cpu)
     with heavy_imports():
+        from clothseg_utils.core.files import resolve_path
         from clothseg_utils.core.runs import RunFolder
+        from clothseg_utils.data.conversion import conversion_changes
         from clothseg_utils.data.splits import load_training_splits
         from clothseg_utils.training.devices import first_on_each_machine, process_group
         from clothseg_utils.training.resume import check_new
@@ -356,6 +420,8 @@ def train(
         train_split, val_split = first_on_each_machine(prepare)
         if rank() == 0:
             _say_excluded(train_split.excluded | val_split.excluded)
+            for line in conversion_changes(resolve_path(config.data.data_root)):
+                _say(f"convert: {line}")
         result = fit(config, train_split, val_split, folder)
     if rank():
         return 0
@@ -381,7 +447,8 @@ def evaluate(
 ) -> int:
     """Score a checkpoint on a split.
 
-    Needs the files of that split only.
+    Needs the files of that split only. Nothing is trained on a test split: it has an annotation
+    file of its own, and its photos lie in test/, beside val's.
 
     \b
     Examples:
@@ -573,9 +640,18 @@ def _config(
 
     config = profile_config(profile)
     options = {"data_root": data_root and _portable(data_root), "run_name": run_name}
-    config = replace_fields(config, {k: v for k, v in options.items() if v is not None})
+    options = {name: value for name, value in options.items() if value is not None}
+    config = replace_fields(config, options)
     config = apply_overrides(config, overrides or ())
-    given = {override.partition("=")[0].strip().partition(".")[2] for override in overrides or ()}
+    set_names = [
+        override.partition("=")[0].strip().partition(".")[2] for override in overrides or ()
+    ]
+    for name, times in Counter([*options, *set_names]).items():
+        if times > 1:
+            raise ValueError(
+                f"{name} is given {times} times; expected once. Leave out all but one."
+            )
+    given = set(set_names)
     values = config_to_parameters(config)
     paths = {name: values[name] for name in given & (PATH_FIELDS | {"encoder_weights"})}
     kept = ("", "imagenet", "none")

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -12,8 +11,18 @@ from msgspec import Struct
 from clothseg_utils.core.files import atomic_path
 from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.core.text import first_names
-from clothseg_utils.core.workers import usable_cores
-from clothseg_utils.data.coco import CocoFile, ImageRecord, Problem, ProblemKind, colliding_images
+from clothseg_utils.data.coco import (
+    CocoFile,
+    ImageRecord,
+    Problem,
+    ProblemKind,
+    Split,
+    colliding_images,
+    images_dir,
+)
+from clothseg_utils.data.conversion import conversion_changes
+from clothseg_utils.data.copies import Hashes, NearEqual, hash_photos, near_equal
+from clothseg_utils.data.photo_cache import look_once
 from clothseg_utils.data.photos import check_photo
 from clothseg_utils.data.rle import Rle, Segmentation, rle_to_counts
 
@@ -35,6 +44,9 @@ class Audit(Struct, frozen=True):
         counts: findings of each kind that occurs.
         excluded: file_name -> reason, for every image left out.
         licenses: name -> images listed under it, most first; those without one are not counted.
+        near_equal: photos of another split, each with the photo of this one that is near-equal,
+            and the bits that differ, the closest first; None where they were not compared.
+        converted: what `convert` left out or read in another way, where it made the dataset.
     """
 
     annotations_file: str
@@ -50,6 +62,8 @@ class Audit(Struct, frozen=True):
     counts: dict[ProblemKind, int]
     excluded: dict[str, str]
     licenses: dict[str, int]
+    near_equal: list[NearEqual] | None = None
+    converted: list[str] = []
 
     def summary(self) -> str:
         """A few lines for a terminal: totals, what is left out, and each kind of finding."""
@@ -62,11 +76,18 @@ class Audit(Struct, frozen=True):
         for kind, count in self.counts.items():
             subjects = [problem.subject for problem in self.problems if problem.kind == kind]
             lines.append(f"  {kind} {count:,}: {first_names(subjects)}")
+        if self.near_equal == []:
+            lines.append("  near_equal 0: no photo is near-equal to one of the other split")
+        lines += [f"  convert: {line}" for line in self.converted]
         return "\n".join(lines)
 
 
 def audit(
-    coco: CocoFile, *, image_dir: str | Path | None = None, cache_path: Path | None = None
+    coco: CocoFile,
+    *,
+    image_dir: str | Path | None = None,
+    cache_path: Path | None = None,
+    others: Hashes | None = None,
 ) -> Audit:
     """Find what would be paired wrongly or could not be read, and name it.
 
@@ -77,6 +98,7 @@ def audit(
         coco: the annotation file.
         image_dir: folder of the photos; None leaves photos unchecked.
         cache_path: as for `photo_problems`; None decodes every photo, whatever was found before.
+        others: photos of another split, to find those of `image_dir` that are near-equal.
 
     Raises:
         FileNotFoundError: `image_dir` is not a folder, or holds none of the photos.
@@ -96,6 +118,17 @@ def audit(
                 f"{image_dir} holds none of the photos that {coco.path.name} names ({n_lost}); "
                 "expected the folder of these photos. Check its path."
             )
+    pairs = None
+    if image_dir is not None and others is not None:
+        pairs = near_equal(others, hash_split(coco, image_dir, cache_path))
+        problems += [
+            Problem(
+                "near_equal",
+                f"{pair.second} = {pair.first}",
+                f"{pair.bits} of the 256 bits of their hashes differ",
+            )
+            for pair in pairs
+        ]
     annotated = {annotation.image_id for annotation in coco.packed}
     names = [coco.license_names.get(str(image.license)) for image in coco.images]
     n_rle = sum(annotation.n_parts == 0 for annotation in coco.packed)
@@ -113,7 +146,33 @@ def audit(
         counts=dict(Counter(problem.kind for problem in problems)),
         excluded=excluded,
         licenses=dict(Counter(name for name in names if name).most_common()),
+        near_equal=pairs,
+        converted=conversion_changes(coco.path.parent),
     )
+
+
+def audit_splits(
+    coco: Mapping[Split, CocoFile], data_root: str | Path, derived_root: str | Path
+) -> dict[Split, Audit]:
+    """Audit the splits of a dataset with their photos; all others are compared with train."""
+    train = coco["train"]
+    cache_path = photo_cache_path(train, derived_root)
+    hashes = hash_split(train, images_dir(data_root, "train"), cache_path)
+    return {
+        split: audit(
+            file,
+            image_dir=images_dir(data_root, split),
+            cache_path=photo_cache_path(file, derived_root),
+            others=None if split == "train" else hashes,
+        )
+        for split, file in coco.items()
+    }
+
+
+def hash_split(coco: CocoFile, image_dir: str | Path, cache_path: Path | None) -> Hashes:
+    """Hash the photos of a split; what is remembered of them lies beside `cache_path`."""
+    photos = {image.file_name: Path(image_dir) / image.file_name for image in coco.images}
+    return hash_photos(photos, cache_path=cache_path and cache_path.with_name("hashes.json"))
 
 
 def photo_problems(
@@ -150,40 +209,19 @@ def _find_photo_problems(
     folder = Path(image_dir)
     if not folder.is_dir():
         raise FileNotFoundError(f"photo folder {folder} not found; expected a folder of photos.")
-    stamps = {image.file_name: _file_stamp(folder / image.file_name) for image in images}
-    known = _read_photo_cache(cache_path) if cache_path else {}
-    unknown = [
-        image
-        for image in images
-        if image.file_name not in known or known[image.file_name][0] != stamps[image.file_name]
-    ]
-    if unknown:
-        for image, problem in zip(unknown, _check_photos(unknown, folder), strict=True):
-            known[image.file_name] = stamps[image.file_name], problem
-        if cache_path:
-            with atomic_path(cache_path) as temporary:
-                temporary.write_bytes(msgspec.json.encode(known))
-    found = {name: known[name][1] for name in stamps}
+    image_of_name = {image.file_name: image for image in images}
+
+    def look(name: str) -> Problem | None:
+        return _photo_problem(folder / name, image_of_name[name])
+
+    found = look_once(
+        {name: folder / name for name in image_of_name},
+        look,
+        Problem | None,
+        cache_path=cache_path,
+        desc="checking photos",
+    )
     return {name: problem for name, problem in found.items() if problem is not None}
-
-
-_Stamp = tuple[int, int]
-
-
-def _file_stamp(path: Path) -> _Stamp:
-    """Size and modification time; zeros for a missing file."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _read_photo_cache(path: Path) -> dict[str, tuple[_Stamp, Problem | None]]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[_Stamp, Problem | None]])
-    except (OSError, msgspec.DecodeError):
-        return {}  # missing or damaged: the photos are decoded again
 
 
 def write_audit(path: str | Path, audit: Audit | Mapping[str, Audit]) -> None:
@@ -231,19 +269,6 @@ def _segmentation_to_box(segmentation: Segmentation) -> tuple[float, float, floa
     xs = [x for part in segmentation for x in part[0::2]]
     ys = [y for part in segmentation for y in part[1::2]]
     return min(xs), min(ys), max(xs), max(ys)
-
-
-def _check_photos(images: Sequence[ImageRecord], folder: Path) -> Iterator[Problem | None]:
-    """Decode every image's photo; yield what is wrong with each, None where nothing is."""
-
-    def check(image: ImageRecord) -> Problem | None:
-        return _photo_problem(folder / image.file_name, image)
-
-    # Threads: the decoders release the interpreter lock.
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        yield from progress_bar(
-            pool.map(check, images), total=len(images), desc="checking photos", unit="photo"
-        )
 
 
 def _photo_problem(path: Path, image: ImageRecord) -> Problem | None:

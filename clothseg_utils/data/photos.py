@@ -9,12 +9,50 @@ from PIL import Image, ImageOps
 
 from clothseg_utils.core.files import atomic_path
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-"""Suffixes, in lower case, by which photos are found in a folder."""
+PHOTO_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".avif", ".heic", ".heif", ".hif"),
+)
+"""Suffixes, in lower case, of files that are photos whatever they hold: a broken one is named."""
 
+IMAGE_HEAD_BYTES = 64
+"""What `image_format` wants to see; a HEIF file's brands are among them."""
+
+_MAGICS = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF87a": "GIF",
+    b"GIF89a": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _WIDE_GREY_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _JPEG_SCAN = b"\xff\xda"
 _JPEG_END = b"\xff\xd9"
+
+
+def image_format(head: bytes) -> str | None:
+    """Name the format of an image by the first bytes of its file; None where it is no image.
+
+    Example:
+        >>> image_format(bytes.fromhex("ffd8ffe0")), image_format(b"%PDF-1.7")
+        ('JPEG', None)
+    """
+    for magic, name in _MAGICS.items():
+        if head.startswith(magic):
+            return name
+    if head[:2] == b"BM" and head[6:10] == bytes(4):  # reserved; prose may begin with BM
+        return "BMP"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:8] == b"ftyp":
+        end = min(int.from_bytes(head[:4], "big"), len(head))
+        brands = [head[start : start + 4] for start in (8, *range(16, end, 4))]
+        if b"avif" in brands or b"avis" in brands:
+            return "AVIF"
+        return "HEIF" if any(brand in _HEIF_BRANDS for brand in brands) else None
+    return None
 
 
 def read_photo(path: str | Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -133,7 +134,13 @@ def load_split(config: DataConfig, split: Split, *, annotations: bool = True) ->
             or nearly (`coverage.check_coverage`).
     """
     data_root = resolve_path(config.data_root)
-    coco = read_annotations(annotation_path(data_root, split))
+    path = annotation_path(data_root, split)
+    if split == "test" and data_root.is_dir() and not path.exists():
+        raise FileNotFoundError(
+            f"{data_root} has no test split; expected {path.name} in it. `convert` makes one from "
+            "a test/ folder with its own COCO file."
+        )
+    coco = read_annotations(path)
     image_dir = images_dir(data_root, split)
     derived_root = resolve_path(config.derived_root)
     masks = make_masks(
@@ -163,6 +170,16 @@ def load_split(config: DataConfig, split: Split, *, annotations: bool = True) ->
         image_dir=image_dir,
         excluded=excluded,
     )
+
+
+def read_splits(data_root: str | Path) -> dict[Split, CocoFile]:
+    """Read the annotations of train and val, and of test where the dataset has its file."""
+    paths = {split: annotation_path(data_root, split) for split in get_args(Split)}
+    return {
+        split: read_annotations(path)
+        for split, path in paths.items()
+        if split != "test" or path.exists()
+    }
 
 
 def load_training_splits(config: DataConfig) -> tuple[SplitData, SplitData]:
