@@ -9,11 +9,14 @@ import pytest
 from PIL import Image
 
 from clothseg_utils.core.classes import class_table
+from clothseg_utils.core.config import DataConfig
 from clothseg_utils.data import mask_folders
 from clothseg_utils.data.coco import CocoFile
+from clothseg_utils.data.convert import convert_photos
 from clothseg_utils.data.mask_folders import read_mask_folder
 from clothseg_utils.data.mask_names import code_to_color, read_mask_names
 from clothseg_utils.data.rasterize import rasterize
+from clothseg_utils.data.splits import load_split
 
 WIDTH, HEIGHT = 12, 8
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -467,3 +470,37 @@ def test_colours_and_codes():
         (0, 255, 0),
         (1, 2, 3),
     ]
+
+
+# --- to the end ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["grey of 8 bits", "palette, colours named", "colours"])
+def test_converted_masks_are_the_users_to_the_pixel(own, tmp_path, form):
+    make, names = FORMS[form]
+    rng = np.random.default_rng(0)
+    drawn = {}
+    for number in range(10):
+        noise = rng.integers(0, 3, (HEIGHT, WIDTH)).astype(np.uint8)  # every pixel alone
+        drawn[f"p{number}"] = noise
+        image = make()
+        if isinstance(image, Image.Image):
+            image = with_palette(noise, RED, GREEN)
+        else:
+            image = noise if image.ndim == 2 else colored(noise, RED, GREEN)
+        own.add(f"sub/p{number}", image)
+    own.names.write_text(json.dumps(names))
+    root = tmp_path / "dataset"
+    made = convert_photos(own.photos, root, masks_dir=own.masks, mask_names=own.names)
+    assert made.photos == {"train": 8, "val": 2}
+    assert made.categories == {"shirt": "shirt", "jeans": "jeans"}
+    config = DataConfig(data_root=str(root), derived_root=str(tmp_path / "derived"), mask_workers=1)
+    seen = {}
+    for split in ("train", "val"):
+        data = load_split(config, split)
+        assert data.classes.names == ("background", "shirt", "jeans")
+        for record in data.images:
+            seen[Path(record.file_name).stem.removeprefix("sub__")] = data.read_pair(record)[1]
+    assert seen.keys() == drawn.keys()
+    for name, mask in drawn.items():
+        np.testing.assert_array_equal(seen[name], mask)
