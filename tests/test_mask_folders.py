@@ -9,11 +9,14 @@ import pytest
 from PIL import Image
 
 from clothseg_utils.core.classes import class_table
+from clothseg_utils.core.config import DataConfig
 from clothseg_utils.data import mask_folders
 from clothseg_utils.data.coco import CocoFile
+from clothseg_utils.data.convert import convert_photos
 from clothseg_utils.data.mask_folders import read_mask_folder
 from clothseg_utils.data.mask_names import code_to_color, read_mask_names
 from clothseg_utils.data.rasterize import rasterize
+from clothseg_utils.data.splits import load_split
 
 WIDTH, HEIGHT = 12, 8
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -105,16 +108,19 @@ FORMS: dict[str, tuple[Callable[[], np.ndarray | Image.Image], object]] = {
     "palette, values named": (lambda: with_palette(ids(), BLUE, RED), IDS),
     "palette, colours named": (lambda: with_palette(ids(), RED, GREEN), COLORS),
     "colours": (lambda: colored(ids(), RED, GREEN), COLORS),
-    "colours in hex": (lambda: colored(ids(), RED, GREEN), {"shirt": "#FF0000", "jeans": "#00ff00"}),
+    "colours in hex": (
+        lambda: colored(ids(), RED, GREEN),
+        {"shirt": "#FF0000", "jeans": "#00ff00"},
+    ),
     "colours, background named": (
         lambda: np.where(ids()[..., None] > 0, colored(ids(), RED, GREEN), np.uint8(200)),
         COLORS | {"background": [200, 200, 200]},
     ),
     "transparent ground": (
-        lambda: np.dstack([colored(ids(), RED, GREEN) | 7, np.where(ids() > 0, 255, 0)]).astype("u1"),
+        lambda: np.dstack([colored(ids(), RED, GREEN) | 7, 255 * (ids() > 0)]).astype("u1"),
         {"shirt": [255, 7, 7], "jeans": [7, 255, 7]},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("make", "names"), FORMS.values(), ids=FORMS)
@@ -154,7 +160,8 @@ def test_values_without_names_are_called_by_their_value_and_it_is_said(own):
     assert names_of(coco) == {1: "class 1", 2: "class 2"}
     (note,) = coco.problems
     assert note.kind == "healed"
-    assert "class 1; class 2" in note.detail and "--mask-names" in note.detail
+    assert "class 1; class 2" in note.detail
+    assert "--mask-names" in note.detail
 
 
 def test_two_values_of_one_name_are_one_class(own):
@@ -351,7 +358,7 @@ def test_folders_without_a_pair_are_refused(own):
     with pytest.raises(ValueError, match="no mask in"):
         own.read(IDS)
     own.add_mask("b.png", ids())
-    with pytest.raises(ValueError, match="expected equal names .* b.png for a.jpg"):
+    with pytest.raises(ValueError, match=r"expected equal names .* b\.png for a\.jpg"):
         own.read(IDS)
     with pytest.raises(FileNotFoundError, match="mask folder"):
         read_mask_folder(own.masks / "none", own.photos)
@@ -410,14 +417,14 @@ def test_one_broken_pair_is_left_out_and_many_are_refused(own, do):
     do(own)
     if (own.masks / "bad.tif").exists():
         (own.masks / "bad.png").unlink()
-    with pytest.raises(ValueError, match="1 cannot be used: bad.jpg: .*bad"):
+    with pytest.raises(ValueError, match=r"1 cannot be used: bad\.jpg: .*bad"):
         own.read(IDS)
     for number in range(9):
         own.add(f"{number}", ids())
     coco = own.read(IDS)
     assert len(coco.images) == 9
     assert [(p.kind, p.subject) for p in coco.problems] == [("image_left_out", "bad.jpg")]
-    with pytest.raises(ValueError, match="cannot be used: bad.jpg"):
+    with pytest.raises(ValueError, match=r"cannot be used: bad\.jpg"):
         own.read(IDS, strict=True)
 
 
@@ -463,3 +470,37 @@ def test_colours_and_codes():
         (0, 255, 0),
         (1, 2, 3),
     ]
+
+
+# --- to the end ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["grey of 8 bits", "palette, colours named", "colours"])
+def test_converted_masks_are_the_users_to_the_pixel(own, tmp_path, form):
+    make, names = FORMS[form]
+    rng = np.random.default_rng(0)
+    drawn = {}
+    for number in range(10):
+        noise = rng.integers(0, 3, (HEIGHT, WIDTH)).astype(np.uint8)  # every pixel alone
+        drawn[f"p{number}"] = noise
+        image = make()
+        if isinstance(image, Image.Image):
+            image = with_palette(noise, RED, GREEN)
+        else:
+            image = noise if image.ndim == 2 else colored(noise, RED, GREEN)
+        own.add(f"sub/p{number}", image)
+    own.names.write_text(json.dumps(names))
+    root = tmp_path / "dataset"
+    made = convert_photos(own.photos, root, masks_dir=own.masks, mask_names=own.names)
+    assert made.photos == {"train": 8, "val": 2}
+    assert made.categories == {"shirt": "shirt", "jeans": "jeans"}
+    config = DataConfig(data_root=str(root), derived_root=str(tmp_path / "derived"), mask_workers=1)
+    seen = {}
+    for split in ("train", "val"):
+        data = load_split(config, split)
+        assert data.classes.names == ("background", "shirt", "jeans")
+        for record in data.images:
+            seen[Path(record.file_name).stem.removeprefix("sub__")] = data.read_pair(record)[1]
+    assert seen.keys() == drawn.keys()
+    for name, mask in drawn.items():
+        np.testing.assert_array_equal(seen[name], mask)

@@ -2,11 +2,13 @@
 
 import colorsys
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 import numpy as np
+
+from clothseg_utils.core.text import first_names
 
 IGNORE_INDEX = 255
 """Mask value of pixels that are neither trained on nor scored."""
@@ -205,6 +207,24 @@ def plain_name(name: str) -> str:
         'T-shirt long'
     """
     return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def name_differences(names: Sequence[str], others: Sequence[str]) -> str:
+    """Say in which classes two lists differ.
+
+    Example:
+        >>> name_differences(["background", "hat"], ["background", "cap", "hat"])
+        'only in the second: cap'
+        >>> name_differences(["cap", "hat"], ["hat", "cap"])
+        'the same in another order'
+    """
+    first, second = ([n for n in a if n not in b] for a, b in ((names, others), (others, names)))
+    parts = [
+        f"only in the {which}: {first_names(only)}"
+        for which, only in (("first", first), ("second", second))
+        if only
+    ]
+    return ", ".join(parts) or "the same in another order"
 
 
 def is_background(name: str) -> bool:

@@ -8,14 +8,14 @@ from clothseg_utils.core.text import count_text
 
 # Where real datasets stand: masks cover 18 % to 35 % of all pixels. The smallest accessory alone
 # (watches of Clothing Co-Parsing) covers 1 pixel in 54,009, or 1 in 1,417 of the photos that show
-# one. Coordinates given as shares of the size all lie in the first two pixels of row and column.
+# one. Coordinates given as shares of the size, 0 to 1, all fall into one pixel of a photo.
 LEAST_SHARE = 1 / 100_000
 """Of all pixels, what the masks of a split must cover."""
 
 LEAST_SHARE_WHERE_ANY = 1 / 10_000
 """Of the pixels of photos with any, what the masks must cover."""
 
-LEAST_PIXELS = 16
+LEAST_PIXELS = 4
 """What the masks of a photo with any must cover on average."""
 
 

@@ -22,7 +22,6 @@ from clothseg_utils.data.mask_images import MaskReading, read_mask_image
 from clothseg_utils.data.mask_names import MaskNames, code_to_color, read_mask_names
 from clothseg_utils.data.photos import PHOTO_SUFFIXES
 
-_MASK_SUFFIXES = (*PHOTO_SUFFIXES, ".gif")
 _STEM_ENDING = re.compile(r"[-_. ](masks?|seg|segmentation|labels?)$", re.IGNORECASE)
 _VOID = (255, 65_535)  # in index masks the usual value of pixels that nobody knows
 _MOST_UNNAMED = 64  # more values than this are smoothed edges rather than classes
@@ -108,7 +107,7 @@ def read_mask_folder(
 def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Problem]]:
     """Find the mask of each photo; name those that have none, or more than one."""
     photos = _list_pictures(photos_dir, PHOTO_SUFFIXES, masks_dir)
-    masks = _list_pictures(masks_dir, _MASK_SUFFIXES, photos_dir)
+    masks = _list_pictures(masks_dir, PHOTO_SUFFIXES, photos_dir)
     if masks_dir.resolve() == photos_dir.resolve():
         is_mask = {name: _STEM_ENDING.search(PurePosixPath(name).stem) for name in photos}
         masks = [name for name in masks if is_mask.get(name, True)]
@@ -324,7 +323,7 @@ class _Unknown:
             )
         raise ValueError(
             f"{masks_dir}: {found}; expected a name for each. {hint}Name them in --mask-names, or "
-            "take them for background by --ignore-unknown-masks."
+            "take them for background by --ignore-unknown."
         )
 
     def _text(self, value: int, names: MaskNames | None) -> str:

@@ -14,10 +14,9 @@ from pycocotools import mask as mask_api
 
 from clothseg_utils.core.classes import MOST_CLASSES, is_background
 from clothseg_utils.data.mask_names import MOST_VALUE, MaskNames, color_to_code
+from clothseg_utils.data.sizes import PhotoSize, Sized, read_size
 
 _COMMONEST = 50  # of the values without a name, of which a JPEG has thousands
-
-_EXIF_ORIENTATION = 0x0112
 
 # What turns a photo upright that EXIF calls lying, done to a mask painted on the pixels as stored.
 _UPRIGHT = {
@@ -81,9 +80,8 @@ def read_mask_image(mask: Path, photo: Path, names: MaskNames | None) -> MaskRea
         OSError: one of the two cannot be opened.
         ValueError: one of the two is no such image, or the mask does not fit the photo.
     """
-    with _decoding("the photo"), Image.open(photo) as header:
-        orientation, stored_wh = header.getexif().get(_EXIF_ORIENTATION, 1), header.size
-    size_wh = stored_wh[::-1] if orientation in _UPRIGHT else stored_wh
+    with _decoding("the photo"):
+        size = read_size(photo)
     data = mask.read_bytes()
     with _decoding("the mask"):
         opened = Image.open(io.BytesIO(data))
@@ -91,7 +89,7 @@ def read_mask_image(mask: Path, photo: Path, names: MaskNames | None) -> MaskRea
         opened.load()
     if n_pictures > 1:
         raise ValueError(f"the mask has {n_pictures} pictures; expected one")
-    image, healed = _fit(opened, size_wh, stored_wh, orientation)
+    image, healed = _fit(opened, size)
     palette = _palette(image) if names is None else {}
     values, has_colors = _to_values(image, names)
     regions = dict(_regions(values, [] if has_colors else _named(values, names)))
@@ -99,7 +97,7 @@ def read_mask_image(mask: Path, photo: Path, names: MaskNames | None) -> MaskRea
     others = _count_others(values, {0, *known})
     return MaskReading(
         digest=hashlib.sha256(data).digest(),
-        size_wh=size_wh,
+        size_wh=(size.width, size.height),
         healed=healed,
         regions=regions,
         unknown=dict(others.most_common(_COMMONEST)),
@@ -123,22 +121,23 @@ def _decoding(what: str) -> Iterator[None]:
         raise ValueError(f"{what} cannot be read: {reason}") from None
 
 
-def _fit(
-    image: Image.Image, size_wh: tuple[int, int], stored_wh: tuple[int, int], orientation: int
-) -> tuple[Image.Image, str]:
+def _fit(image: Image.Image, photo: PhotoSize) -> tuple[Image.Image, str]:
     """The mask at the photo's size and what was done to it; ValueError where that is uncertain."""
-    if image.size == size_wh:
-        return image, ""
-    if image.size == stored_wh:
-        return image.transpose(_UPRIGHT[orientation]), "turned as EXIF turns the photo"
-    across, down = (own / other for own, other in zip(image.size, size_wh, strict=True))
-    # A pixel of rounding changes the ratio of small pictures.
-    if abs(across / down - 1) > min(0.05, 1 / min(*image.size, *size_wh)):
+    own = Sized(image.size, photo)
+    healed = []
+    fitted = image
+    if own.relation == "swapped" and photo.orientation in _UPRIGHT:
+        fitted = image.transpose(_UPRIGHT[photo.orientation])
+        healed.append("turned as EXIF turns the photo")
+    elif own.relation != "scaled":
         raise ValueError(
-            f"the mask is {image.width} x {image.height} px and the photo {size_wh[0]} x "
-            f"{size_wh[1]}; expected one size or one ratio"
+            f"the mask is {image.width} x {image.height} px and the photo {photo.width} x "
+            f"{photo.height}; expected one size or one ratio"
         )
-    return image.resize(size_wh, Image.Resampling.NEAREST), "scaled to the photo's size (nearest)"
+    if fitted.size != own.photo_wh:
+        fitted = fitted.resize(own.photo_wh, Image.Resampling.NEAREST)
+        healed.append("scaled to the photo's size (nearest)")
+    return fitted, ", ".join(healed)
 
 
 def _palette(image: Image.Image) -> dict[int, tuple[int, ...]]:
