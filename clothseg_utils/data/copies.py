@@ -132,7 +132,7 @@ def source_groups(
     seen: dict[str, str] = {}
     for name, source in sources.items():
         join(name, seen.setdefault(source, name))
-    near = near_equal(hash_photos(photos, cache_path=cache_path))
+    near = near_equal(hash_photos({name: photos[name] for name in names}, cache_path=cache_path))
     pairs = tuple(pair for pair in near if join(pair.first, pair.second))
     return Groups(
         key_of={name: first_of(name) for name in photos},
@@ -223,13 +223,14 @@ def near_equal_pairs(train: Sequence[Path], val: Sequence[Path]) -> list[NearEqu
 
 
 def read_pairs(
-    pairs: Sequence[NearEqual], first_dir: Path, second_dir: Path, most: int = 8
+    pairs: Sequence[NearEqual], train_dir: Path, val_dir: Path, most: int = 8
 ) -> tuple[list[np.ndarray], list[str]]:
-    """Read the photos of the first pairs, one after the other, and their names; for a figure."""
-    paths = [
-        path for pair in pairs[:most] for path in (first_dir / pair.first, second_dir / pair.second)
-    ]
-    return [read_photo(path) for path in paths], [path.name for path in paths]
+    """Read the photos of the first pairs, train's before val's each, and title them."""
+    photos, titles = [], []
+    for pair in pairs[:most]:
+        photos += [read_photo(train_dir / pair.first), read_photo(val_dir / pair.second)]
+        titles += [f"train {pair.first}", f"val {pair.second}"]
+    return photos, titles
 
 
 def _close_pairs(first: Hashes, second: Hashes, *, within: bool) -> Iterator[NearEqual]:
