@@ -28,10 +28,11 @@ from clothseg_utils.data.coco import (
     PackedAnnotation,
     colliding_images,
     read_annotations,
+    say_problems,
 )
 from clothseg_utils.data.rasterize import layer_hidden_pixels, rasterize
 
-RULE_VERSION = 1
+RULE_VERSION = 2
 """Raised when the same JSON gives other masks: painting rule, class order or file format."""
 
 INDEX_NAME = "index.json"
@@ -265,6 +266,7 @@ def rasterize_split(
             holds somebody else's files.
     """
     coco = read_annotations(annotations_path)
+    say_problems(coco)
     return _rasterize_file(coco, Path(out_dir), scheme, workers, image_limit)
 
 
