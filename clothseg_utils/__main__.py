@@ -242,39 +242,74 @@ def download(
 @app.command()
 def convert(
     photos: Annotated[Path, typer.Option(help="Folder of your photos, subfolders included.")],
-    annotations: Annotated[Path, typer.Option(help="COCO JSON of these photos.")],
     out: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
+    annotations: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SPLIT=]FILE",
+            help="COCO JSON of these photos, maybe for train=, val= or test= alone; repeatable. "
+            "Without it those in --photos are taken.",
+        ),
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder of masks instead.")] = None,
+    mask_names: Annotated[
+        Path | None, typer.Option(help="JSON: name -> value or colour in the masks.")
+    ] = None,
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Without a name there: background.")
+    ] = False,
     classes: Annotated[
         Path | None, typer.Option(help="JSON: category name -> class name, or null to leave out.")
     ] = None,
     val_share: Annotated[
-        float, typer.Option(help="Share of the photos to validate on, 0 to 1.")
+        float, typer.Option(help="Share of the photos to validate on, if no split is given.")
     ] = 0.2,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="Photos of which it finds the same in the name stay together."
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first fault.")] = False,
 ) -> int:
-    """Make a dataset of your own photos and a COCO file.
+    """Make a dataset of your own photos and their labels.
 
     The photos are only read. Without --classes the file's own supercategories are the classes.
+    Photos whose names or pictures show that they are copies of one source stay in one split.
 
     \b
     Examples:
       python -m clothseg_utils convert --photos shop/ --annotations shop.json \\
           --classes classes.json --out data/shop
+      python -m clothseg_utils convert --photos roboflow_export/ --out data/shop
+      python -m clothseg_utils convert --photos shop/ --annotations train=a.json \\
+          --annotations val=b.json --annotations test=c.json --out data/shop
+      python -m clothseg_utils convert --photos shop/ --masks masks/ \\
+          --mask-names names.json --out data/shop
 
-    In this example classes.json holds
+    In the first example classes.json holds
 
     \b
       {"T-shirt": "upperbody", "jeans": "lowerbody", "person": null}
     """
-    from clothseg_utils.data.convert import convert_coco
+    from clothseg_utils.data.convert import convert_photos
 
-    made = convert_coco(photos, annotations, out, classes_file=classes, val_share=val_share)
+    made = convert_photos(
+        photos,
+        out,
+        annotations=annotations or (),
+        masks_dir=masks,
+        mask_names=mask_names,
+        ignore_unknown=ignore_unknown,
+        classes_file=classes,
+        val_share=val_share,
+        group_by=group_by,
+        strict=strict,
+    )
     _say(f"{out}: {made.summary()}")
-    by_category = [] if made.has_known_classes else ["--set", "data.scheme=category"]
+    by_category = ["--set", "data.scheme=category"] if made.by_category else []
     if by_category:
-        _say(
-            "the supercategories are not Fashionpedia's, so each category is a class of its own; "
-            "for the 12 classes give --classes"
-        )
+        _say("each category is a class of its own; for the 12 classes, or own ones, give --classes")
     run_name = re.sub(r"[^\w.+=-]+", "_", out.resolve().name).lstrip("._-") or "mine"
     _say_next(
         "run", "--profile", "laptop", "--data-root", out, "--run-name", run_name, *by_category
@@ -363,7 +398,9 @@ def train(
     config = _config(profile, data_root, run_name, set_)
     _check_gpu(profile, on_cpu)
     with heavy_imports():
+        from clothseg_utils.core.files import resolve_path
         from clothseg_utils.core.runs import RunFolder
+        from clothseg_utils.data.conversion import conversion_changes
         from clothseg_utils.data.splits import load_training_splits
         from clothseg_utils.training.devices import first_on_each_machine, process_group
         from clothseg_utils.training.resume import check_new
@@ -383,6 +420,8 @@ def train(
         train_split, val_split = first_on_each_machine(prepare)
         if rank() == 0:
             _say_excluded(train_split.excluded | val_split.excluded)
+            for line in conversion_changes(resolve_path(config.data.data_root)):
+                _say(f"convert: {line}")
         result = fit(config, train_split, val_split, folder)
     if rank():
         return 0
@@ -480,22 +519,24 @@ def predict(
 
     spin_briefly()
     with heavy_imports():
-        from clothseg_utils.network.predict import plan_predictions, predict_photos
+        from clothseg_utils.network import predict as predicting
         from clothseg_utils.network.segmenter import load_segmenter
 
     inference = _inference(tta_flip, tta_scales, window_px)
-    tasks = plan_predictions(photos, out, as_json=json, probabilities=probabilities)
+    plan = predicting.plan_predictions(photos, out)
     segmenter = load_segmenter(checkpoint, inference=inference)
-    summary = predict_photos(segmenter, tasks, as_json=json, probabilities=probabilities)
-    for reason in summary.failed.values():
-        _complain(reason)
-    if not summary.done:
-        return 2
-    _say(
-        f"{len(summary.done)} of {len(tasks)} photos are done: {out} (look at the overlays, "
-        "*_overlay.jpg)"
+    summary = predicting.predict_photos(
+        segmenter, plan.tasks, as_json=json, probabilities=probabilities
     )
-    return 1 if summary.failed else 0
+    failed = plan.unread | summary.failed
+    for line in predicting.failure_lines(failed):
+        _complain(line)
+    if summary.done:
+        done = f"{len(summary.done)} of {len(plan.tasks)} photos are done: {out}"
+        _say(f"{done} (look at the overlays, *_overlay.jpg)")
+    for line in predicting.remarks(plan, summary):
+        _say(line)
+    return (1 if failed else 0) if summary.done else 2
 
 
 @app.command()

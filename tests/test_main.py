@@ -458,7 +458,7 @@ def test_convert(cli, here):
 def test_convert_without_classes_takes_each_category_for_one(cli, here):
     write_own_data(here)
     result = cli("convert", "--photos", "shop", "--annotations", "shop.json", "--out", "new")
-    assert "for the 12 classes give --classes" in result.out
+    assert "each category is a class of its own" in result.out
     command = "run --profile laptop --data-root new --run-name new --set data.scheme=category"
     assert next_command(result.out.splitlines()) == command
 

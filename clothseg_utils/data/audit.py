@@ -21,6 +21,7 @@ from clothseg_utils.data.coco import (
     colliding_images,
     images_dir,
 )
+from clothseg_utils.data.conversion import conversion_changes
 from clothseg_utils.data.copies import Hashes, NearEqual, hash_photos, near_equal
 from clothseg_utils.data.photo_cache import look_once
 from clothseg_utils.data.photos import check_photo
@@ -50,6 +51,7 @@ class Audit(Struct, frozen=True):
         licenses: name -> images listed under it, most first; those without one are not counted.
         near_equal: photos of another split, each with the photo of this one that is near-equal,
             and the bits that differ, the closest first; None where they were not compared.
+        converted: what `convert` left out or read in another way, where it made the dataset.
     """
 
     annotations_file: str
@@ -66,6 +68,7 @@ class Audit(Struct, frozen=True):
     excluded: dict[str, str]
     licenses: dict[str, int]
     near_equal: list[NearEqual] | None = None
+    converted: list[str] = []
 
     def summary(self) -> str:
         """A few lines for a terminal: totals, what is left out, and each kind of finding."""
@@ -85,6 +88,7 @@ class Audit(Struct, frozen=True):
             lines.append(f"  {kind} {count:,}: {first_names(found)}")
         if self.near_equal == []:
             lines.append("  near_equal 0: no photo is near-equal to one of the other split")
+        lines += [f"  convert: {line}" for line in self.converted]
         return "\n".join(lines)
 
 
@@ -156,6 +160,7 @@ def audit(
         excluded=excluded,
         licenses=dict(Counter(name for name in names if name).most_common()),
         near_equal=pairs,
+        converted=conversion_changes(coco.path.parent),
     )
 
 
@@ -255,12 +260,17 @@ def _annotation_problems(coco: CocoFile) -> Iterator[Problem]:
             other_areas.append(f"{annotation.area:,.0f}, not {pixels:,}")
         box = _segmentation_to_box(annotation.segmentation)
         x, y, width, height = annotation.bbox
-        differences = [abs(a - b) for a, b in zip(box, (x, y, x + width, y + height), strict=True)]
-        if max(differences) > _BBOX_TOLERANCE_PX:
+        own = x, y, x + width, y + height
+        # Past the photo's edge some tools measure the outline, others what is left of it.
+        inside = np.clip(box, 0, [image.width, image.height] * 2).tolist()
+        most = min(
+            max(abs(a - b) for a, b in zip(own, other, strict=True)) for other in (box, inside)
+        )
+        if most > _BBOX_TOLERANCE_PX:
             yield Problem(
                 "bbox_differs",
                 subject,
-                f"bbox {list(annotation.bbox)} is up to {max(differences):.0f} px off the "
+                f"bbox {list(annotation.bbox)} is up to {most:.0f} px off the "
                 "segmentation, which decides",
             )
     if other_areas:

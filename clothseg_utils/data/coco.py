@@ -113,6 +113,7 @@ class CocoFile:
         problems: what was left out and what was read from another type or form.
         description: the JSON's own, "" where it has none.
         license_names: names of the JSON's licences by their id, as text.
+        damaged: ids of images that lost an annotation: what is missing there is no background.
     """
 
     path: Path
@@ -124,6 +125,7 @@ class CocoFile:
     description: str
     license_names: Mapping[str, str]
     _packed_of_image: Mapping[int, list[PackedAnnotation]]
+    damaged: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
         return (
@@ -240,6 +242,7 @@ def read_annotations(
         description=description if isinstance(description, str) else "",
         license_names=_license_names(value_of(file.licenses)),
         _packed_of_image=packed_of_image,
+        damaged=frozenset(reader.damaged),
     )
 
 

@@ -6,7 +6,7 @@ from typing import get_args
 
 import numpy as np
 
-from clothseg_utils.core.classes import ClassTable, class_table
+from clothseg_utils.core.classes import ClassTable, class_table, name_differences
 from clothseg_utils.core.config import DataConfig, InferenceConfig
 from clothseg_utils.core.files import resolve_path
 from clothseg_utils.data.audit import photo_cache_path, photo_problems
@@ -20,6 +20,7 @@ from clothseg_utils.data.coco import (
     read_annotations,
     say_problems,
 )
+from clothseg_utils.data.coverage import check_coverage
 from clothseg_utils.data.masks import MaskIndex, make_masks, read_mask, select_images
 from clothseg_utils.data.photos import read_photo
 
@@ -131,7 +132,8 @@ def load_split(config: DataConfig, split: Split, *, annotations: bool = True) ->
 
     Raises:
         FileNotFoundError: no data root, no annotation file or no folder of photos.
-        ValueError: broken annotations, or no usable photo at all.
+        ValueError: broken annotations, no usable photo at all, or masks that are all background,
+            or nearly (`coverage.check_coverage`).
     """
     data_root = resolve_path(config.data_root)
     path = annotation_path(data_root, split)
@@ -161,6 +163,7 @@ def load_split(config: DataConfig, split: Split, *, annotations: bool = True) ->
             f"no usable photo in {image_dir}: {name} {reason}; expected the photos that "
             f"{coco.path.name} lists. Check --data-root."
         )
+    check_coverage(masks.coverage(images), f"{coco.path}, photos that can be used")
     return SplitData(
         split=split,
         coco=coco if annotations else coco.without_annotations(),
@@ -207,6 +210,7 @@ def check_disjoint(train: SplitData, val: SplitData) -> None:
         )
     if train.classes.names != val.classes.names:
         raise ValueError(
-            f"{train.coco.path.name} and {val.coco.path.name} define different classes; expected "
-            "the same categories in both."
+            f"{train.coco.path.name} and {val.coco.path.name} have other classes: "
+            f"{name_differences(train.classes.names, val.classes.names)}; expected the same "
+            "categories in both. Correct one of the two files."
         )

@@ -98,6 +98,8 @@ class RecordReader:
         self._maybe_shares: list[PackedAnnotation] = []
         self._any_in_pixels = False
         self._to_measure: list[PackedAnnotation] = []
+        self.damaged: set[int] = set()
+        """Ids of images that lost an annotation."""
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -388,6 +390,7 @@ class RecordReader:
     def _mend(self, index: int, loose: _LooseAnnotation) -> PackedAnnotation | None:
         """Read an annotation that is not as it should be; None where it leaves itself out."""
         subject, box = f"annotations[{index}]", _read_box(value_of(loose.bbox))
+        image: ImageRecord | None = None
         try:
             key = self._key(subject, "id", value_of(loose.id))
             if key is not None:
@@ -405,11 +408,13 @@ class RecordReader:
             )
             if not self._check_sound(packed, image):
                 self._mend_segmentation(packed, image, box, subject)
-        except WithoutMaskError as error:
-            self._tally("without_mask", subject, _what_instead(error, loose, box))
-            return None
         except ValueError as error:
-            self._leave_out("annotation_left_out", subject, str(error))
+            if isinstance(error, WithoutMaskError):
+                self._tally("without_mask", subject, _what_instead(error, loose, box))
+            else:
+                self._leave_out("annotation_left_out", subject, str(error))
+            if image is not None:
+                self.damaged.add(image.id)
             return None
         self._mend_values(packed, loose, subject)
         return packed
