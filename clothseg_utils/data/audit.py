@@ -130,7 +130,7 @@ def audit(
             )
     pairs = None
     if image_dir is not None and others is not None:
-        pairs = near_equal(others, hash_split(coco, image_dir, cache_path))
+        pairs = near_equal(others, _hash_split(coco, image_dir, cache_path))
         problems += [
             Problem(
                 "near_equal",
@@ -170,7 +170,7 @@ def audit_splits(
     """Audit the splits of a dataset with their photos; all others are compared with train."""
     train = coco["train"]
     cache_path = photo_cache_path(train, derived_root)
-    hashes = hash_split(train, images_dir(data_root, "train"), cache_path)
+    hashes = _hash_split(train, images_dir(data_root, "train"), cache_path)
     return {
         split: audit(
             file,
@@ -182,7 +182,7 @@ def audit_splits(
     }
 
 
-def hash_split(coco: CocoFile, image_dir: str | Path, cache_path: Path | None) -> Hashes:
+def _hash_split(coco: CocoFile, image_dir: str | Path, cache_path: Path | None) -> Hashes:
     """Hash the photos of a split; what is remembered of them lies beside `cache_path`."""
     photos = {image.file_name: Path(image_dir) / image.file_name for image in coco.images}
     return hash_photos(photos, cache_path=cache_path and cache_path.with_name("hashes.json"))

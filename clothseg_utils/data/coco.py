@@ -190,7 +190,7 @@ def annotation_path(data_root: str | Path, split: Split) -> Path:
 
 
 def images_dir(data_root: str | Path, split: Split) -> Path:
-    """Photo folder of a split; val shares `test` with the unlabelled test photos."""
+    """Photo folder of a split; those of val and test lie in `test`, by Fashionpedia's way."""
     return Path(data_root) / ("train" if split == "train" else "test")
 
 
