@@ -137,4 +137,5 @@ def test_sizes_are_read_from_headers_and_what_is_no_photo_is_said(tmp_path):
     (tmp_path / "c.jpg").touch()
     sizes, broken = photo_sizes({n: tmp_path / f"{name}.jpg" for n, name in enumerate("abc")})
     assert sizes == {0: PhotoSize(9, 5)}
-    assert broken == {1: "no known image format", 2: "no known image format"}
+    reasons = {1: "cannot be decoded (no known image format)", 2: "is empty (0 bytes)"}
+    assert broken == reasons

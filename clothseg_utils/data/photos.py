@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from clothseg_utils.core.files import write_bytes
 from clothseg_utils.core.text import printable
@@ -129,6 +129,29 @@ def read_first_picture(path: str | Path) -> tuple[np.ndarray, bool]:
     return _decode(data, name)
 
 
+def read_photo_size(path: Path) -> tuple[int, int, int]:
+    """Read a photo's size out of its head, which tells nothing of what is broken behind.
+
+    Returns:
+        (width, height) in pixels as `read_photo` gives it, and the orientation in its EXIF, 1..8.
+
+    Raises:
+        ValueError: the file is empty, no photo, or larger than `max_megapixels`.
+    """
+    with path.open("rb") as file:
+        format_ = image_format(file.read(IMAGE_HEAD_BYTES))
+    if format_ == "HEIF":
+        _prepare_heif(printable(path))
+    if format_ not in (None, "TIFF"):  # a TIFF's pictures are compared before one is the photo
+        with contextlib.suppress(Exception), _open(path) as photo:
+            orientation = photo.getexif().get(ExifTags.Base.Orientation, 1)
+            width, height = photo.size[::-1] if orientation in (5, 6, 7, 8) else photo.size
+            if width * height <= max_megapixels() * 1e6:
+                return width, height, orientation
+    height, width = check_photo(path)  # which says what is wrong, if anything is
+    return width, height, 1
+
+
 def decode_photo(data: bytes, name: str) -> np.ndarray:
     """Decode the bytes of a photo file, as `read_photo` does.
 
@@ -152,7 +175,7 @@ def _decode(data: bytes, name: str) -> tuple[np.ndarray, bool]:
         _prepare_heif(name)
     most = max_megapixels()
     try:
-        with _open(data) as photo:
+        with _open(io.BytesIO(data)) as photo:
             megapixels = photo.width * photo.height / 1e6
             if megapixels <= most:
                 image = _fast_jpeg_to_image(photo, data)
@@ -174,12 +197,12 @@ def _decode(data: bytes, name: str) -> tuple[np.ndarray, bool]:
     )
 
 
-def _open(data: bytes) -> Image.Image:
+def _open(source: Path | io.BytesIO) -> Image.Image:
     """Read the head of an image, without Pillow's own limits: it warns, then refuses at double."""
     with _PILLOW_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data))
+            return Image.open(source)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
