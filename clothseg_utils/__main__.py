@@ -256,7 +256,7 @@ def convert(
         Path | None, typer.Option(help="JSON: name -> value or colour in the masks.")
     ] = None,
     ignore_unknown: Annotated[
-        bool, typer.Option("--ignore-unknown", help="Without a name there: background.")
+        bool, typer.Option("--ignore-unknown", help="Take what it does not name for background.")
     ] = False,
     classes: Annotated[
         Path | None, typer.Option(help="JSON: category name -> class name, or null to leave out.")
