@@ -411,6 +411,8 @@ class RecordReader:
         except ValueError as error:
             self._leave_out("annotation_left_out", subject, str(error))
             return None
+        if packed.id == _NO_ID:
+            self._tally("healed", subject, f"annotations without a number as id {_NUMBERED}")
         self._mend_values(packed, loose, subject)
         return packed
 
