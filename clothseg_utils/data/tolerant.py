@@ -429,6 +429,8 @@ class RecordReader:
             if image is not None:
                 self.damaged.add(image.id)
             return None
+        if packed.id == _NO_ID:
+            self._tally("healed", subject, f"annotations without a number as id {_NUMBERED}")
         self._mend_values(packed, loose, subject)
         return packed
 
