@@ -256,7 +256,7 @@ def convert(
         Path | None, typer.Option(help="JSON: name -> value or colour in the masks.")
     ] = None,
     ignore_unknown: Annotated[
-        bool, typer.Option("--ignore-unknown", help="Without a name there: background.")
+        bool, typer.Option("--ignore-unknown", help="Take what it does not name for background.")
     ] = False,
     classes: Annotated[
         Path | None, typer.Option(help="JSON: category name -> class name, or null to leave out.")
@@ -309,7 +309,7 @@ def convert(
     _say(f"{out}: {made.summary()}")
     by_category = ["--set", "data.scheme=category"] if made.by_category else []
     if by_category:
-        _say("each category is a class of its own; to put some together give --classes")
+        _say("each category is a class of its own; for the 12 classes, or own ones, give --classes")
     run_name = re.sub(r"[^\w.+=-]+", "_", out.resolve().name).lstrip("._-") or "mine"
     _say_next(
         "run", "--profile", "laptop", "--data-root", out, "--run-name", run_name, *by_category
@@ -519,22 +519,24 @@ def predict(
 
     spin_briefly()
     with heavy_imports():
-        from clothseg_utils.network.predict import plan_predictions, predict_photos
+        from clothseg_utils.network import predict as predicting
         from clothseg_utils.network.segmenter import load_segmenter
 
     inference = _inference(tta_flip, tta_scales, window_px)
-    tasks = plan_predictions(photos, out, as_json=json, probabilities=probabilities)
+    plan = predicting.plan_predictions(photos, out)
     segmenter = load_segmenter(checkpoint, inference=inference)
-    summary = predict_photos(segmenter, tasks, as_json=json, probabilities=probabilities)
-    for reason in summary.failed.values():
-        _complain(reason)
-    if not summary.done:
-        return 2
-    _say(
-        f"{len(summary.done)} of {len(tasks)} photos are done: {out} (look at the overlays, "
-        "*_overlay.jpg)"
+    summary = predicting.predict_photos(
+        segmenter, plan.tasks, as_json=json, probabilities=probabilities
     )
-    return 1 if summary.failed else 0
+    failed = plan.unread | summary.failed
+    for line in predicting.failure_lines(failed):
+        _complain(line)
+    if summary.done:
+        done = f"{len(summary.done)} of {len(plan.tasks)} photos are done: {out}"
+        _say(f"{done} (look at the overlays, *_overlay.jpg)")
+    for line in predicting.remarks(plan, summary):
+        _say(line)
+    return (1 if failed else 0) if summary.done else 2
 
 
 @app.command()

@@ -308,6 +308,10 @@ WHOLE = {
     "no suffix": (named(lambda i: f"p{i}", lambda i: f"p{i}.jpg"), None),
     "another suffix": (named(lambda i: f"p{i}.png", lambda i: f"p{i}.jpg"), None),
     "in subfolders": (named(lambda i: f"p{i}.jpg", lambda i: f"train/p{i}.jpg"), None),
+    "folders that do not agree": (
+        named(lambda i: f"/data/upload/8/p{i}.jpg", lambda i: f"photos/p{i}.jpg"),
+        None,
+    ),
     "paths of another machine": (
         named(lambda i: f"C:\\Users\\me\\p{i}.jpg", lambda i: f"p{i}.jpg"),
         None,
@@ -317,8 +321,14 @@ WHOLE = {
     "image_id as text": (changed("annotations", image_id=lambda r: str(r["image_id"])), "image_id"),
     "ids that are no numbers": (text_ids, None),
     "annotation ids as text": (changed("annotations", id=lambda r: f"ann-{r['id']}"), None),
-    "category_id as float": (changed("annotations", category_id=lambda r: float(r["category_id"])), None),
-    "category_id as text": (changed("annotations", category_id=lambda r: str(r["category_id"])), "category_id"),
+    "category_id as float": (
+        changed("annotations", category_id=lambda r: float(r["category_id"])),
+        None,
+    ),
+    "category_id as text": (
+        changed("annotations", category_id=lambda r: str(r["category_id"])),
+        "category_id",
+    ),
     "iscrowd false": (changed("annotations", iscrowd=False), None),
     "iscrowd text": (changed("annotations", iscrowd="0"), None),
     "iscrowd null": (changed("annotations", iscrowd=None), None),
@@ -338,7 +348,10 @@ WHOLE = {
     "gzip": (zipped, None),
     # segmentations
     "flat polygon": (changed("annotations", segmentation=lambda r: r["segmentation"][0]), "flat"),
-    "nested polygon": (changed("annotations", segmentation=lambda r: [r["segmentation"]]), "nested"),
+    "nested polygon": (
+        changed("annotations", segmentation=lambda r: [r["segmentation"]]),
+        "nested",
+    ),
     "pairs of points": (
         changed(
             "annotations",
@@ -347,14 +360,22 @@ WHOLE = {
         "points",
     ),
     "shares of the size": (changed("annotations", segmentation=shares), "shares"),
-    "run lengths": (changed("annotations", segmentation=lambda r: rle(SHIRT if r["category_id"] == 1 else PANTS)), None),
+    "run lengths": (
+        changed(
+            "annotations", segmentation=lambda r: rle(SHIRT if r["category_id"] == 1 else PANTS)
+        ),
+        None,
+    ),
     # categories
     "root category": (root_category, "categories left out that have no annotation"),
     "names in another case": (odd_case, "categories united"),
     "background": (background_category, "categories left out as background"),
-    "supercategory upper case": (changed("categories", supercategory=lambda r: r["supercategory"].upper()), None),
+    "supercategory upper case": (
+        changed("categories", supercategory=lambda r: r["supercategory"].upper()),
+        None,
+    ),
     "listed twice": (listed_twice, "photo"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("change", "note"), WHOLE.values(), ids=WHOLE)
@@ -559,3 +580,113 @@ def test_roboflow_folder_keeps_its_splits(export):
     assert made.photos == {"train": 6, "val": 2, "test": 2}
     assert made.annotations == 20
     assert export.class_pixels() == {name: N_PHOTOS * count for name, count in PIXELS.items()}
+
+
+# --- exports of tools, as their own code writes them ---------------------------------------------
+
+
+def roboflow(folder: Path) -> None:
+    """COCO segmentation: a folder for each split, and a root category that nothing is of."""
+    for split, numbers in {"train": range(7), "valid": range(7, 10)}.items():
+        file = sound_file(len(numbers)) | {
+            "info": {"year": "2025", "version": "3", "description": "Exported from roboflow.com"},
+            "licenses": [{"id": 1, "url": "https://creativecommons.org/", "name": "CC BY 4.0"}],
+            "categories": [
+                {"id": 0, "name": "shirt-pants-aBcD", "supercategory": "none"},
+                {"id": 1, "name": "shirt", "supercategory": "shirt-pants-aBcD"},
+                {"id": 2, "name": "pants", "supercategory": "shirt-pants-aBcD"},
+            ],
+        }
+        for image, number in zip(file["images"], numbers, strict=True):
+            image["file_name"] = f"DSC{number:04d}_JPG.rf.{number:032x}.jpg"
+            image |= {"license": 1, "date_captured": "", "extra": {"name": f"DSC{number:04d}.JPG"}}
+            write_photo(folder / split / image["file_name"])
+        (folder / split / "_annotations.coco.json").write_text(json.dumps(file))
+
+
+def cvat(folder: Path) -> None:
+    """COCO 1.0: every field there, ids from 1, a task of one subset, masks as crowds."""
+    file = sound_file() | {
+        "licenses": [{"name": "", "id": 0, "url": ""}],
+        "info": {
+            **{"contributor": "", "date_created": "", "description": "", "url": ""},
+            **{"version": "", "year": ""},
+        },
+    }
+    for category in file["categories"]:
+        category["supercategory"] = ""
+    for image in file["images"]:
+        image |= {"license": 0, "flickr_url": "", "coco_url": "", "date_captured": 0}
+        write_photo(folder / "images" / "default" / image["file_name"])
+    for record in file["annotations"]:
+        record["attributes"] = {"occluded": False}
+    shirt = file["annotations"][0]
+    shirt |= {"segmentation": rle(SHIRT), "iscrowd": 1}
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "instances_default.json").write_text(json.dumps(file))
+
+
+def label_studio(folder: Path) -> None:
+    """result.json: ids from 0, no supercategories, names as Windows or the upload writes them."""
+    file = sound_file() | {"info": {"year": 2025, "version": "1.0", "contributor": "Label Studio"}}
+    file["categories"] = [{"id": 0, "name": "shirt"}, {"id": 1, "name": "pants"}]
+    for image in file["images"]:
+        image["id"] -= 1
+        name = f"8f3c2a1b-{image['file_name']}"
+        image["file_name"] = f"images\\{name}" if image["id"] % 2 else f"/data/upload/8/{name}"
+        write_photo(folder / "images" / name)
+    for record in file["annotations"]:
+        for field in ("id", "image_id", "category_id"):
+            record[field] -= 1
+        record["ignore"] = 0
+    (folder / "result.json").write_text(json.dumps(file))
+
+
+def fiftyone(folder: Path) -> None:
+    """labels.json beside data/: nulls for what is unknown, run lengths for what is a crowd."""
+    file = sound_file() | {
+        "info": {"year": "", "version": "", "description": "Exported from FiftyOne", "url": ""},
+        "licenses": [],
+    }
+    for category in file["categories"]:
+        category["supercategory"] = None
+    for image in file["images"]:
+        image |= {"license": None, "coco_url": None, "date_captured": None}
+        write_photo(folder / "data" / image["file_name"])
+    file["annotations"][1] |= {"segmentation": rle(PANTS), "iscrowd": 1, "area": None}
+    (folder / "labels.json").write_text(json.dumps(file))
+
+
+def coco_annotator(folder: Path) -> None:
+    """A dataset's export: paths on its server, booleans, colours, empty annotations of nothing."""
+    file = sound_file()
+    for category in file["categories"]:
+        category |= {"supercategory": "", "color": "#2a87d3", "metadata": {}, "keypoint_colors": []}
+    for image in file["images"]:
+        image |= {
+            **{
+                "dataset_id": 1,
+                "category_ids": [1, 2],
+                "path": f"/datasets/x/{image['file_name']}",
+            },
+            **{"annotated": True, "deleted": False, "milliseconds": 5012, "metadata": {}},
+            **{"num_annotations": 2, "regenerate_thumbnail": False, "is_modified": False},
+        }
+        write_photo(folder / image["file_name"])
+    for record in file["annotations"]:
+        record |= {"iscrowd": False, "isbbox": False, "color": "#f21b3c", "metadata": {}}
+    (folder / "x.json").write_text(json.dumps(file))
+
+
+@pytest.mark.parametrize("write", [roboflow, cvat, label_studio, fiftyone, coco_annotator])
+def test_export_of_a_tool_is_found_and_taken_whole(export, write):
+    """The unpacked folder is all that is given."""
+    classes = export.folder / "classes.json"
+    classes.write_text('{"shirt": "upperbody", "pants": "lowerbody"}')
+    write(export.photos)
+    made = convert_photos(export.photos, export.out, classes_file=classes)
+    assert sum(made.photos.values()) == N_PHOTOS
+    assert made.annotations == 2 * N_PHOTOS
+    assert made.count("annotations left out") == made.count("photos left out") == 0
+    assert export.class_pixels() == {name: N_PHOTOS * count for name, count in PIXELS.items()}
+    assert export.problems() == []

@@ -644,6 +644,19 @@ def test_val_files_are_enough(cli, tiny_training, val_root, scored, tmp_path):
     assert sorted(path.name for path in val_root.iterdir()) == [VAL_JSON, "test"]
 
 
+def test_test_split_is_scored_whole(cli, tiny_training, val_root, scored, tmp_path):
+    """The annotations of val under test's name, without train or val beside them."""
+    (val_root / VAL_JSON).rename(val_root / VAL_JSON.replace("val", "test"))
+    out = tmp_path / "out"
+    words = ("--checkpoint", tiny_training.run.best_checkpoint, "--out", out)
+    result = cli("evaluate", "--data-root", val_root, "--split", "test", *words)
+    assert (result.code, result.err) == (0, "")
+    metrics, expected = json.loads((out / "metrics.json").read_text()), scored[0].metrics
+    assert metrics["confusion"] == expected["confusion"]
+    assert (metrics["split"], metrics["n_images"]) == ("test", 8)
+    assert metrics["source"].endswith("test, n = 8 photos")
+
+
 def test_photo_left_out_is_counted_and_named(cli, tiny_training, val_root, tmp_path):
     record = json.loads((val_root / VAL_JSON).read_text())
     name = record["images"][0]["file_name"]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from clothseg_utils.core.ranks import rank
 from clothseg_utils.data.formats import Format, recognise
 from clothseg_utils.data.json_bytes import (
     check_keys_once,
@@ -24,6 +25,7 @@ from clothseg_utils.data.records import (
     Problem,
     ProblemKind,
     decode_segmentation,
+    problems_text,
 )
 from clothseg_utils.data.tolerant import PhotoSize, RecordReader
 
@@ -43,6 +45,7 @@ __all__ = [
     "decode_segmentation",
     "images_dir",
     "read_annotations",
+    "say_problems",
 ]
 
 Split = Literal["train", "val", "test"]
@@ -131,6 +134,12 @@ class CocoFile:
         )
 
     @property
+    def problems_line(self) -> str:
+        """What was left out, or read from another form, on one line; empty where nothing was."""
+        told = problems_text(self.problems)
+        return f"{self.path.name}: {told}; `audit` names each" if told else ""
+
+    @property
     def is_synthetic(self) -> bool:
         """Whether the photos are drawn; every figure made from them says so."""
         return self.description.startswith("Synthetic")
@@ -181,7 +190,7 @@ def annotation_path(data_root: str | Path, split: Split) -> Path:
 
 
 def images_dir(data_root: str | Path, split: Split) -> Path:
-    """Photo folder of a split; val shares `test` with the unlabelled test photos."""
+    """Photo folder of a split; those of val and test lie in `test`, by Fashionpedia's way."""
     return Path(data_root) / ("train" if split == "train" else "test")
 
 
@@ -305,6 +314,12 @@ def _license_names(licenses: Any) -> dict[str, str]:
         for entry in (licenses if isinstance(licenses, list) else [])
         if isinstance(entry, dict) and isinstance(entry.get("name"), str)
     }
+
+
+def say_problems(coco: CocoFile) -> None:
+    """Print what was left out of a file that is about to be used, if anything was."""
+    if coco.problems_line and rank() == 0:
+        print(coco.problems_line, flush=True)
 
 
 def colliding_images(coco: CocoFile) -> dict[str, str]:

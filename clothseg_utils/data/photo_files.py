@@ -1,7 +1,6 @@
 """Which files of a folder are photos: known by suffix, else by content; the others with why not."""
 
 import os
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +9,10 @@ from clothseg_utils.data.photos import IMAGE_HEAD_BYTES, PHOTO_SUFFIXES, image_f
 NOT_FOLLOWED = "link to a folder, not followed"
 HIDDEN = "hidden"
 NO_FILE = "pipe, socket or device"
-NO_SUFFIX = "without a suffix"
+
+_RAW_SUFFIXES = (
+    *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw"),
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class PhotoListing:
 
     Attributes:
         photos: sorted.
-        others: what is no photo, sorted by path -> why, a suffix such as ".txt" or words.
+        others: what is no photo, sorted by path -> why; for files, with the suffix.
         unread: what may hold photos and could not be looked at -> the system's reason.
     """
 
@@ -27,15 +29,13 @@ class PhotoListing:
     others: dict[Path, str] = field(default_factory=dict)
     unread: dict[Path, str] = field(default_factory=dict)
 
-    def kinds(self) -> dict[str, list[Path]]:
-        """`others` by reason, the most frequent first."""
-        kinds: dict[str, list[Path]] = defaultdict(list)
-        for path, reason in self.others.items():
-            kinds[reason].append(path)
-        return dict(sorted(kinds.items(), key=lambda kind: -len(kind[1])))
+    def other_files(self) -> list[Path]:
+        """Files that are no photos, neither hidden nor anything else."""
+        no_files = (HIDDEN, NOT_FOLLOWED, NO_FILE)
+        return [path for path, reason in self.others.items() if reason not in no_files]
 
 
-def list_photos(folder: str | Path) -> PhotoListing:
+def list_photos(folder: str | Path, *, below: bool = True) -> PhotoListing:
     """List a folder and what lies below it, once.
 
     Links to files are what they lead to; links to folders are not followed, so that nothing is
@@ -44,6 +44,7 @@ def list_photos(folder: str | Path) -> PhotoListing:
 
     Args:
         folder: may be a link itself.
+        below: list its subfolders too.
 
     Raises:
         OSError: the folder itself cannot be listed.
@@ -59,14 +60,15 @@ def list_photos(folder: str | Path) -> PhotoListing:
             elif entry.is_dir():
                 if entry.is_symlink():
                     listing.others[path] = NOT_FOLLOWED
-                else:
-                    with os.scandir(path) as below:
-                        entries += below
+                elif below:
+                    with os.scandir(path) as its_entries:
+                        entries += its_entries
             elif entry.is_file():
-                if is_photo(path):
-                    listing.photos.append(path)
+                reason = _why_no_photo(path)
+                if reason:
+                    listing.others[path] = reason
                 else:
-                    listing.others[path] = path.suffix.lower() or NO_SUFFIX
+                    listing.photos.append(path)
             elif entry.is_symlink() and not path.exists():
                 listing.unread[path] = "the link leads nowhere"
             else:
@@ -78,13 +80,13 @@ def list_photos(folder: str | Path) -> PhotoListing:
     return PhotoListing(listing.photos, ordered, dict(sorted(listing.unread.items())))
 
 
-def is_photo(path: Path) -> bool:
-    """Whether a file is a photo: by its suffix, or by its content where that says nothing.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    if path.suffix.lower() in PHOTO_SUFFIXES:
-        return True
+def _why_no_photo(path: Path) -> str:
+    """Decide by the suffix, or by the content where that says nothing; empty for a photo."""
+    suffix = path.suffix.lower()
+    if suffix in PHOTO_SUFFIXES:
+        return ""
+    if suffix in _RAW_SUFFIXES:  # they are TIFF files that hold a small preview
+        return f"camera raw, to be exported as JPEG, {suffix}"
     with path.open("rb") as file:
-        return image_format(file.read(IMAGE_HEAD_BYTES)) is not None
+        is_image = image_format(file.read(IMAGE_HEAD_BYTES)) is not None
+    return "" if is_image else f"no photo, {suffix or 'without a suffix'}"

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from clothseg_utils.core.text import count_text, first_names
 from clothseg_utils.data.rle import Segmentation
 
 ProblemKind = Literal[
@@ -130,6 +131,33 @@ class Problem(Struct, frozen=True, gc=False):
     def reason(self) -> str:
         """The detail without the values of this very record."""
         return self.detail.partition(": ")[0]
+
+
+_WORDS: dict[ProblemKind, tuple[str, str]] = {
+    "category_left_out": ("category left out", "categories left out"),
+    "image_left_out": ("image left out", "images left out"),
+    "annotation_left_out": ("annotation left out", "annotations left out"),
+    "without_mask": ("annotation without a mask", "annotations without a mask"),
+    "part_left_out": ("part of an annotation left out", "parts of annotations left out"),
+    "healed": ("value read from another form", "values read from another form"),
+}
+
+
+def problems_text(problems: Iterable[Problem]) -> str:
+    """One line of what a reader left out or read from another form; empty where it is nothing.
+
+    Example:
+        >>> problems_text([Problem("without_mask", "annotation 1", "a box only", 20)])
+        '20 annotations without a mask (a box only)'
+    """
+    problems = list(problems)
+    counts = count_kinds(problems)
+    told = []
+    for kind, words in _WORDS.items():
+        if kind in counts:
+            reasons = dict.fromkeys(p.reason for p in problems if p.kind == kind)
+            told.append(f"{count_text(counts[kind], *words)} ({first_names(list(reasons))})")
+    return ", ".join(told)
 
 
 def count_kinds(problems: Iterable[Problem]) -> dict[ProblemKind, int]:

@@ -8,11 +8,11 @@ from typing import Literal
 
 import cv2
 import numpy as np
-from PIL import ExifTags, Image
 from pycocotools import mask as mask_api
 
 from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.data.coco import PackedAnnotation
+from clothseg_utils.data.photos import read_photo_size
 from clothseg_utils.data.rle import Rle, Segmentation
 
 _TURNING = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -137,30 +137,19 @@ def photo_sizes(photos: Mapping[int, Path]) -> tuple[dict[int, PhotoSize], dict[
     for image_id, path in progress_bar(photos.items(), desc="sizes of photos", unit="photo"):
         try:
             sizes[image_id] = read_size(path)
-        except ValueError as error:
-            broken[image_id] = str(error)
+        except (OSError, ValueError) as error:
+            broken[image_id] = str(error).replace(f"photo {path} ", "", 1).partition(";")[0]
     return sizes, broken
 
 
 def read_size(path: Path) -> PhotoSize:
-    """Read a photo's size out of its header.
+    """Read a photo's size out of its head.
 
     Raises:
-        ValueError: the file is empty or no photo; the message does not name it.
+        ValueError: the file is empty, no photo, or too large.
     """
-    try:
-        with Image.open(path) as photo:
-            width, height = photo.size
-            orientation = photo.getexif().get(ExifTags.Base.Orientation, 1)
-    except Image.DecompressionBombError:
-        raise
-    except Exception as error:  # decoders answer damaged bytes with almost any exception type
-        is_known = not isinstance(error, Image.UnidentifiedImageError)
-        reason = " ".join(str(error).split()) if is_known else "no known image format"
-        raise ValueError(reason or type(error).__name__) from None
-    if orientation in _TURNING:
-        return PhotoSize(height, width, orientation)
-    return PhotoSize(width, height)
+    width, height, orientation = read_photo_size(path)
+    return PhotoSize(width, height, orientation if orientation in _TURNING else 1)
 
 
 def fit_photos(images: Mapping[int, Sized]) -> tuple[dict[int, Fit], dict[int, str]]:

@@ -18,6 +18,7 @@ from clothseg_utils.data.coco import (
     annotation_path,
     images_dir,
     read_annotations,
+    say_problems,
 )
 from clothseg_utils.data.coverage import check_coverage
 from clothseg_utils.data.masks import MaskIndex, make_masks, read_mask, select_images
@@ -120,6 +121,7 @@ def _read_pair(
 def load_split(config: DataConfig, split: Split, *, annotations: bool = True) -> SplitData:
     """Read a split's annotations, check its photos, and make the masks that are missing or stale.
 
+    Prints a line where records of the annotations were left out.
     Needs the files of this split only.
 
     Args:
@@ -141,6 +143,7 @@ def load_split(config: DataConfig, split: Split, *, annotations: bool = True) ->
             "a test/ folder with its own COCO file."
         )
     coco = read_annotations(path)
+    say_problems(coco)
     image_dir = images_dir(data_root, split)
     derived_root = resolve_path(config.derived_root)
     masks = make_masks(

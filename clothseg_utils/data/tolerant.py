@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Annotated, Any, TypeGuard, TypeVar
 
 import msgspec
@@ -41,6 +41,7 @@ _Record = TypeVar("_Record", Category, ImageRecord)
 
 _MOST_BROKEN = 0.1  # of the images or annotations; beyond it something else is wrong
 _LONGEST_NAME = 240  # bytes; file systems take 255, and masks and copies have longer suffixes
+_OTHER_FOLDER = re.compile(r"\.|.:|.*[/\\]")  # or a hidden file, or a Windows drive
 _UNUSABLE_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NAME_KEYS = ("file_name", "fileName", "filename")  # the second is LabelU's
 _NUMBERED = "are numbered anew"
@@ -96,6 +97,7 @@ class RecordReader:
         self._images: dict[_Key, ImageRecord | None] = {}
         self._maybe_shares: list[PackedAnnotation] = []
         self._any_in_pixels = False
+        self._to_measure: list[PackedAnnotation] = []
         self.damaged: set[int] = set()
         """Ids of images that lost an annotation."""
 
@@ -152,11 +154,13 @@ class RecordReader:
         self, records: Sequence[PackedAnnotation | msgspec.Raw]
     ) -> tuple[PackedAnnotation, ...]:
         """Read the annotations, after the categories and the images."""
-        packed = [
-            annotation
-            for index, record in enumerate(records)
-            if (annotation := self._read_annotation(index, record)) is not None
-        ]
+        packed = []
+        for index, record in enumerate(records):
+            annotation = record if isinstance(record, PackedAnnotation) else _decode_typed(record)
+            if annotation is None or not self._check_typed(annotation):
+                annotation = self._read_loose(index, record)
+            if annotation is not None:
+                packed.append(annotation)
         self._check_share("annotations", len(records), "annotation_left_out")
         if not packed and self._count("without_mask"):
             found = [f"{p.detail}: {p.count:,}" for p in self._of_kind("without_mask")]
@@ -168,9 +172,8 @@ class RecordReader:
         self._number(packed)
         image_of_id = {image.id: image for image in self._images.values() if image is not None}
         self._scale_shares(image_of_id)
-        for annotation in packed:
-            if math.isnan(annotation.area) or math.isnan(annotation.bbox[0]):
-                _measure(annotation, image_of_id[annotation.image_id])
+        for annotation in self._to_measure:
+            _measure(annotation, image_of_id[annotation.image_id])
         return tuple(packed)
 
     # -- what is found
@@ -258,7 +261,7 @@ class RecordReader:
         kept: dict[_Key, _Record | None] = {}
         for key, records in by_key.items():
             subject, record = f"{noun} {shown(key)}", records[0]
-            if any(other != record for other in records):
+            if len(records) > 1 and any(other != record for other in records):
                 detail = f"one id means several of them: {len(records)}"
                 self._leave_out(kind, subject, detail, count=len(records))
                 kept[key] = None
@@ -337,22 +340,24 @@ class RecordReader:
         if not self._plain_names:
             return None
         # A name that leads out of the folder would read, and for its mask write, anywhere.
-        if name.startswith(".") or PureWindowsPath(name).name != name:
+        if _OTHER_FOLDER.match(name):
             return "its file_name is not a plain file name, without folders and leading dot"
         return "its file_name is too long" if len(name.encode()) > _LONGEST_NAME else None
 
     # -- annotations
 
-    def _read_annotation(
+    def _check_typed(self, packed: PackedAnnotation) -> bool:
+        """Whether an annotation can be used as it stands."""
+        image = self._images.get(packed.image_id)
+        if image is None or self._categories.get(packed.category_id) is None:
+            return False
+        if image.id != packed.image_id:
+            packed.image_id = image.id  # its photo is listed twice
+        return self._check_sound(packed, image)
+
+    def _read_loose(
         self, index: int, record: PackedAnnotation | msgspec.Raw
     ) -> PackedAnnotation | None:
-        packed = record if isinstance(record, PackedAnnotation) else _decode_typed(record)
-        if packed is not None:
-            image = self._images.get(packed.image_id)
-            category = self._categories.get(packed.category_id)
-            if image and category and self._check_sound(packed, image):
-                packed.image_id = image.id  # another one where its photo is listed twice
-                return packed
         if isinstance(record, PackedAnnotation):
             return self._mend(index, _loosen(record))
         try:
@@ -452,6 +457,7 @@ class RecordReader:
         missing += ["bbox"] if math.isnan(packed.bbox[0]) else []
         if missing:
             self._tally("healed", subject, f"{' and '.join(missing)} taken from the mask")
+            self._to_measure.append(packed)
         if type(crowd) is not int:
             self._tally("healed", subject, "iscrowd is not a whole number")
         packed.iscrowd = int(crowd) if isinstance(crowd, bool) else as_int(crowd) or 0
@@ -460,7 +466,10 @@ class RecordReader:
 
     def _number(self, packed: Sequence[PackedAnnotation]) -> None:
         """Give ids to annotations without one, and to all but the first of equal ones."""
-        used: set[int] = set()
+        used = {annotation.id for annotation in packed}
+        if len(used) == len(packed) and _NO_ID not in used:
+            return
+        used.clear()
         without: list[PackedAnnotation] = []
         for annotation in packed:
             if annotation.id == _NO_ID or annotation.id in used:
@@ -494,6 +503,7 @@ class RecordReader:
             annotation.segmentation = msgspec.Raw(msgspec.json.encode(scaled))
             if not is_told:  # they are shares too
                 annotation.area, annotation.bbox = math.nan, _UNKNOWN_BOX
+                self._to_measure.append(annotation)
 
 
 def _measure(packed: PackedAnnotation, image: ImageRecord) -> None:

@@ -138,7 +138,8 @@ FIGURES = {
 }
 """File name without suffix -> what the figure shows; in the order of the notebooks."""
 
-OF_PHOTOS = {"01_gallery", "02_layers", "03_batch"} | {n for n in FIGURES if n.startswith("05_")}
+OF_PHOTOS = {"01_gallery", "01_near_equal_photos", "02_layers", "03_batch"}
+OF_PHOTOS |= {name for name in FIGURES if name.startswith("05_")}
 """Figures made of photos, which JPEG keeps well; the others are drawings, which it blurs."""
 
 

@@ -280,6 +280,8 @@ def step_key(config: Config, run: RunFolder, notebook: str, parameters: Mapping[
         "notebook": sha256_file(notebook_path(notebook)),
         "code": code_hash(notebook_imports(notebook_path(notebook))),
     }
+    if notebook == "01_data_exploration":  # the only one that looks at it
+        parts["test"] = _hash_if_there(annotation_path(data_root, "test"))
     for split in ("train", "val"):
         path = annotation_path(data_root, split)
         parts[path.name] = _hash_if_there(path)
