@@ -545,7 +545,7 @@ def test_classes_of_another_scheme_are_refused(tiny_config, tiny_network):
     split = load_split(config.data, "val")
     with pytest.raises(
         ValueError,
-        match=r"best\.ckpt and .*val2020\.json have other classes: only in the first: closures",
+        match=r"best\.ckpt and .*val2020\.json have different classes: only in the first: closures",
     ):
         evaluate(tiny_network, split)
 

@@ -260,6 +260,14 @@ def test_jpeg_masks_are_refused_with_the_reason(own):
         own.read(ignore_unknown=True)
 
 
+@pytest.mark.parametrize("names", [None, IDS])
+def test_masks_of_nothing_but_background_are_refused(own, names):
+    own.add("a", np.zeros((HEIGHT, WIDTH), np.uint8))
+    own.add("b", np.zeros((HEIGHT, WIDTH), np.uint8))
+    with pytest.raises(ValueError, match="nothing but background in 2 masks"):
+        own.read(names)
+
+
 def test_smoothed_masks_without_names_are_refused(own):
     own.add("a", np.arange(WIDTH * HEIGHT, dtype=np.uint8).reshape(HEIGHT, WIDTH))
     with pytest.raises(ValueError, match="95 different values"):

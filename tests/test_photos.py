@@ -15,6 +15,7 @@ from clothseg_utils.data.photos import (
     check_photo,
     decode_photo,
     image_format,
+    open_photo,
     read_first_picture,
     read_photo,
     write_image,
@@ -179,15 +180,20 @@ def png_of_size(width: int, height: int) -> bytes:
         ("0.5", 100, True),
     ],
 )
-def test_one_limit_of_megapixels_that_can_be_raised(monkeypatch, setting, width, refused):
+def test_one_limit_of_megapixels_that_can_be_raised(tmp_path, monkeypatch, setting, width, refused):
     monkeypatch.setenv(MEGAPIXELS_VARIABLE, setting)
     monkeypatch.setattr("clothseg_utils.data.photos._pillow_to_image", lambda photo: photo.size)
     data = png_of_size(width, 10_000)
+    (tmp_path / "big.png").write_bytes(data)
     if refused:
         reason = rf"big\.png has [\d.]+ megapixels; .* set {MEGAPIXELS_VARIABLE}=\d+; .* GB"
         with pytest.raises(ValueError, match=reason):
             decode_photo(data, "big.png")
+        with pytest.raises(ValueError, match=reason):
+            open_photo(tmp_path / "big.png", "big.png")
     else:
+        with open_photo(tmp_path / "big.png", "big.png") as photo:
+            assert photo.size == (width, 10_000)
         assert decode_photo(data, "big.png") == (width, 10_000)
     assert Image.MAX_IMAGE_PIXELS is not None, "Pillow's limit is gone for everybody else"
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,13 @@ from pycocotools import mask as coco_mask
 
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES
 from clothseg_utils.data.photos import read_photo
-from clothseg_utils.network.predict import PhotoTask, mask_to_coco, plan_predictions, predict_photos
+from clothseg_utils.network.predict import (
+    PhotoTask,
+    failure_lines,
+    mask_to_coco,
+    plan_predictions,
+    predict_photos,
+)
 from clothseg_utils.network.segmenter import (
     logits_to_confidence,
     logits_to_mask,
@@ -428,6 +436,91 @@ def test_nothing_readable_is_an_error(cli, tiny_training, photos, tmp_path):
     assert "a.jpg" in first
     assert "b.png" in second
     assert result.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_file_of_a_messy_folder_is_done_or_named(cli, tiny_training, photos, tmp_path):
+    folder = tmp_path / "in"
+    make_photos(folder, "a.jpg", "b.jfif", "deep/c.avif", "\x1b[31mred\n.png")
+    Image.new("RGB", (8, 6), "navy").save(folder / "plain", format="WEBP")
+    frames = [Image.new("RGB", (8, 6), color) for color in ("navy", "red")]
+    frames[0].save(folder / "film.gif", save_all=True, append_images=frames[1:])
+    for number in range(1000):
+        (folder / f"{number:03}.txt").touch()
+    (folder / "clip.mp4").write_bytes(b"\0\0\0\x18ftypisom")
+    (folder / ".DS_Store").touch()
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "round").symlink_to(folder)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "broken.png").write_bytes(b"no photo")
+    (folder / "broken_too.png").write_bytes(b"no photo")
+    checkpoint = tiny_training.run.best_checkpoint
+    result = cli("predict", "--checkpoint", checkpoint, "--out", tmp_path / "out", folder)
+    assert result.code == 1
+    masks = {"a.png", "b.png", "deep/c.png", "film.png", "plain.png", "\x1b[31mred\n.png"}
+    assert masks < set(files_below(tmp_path / "out"))
+    assert len(files_below(tmp_path / "out")) == 3 * 6
+    done, *remarks = result.out.splitlines()
+    assert done.startswith("6 of 8 photos are done")
+    said = {line.partition(" (")[0] for line in remarks}
+    assert said == {
+        "skipped, no photo, .txt: 1,000",
+        "skipped, no photo, .mp4: 1",
+        "skipped, hidden: 1",
+        "skipped, link to a folder, not followed: 1",
+        "skipped, pipe, socket or device: 1",
+        "only the first frame or page was read of 1 file",
+    }
+    link, broken = result.err.splitlines()  # one line for photos with one fault
+    assert "gone.jpg: the link leads nowhere" in link
+    assert "broken.png" in broken
+    assert "1 more alike" in broken
+    assert "broken_too.png" in broken
+
+
+def test_what_cannot_be_read_at_all_is_an_error(cli, tiny_training, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    checkpoint = tiny_training.run.best_checkpoint
+    result = cli(
+        *("predict", "--checkpoint", checkpoint, "--out", tmp_path / "out"), tmp_path / "pipe.jpg"
+    )
+    assert result.code == 2
+    assert "pipe.jpg is no regular file" in result.err
+
+
+def test_a_folder_that_vanishes_is_named(tiny_network, tmp_path):
+    make_photos(tmp_path, "in/a.jpg", "in/b.jpg", "in/c.jpg")
+    tasks = plan_predictions([tmp_path / "in"], tmp_path / "out").tasks
+    shutil.rmtree(tmp_path / "in")
+    summary = predict_photos(tiny_network, tasks)
+    assert summary.done == []
+    (line,) = failure_lines(summary.failed)
+    assert "a.jpg not found" in line
+    assert "2 more alike" in line
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
+    make_photos(tmp_path, "open/a.jpg", "closed/b.jpg")
+    scandir = os.scandir
+
+    def refuse(folder):
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    plan = plan_predictions([tmp_path / "open", tmp_path / "closed"], tmp_path / "out")
+    assert [task.photo.name for task in plan.tasks] == ["a.jpg"]
+    (line,) = failure_lines(plan.unread)
+    assert "closed: Permission denied" in line
+
+
+def test_a_photo_too_wide_for_its_overlay_is_named(tiny_network, tmp_path):
+    Image.new("1", (66_000, 1)).save(tmp_path / "wide.png")
+    tasks = plan_predictions([tmp_path / "wide.png"], tmp_path / "out").tasks
+    ((photo, reason),) = predict_photos(tiny_network, tasks).failed.items()
+    assert photo.name == "wide.png"
+    assert "do not fit into a jpg file" in reason
     assert not (tmp_path / "out").exists()
 
 

@@ -166,7 +166,7 @@ def test_shared_photos_are_refused(train_split, val_split):
 
 def test_splits_with_different_classes_are_refused(train_split, val_split):
     other = class_table("category", val_split.coco.categories)
-    with pytest.raises(ValueError, match="have other classes: only in the first: closures"):
+    with pytest.raises(ValueError, match="have different classes: only in the first: closures"):
         check_disjoint(train_split, dataclasses.replace(val_split, classes=other))
 
 

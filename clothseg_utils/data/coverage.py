@@ -56,8 +56,8 @@ other photos. `audit` counts what the file holds.
     if total < n_any * LEAST_PIXELS or total < LEAST_SHARE_WHERE_ANY * pixels[shows_any].sum():
         raise ValueError(
             f"{found}; expected at least {LEAST_PIXELS} in each of these, and 1 in "
-            f"{1 / LEAST_SHARE_WHERE_ANY:,.0f} of its pixels. Likely cause: coordinates as shares "
-            "of the size, 0 to 1, where pixels are expected."
+            f"{1 / LEAST_SHARE_WHERE_ANY:,.0f} of its pixels. Likely causes: coordinates as shares "
+            "of the size, 0 to 1, where pixels are expected, or specks for masks."
         )
     if total < LEAST_SHARE * pixels.sum():
         raise ValueError(

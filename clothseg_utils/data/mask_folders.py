@@ -72,7 +72,8 @@ def read_mask_folder(
     Raises:
         FileNotFoundError: no such folder or file.
         ValueError: no mask fits a photo; values or colours without a name; a names file of another
-            form; more than a tenth of the masks unreadable or of another size than their photo.
+            form; more than a tenth of the masks unreadable or of another size than their photo;
+            nothing but background.
     """
     masks_dir, photos_dir = Path(masks_dir), Path(photos_dir)
     for folder, what in ((masks_dir, "mask"), (photos_dir, "photo")):
@@ -101,6 +102,11 @@ def read_mask_folder(
             "each photo a mask that can be read and has its size. Correct or remove them."
         )
     category_of, notes = _categories(masks_dir, readings, names, names_file, ignore_unknown)
+    if not any(value in category_of for one in readings.values() for value in one.regions):
+        raise ValueError(
+            f"{masks_dir}: nothing but background in {count_text(len(readings), 'mask')}; expected "
+            "the values or colours of garments. Check that these are the labels."
+        )
     return _to_coco(masks_dir, readings, category_of, [*problems, *healed, *notes])
 
 
@@ -310,9 +316,10 @@ class _Unknown:
         what = "colours" if names is not None and names.by_color else "values"
         commonest = [value for value, _ in self.pixels.most_common()]
         texts = [self._text(value, names) for value in commonest]
-        found = f"{what} without a name, {self.total:,} pixels in all: {first_names(texts)}"
+        found = f"{what} without a name, {self.total:,} pixels in all"
         if ignore_unknown:
-            return [Problem("annotation_left_out", masks_dir.name, f"background: {found}")]
+            detail = f"{found}, taken for background: {first_names(texts)}"
+            return [Problem("annotation_left_out", masks_dir.name, detail)]
         hint = ""
         if what == "values" and not set(_VOID).isdisjoint(commonest):
             hint = "255 often marks what nobody knows, for which annotations have no word. "
@@ -322,8 +329,8 @@ class _Unknown:
                 "without smoothing. "
             )
         raise ValueError(
-            f"{masks_dir}: {found}; expected a name for each. {hint}Name them in --mask-names, or "
-            "take them for background by --ignore-unknown."
+            f"{masks_dir}: {found}: {first_names(texts)}; expected a name for each. {hint}"
+            "Name them in --mask-names, or take them for background by --ignore-unknown."
         )
 
     def _text(self, value: int, names: MaskNames | None) -> str:

@@ -1,8 +1,6 @@
 """One mask image -> the pixels of each of its values or colours."""
 
-import contextlib
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from pycocotools import mask as mask_api
 
 from clothseg_utils.core.classes import MOST_CLASSES, is_background
 from clothseg_utils.data.mask_names import MOST_VALUE, MaskNames, color_to_code
+from clothseg_utils.data.photos import open_photo
 from clothseg_utils.data.sizes import PhotoSize, Sized, read_size
 
 _COMMONEST = 50  # of the values without a name, of which a JPEG has thousands
@@ -80,15 +79,9 @@ def read_mask_image(mask: Path, photo: Path, names: MaskNames | None) -> MaskRea
         OSError: one of the two cannot be opened.
         ValueError: one of the two is no such image, or the mask does not fit the photo.
     """
-    with _decoding("the photo"):
-        size = read_size(photo)
+    size = read_size(photo)
     data = mask.read_bytes()
-    with _decoding("the mask"):
-        opened = Image.open(io.BytesIO(data))
-        n_pictures = getattr(opened, "n_frames", 1)
-        opened.load()
-    if n_pictures > 1:
-        raise ValueError(f"the mask has {n_pictures} pictures; expected one")
+    opened = _open_mask(data)
     image, healed = _fit(opened, size)
     palette = _palette(image) if names is None else {}
     values, has_colors = _to_values(image, names)
@@ -107,18 +100,19 @@ def read_mask_image(mask: Path, photo: Path, names: MaskNames | None) -> MaskRea
     )
 
 
-@contextlib.contextmanager
-def _decoding(what: str) -> Iterator[None]:
-    """Turn whatever a decoder raises into a ValueError that says what is broken."""
+def _open_mask(data: bytes) -> Image.Image:
     try:
-        yield
-    except FileNotFoundError:
-        raise
+        image = open_photo(data, "of the mask")
+        n_pictures = getattr(image, "n_frames", 1)
+        image.load()
     except Exception as error:  # decoders answer damaged bytes with almost any type of exception
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, Image.UnidentifiedImageError):
             reason = "no known image format"
-        raise ValueError(f"{what} cannot be read: {reason}") from None
+        raise ValueError(f"the mask cannot be read: {reason}") from None
+    if n_pictures > 1:
+        raise ValueError(f"the mask has {n_pictures} pictures; expected one")
+    return image
 
 
 def _fit(image: Image.Image, photo: PhotoSize) -> tuple[Image.Image, str]:

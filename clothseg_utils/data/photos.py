@@ -82,7 +82,7 @@ def max_megapixels() -> float:
     with contextlib.suppress(ValueError):
         if not text or 0 < float(text) < float("inf"):
             return float(text or _MAX_MEGAPIXELS)
-    raise ValueError(
+    raise _RefusedError(
         f"{MEGAPIXELS_VARIABLE} is {text!r}; expected the largest size of a photo in megapixels, "
         f"such as {_MAX_MEGAPIXELS:.0f}."
     )
@@ -138,16 +138,11 @@ def read_photo_size(path: Path) -> tuple[int, int, int]:
     Raises:
         ValueError: the file is empty, no photo, or larger than `max_megapixels`.
     """
-    with path.open("rb") as file:
-        format_ = image_format(file.read(IMAGE_HEAD_BYTES))
-    if format_ == "HEIF":
-        _prepare_heif(printable(path))
-    if format_ not in (None, "TIFF"):  # a TIFF's pictures are compared before one is the photo
-        with contextlib.suppress(Exception), _open(path) as photo:
+    with contextlib.suppress(Exception), open_photo(path, printable(path)) as photo:
+        if photo.format != "TIFF":  # a TIFF's pictures are compared before one is the photo
             orientation = photo.getexif().get(ExifTags.Base.Orientation, 1)
             width, height = photo.size[::-1] if orientation in (5, 6, 7, 8) else photo.size
-            if width * height <= max_megapixels() * 1e6:
-                return width, height, orientation
+            return width, height, orientation
     height, width = check_photo(path)  # which says what is wrong, if anything is
     return width, height, 1
 
@@ -171,15 +166,12 @@ def decode_photo(data: bytes, name: str) -> np.ndarray:
 def _decode(data: bytes, name: str) -> tuple[np.ndarray, bool]:
     if not data:
         raise ValueError(f"photo {name} is empty (0 bytes); expected an image. Fetch it again.")
-    if image_format(data[:IMAGE_HEAD_BYTES]) == "HEIF":
-        _prepare_heif(name)
-    most = max_megapixels()
     try:
-        with _open(io.BytesIO(data)) as photo:
-            megapixels = photo.width * photo.height / 1e6
-            if megapixels <= most:
-                image = _fast_jpeg_to_image(photo, data)
-                return _pillow_to_image(photo) if image is None else image, _has_more(photo)
+        with open_photo(data, name) as photo:
+            image = _fast_jpeg_to_image(photo, data)
+            return _pillow_to_image(photo) if image is None else image, _has_more(photo)
+    except _RefusedError:
+        raise
     # Decoders answer damaged bytes with almost any exception type (OSError, SyntaxError,
     # struct.error, IndexError, ...); to the caller they all mean one thing.
     except Exception as error:
@@ -190,28 +182,55 @@ def _decode(data: bytes, name: str) -> tuple[np.ndarray, bool]:
             f"photo {name} cannot be decoded ({reason}); expected a whole JPEG, PNG, WebP, BMP, "
             "TIFF, GIF, AVIF or HEIC file. Fetch or export it again."
         ) from None
-    raise ValueError(
-        f"photo {name} has {megapixels:,.1f} megapixels; expected at most {most:g}. To read it set "
-        f"{MEGAPIXELS_VARIABLE}={int(megapixels) + 1}; it takes about "
-        f"{megapixels * _GB_PER_MEGAPIXEL:.0f} GB of memory."
-    )
 
 
-def _open(source: Path | io.BytesIO) -> Image.Image:
-    """Read the head of an image, without Pillow's own limits: it warns, then refuses at double."""
-    with _PILLOW_LOCK:
+class _RefusedError(ValueError):
+    """A photo that may be whole: the message says what to do."""
+
+
+def open_photo(source: bytes | Path, name: str) -> Image.Image:
+    """Read the head of a photo: its size and its EXIF data, but no pixel.
+
+    Args:
+        source: the bytes of a file, or its path.
+        name: what an error calls the photo.
+
+    Returns:
+        Pillow's image, to be closed.
+
+    Raises:
+        ValueError: larger than `max_megapixels`, or HEIC without the package for it.
+        Exception: of any type, where the file is damaged or no photo.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as file:
+            head = file.read(IMAGE_HEAD_BYTES)
+    else:
+        head = source[:IMAGE_HEAD_BYTES]
+    if image_format(head) == "HEIF":
+        _prepare_heif(name)
+    with _PILLOW_LOCK:  # Pillow's own limit warns first, and refuses at its double
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(source)
+            photo = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
         finally:
             Image.MAX_IMAGE_PIXELS = limit
+    megapixels, most = photo.width * photo.height / 1e6, max_megapixels()
+    if megapixels > most:
+        photo.close()
+        raise _RefusedError(
+            f"photo {name} has {megapixels:,.1f} megapixels; expected at most {most:g}. To read it "
+            f"set {MEGAPIXELS_VARIABLE}={int(megapixels) + 1}; it takes about "
+            f"{megapixels * _GB_PER_MEGAPIXEL:.0f} GB of memory."
+        )
+    return photo
 
 
 def _prepare_heif(name: str) -> None:
     try:
         importlib.import_module(_HEIF_PACKAGE).register_heif_opener()
     except ImportError:
-        raise ValueError(
+        raise _RefusedError(
             f"photo {name} is HEIC, which needs one package more; expected it installed. "
             f'Type: {sys.executable} -m pip install "pillow-heif>=1"'
         ) from None

@@ -216,7 +216,7 @@ def check_disjoint(train: SplitData, val: SplitData) -> None:
         )
     if train.classes.names != val.classes.names:
         raise ValueError(
-            f"{train.coco.path.name} and {val.coco.path.name} have other classes: "
+            f"{train.coco.path.name} and {val.coco.path.name} have different classes: "
             f"{name_differences(train.classes.names, val.classes.names)}; expected the same "
             "categories in both. Correct one of the two files."
         )

@@ -194,9 +194,9 @@ def evaluate(
     classes = split_data.classes
     if segmenter.class_names != classes.names:
         raise ValueError(
-            f"checkpoint {segmenter.path.name} and {split_data.coco.path.name} have other classes: "
-            f"{name_differences(segmenter.class_names, classes.names)}; expected the same. Score "
-            "it on data with its classes, in the same data.scheme."
+            f"checkpoint {segmenter.path.name} and {split_data.coco.path.name} have different "
+            f"classes: {name_differences(segmenter.class_names, classes.names)}; expected the "
+            "same. Score it on data with its classes, in the same data.scheme."
         )
     counter = _Counter(segmenter, split_data, masks_dir)
     pairs = read_ahead(split_data.read_pair, split_data.images)
