@@ -54,6 +54,8 @@ def folded(name: str) -> str:
         >>> folded("Cafe\\u0301.JPG") == folded("café.jpg")
         True
     """
+    if name.isascii():
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

@@ -1,5 +1,6 @@
 """What would be paired wrongly or could not be read, found and named."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,8 +31,7 @@ from clothseg_utils.data.rle import Rle, Segmentation, rle_to_counts
 from clothseg_utils.data.segmentations import measure
 
 _BBOX_TOLERANCE_PX = 2.0
-_AREA_TOLERANCE = 0.1
-_AREA_TOLERANCE_PX = 10.0  # outlines and their pixels differ by as much where a mask is small
+_AREA_TOLERANCE = 0.2
 
 
 class Audit(Struct, frozen=True):
@@ -288,7 +288,8 @@ def _other_area(annotation: Annotation, image: ImageRecord) -> int | None:
     """Pixels of the mask where `area` is far from them, else None."""
 
     def is_near(area: float) -> bool:
-        return abs(annotation.area - area) <= max(_AREA_TOLERANCE * area, _AREA_TOLERANCE_PX)
+        # Small masks: half a pixel all around is what an outline and its pixels differ by.
+        return abs(annotation.area - area) <= max(_AREA_TOLERANCE * area, 2 * math.sqrt(area))
 
     # The outline tells enough for nearly all; the mask takes ten times as long.
     if is_near(_outline_area(annotation.segmentation)):

@@ -19,6 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -117,11 +118,14 @@ def source_groups(
     seen: dict[str, str] = {}
     for name, source in sources.items():
         join(name, seen.setdefault(source, name))
-    near = near_equal(hash_photos({name: photos[name] for name in names}, cache_path=cache_path))
-    pairs = tuple(pair for pair in near if join(pair.first, pair.second))
+    hashes = hash_photos({name: photos[name] for name in names}, cache_path=cache_path)
+    # A thousand frames of one scene are half a million pairs: only those are kept that join.
+    equal, different = _take_equal(hashes)
+    close = chain(equal, _close_pairs(different, different, within=True))
+    pairs = sorted((pair for pair in close if join(pair.first, pair.second)), key=_closeness)
     return Groups(
         key_of={name: first_of(name) for name in photos},
-        pairs=pairs,
+        pairs=tuple(pairs),
         unmatched=tuple(name for name in names if name not in sources),
     )
 
@@ -196,9 +200,36 @@ def hash_folder(folder: Path) -> Hashes:
 
 
 def near_equal(first: Hashes, second: Hashes | None = None) -> list[NearEqual]:
-    """Find near-equal photos within some hashes, or between them and others; the closest first."""
-    pairs = list(_close_pairs(first, second or first, within=second is None))
-    return sorted(pairs, key=lambda pair: (pair.bits, pair.first, pair.second))
+    """Find near-equal photos, the closest first.
+
+    Args:
+        first: photos to compare among themselves, or with `second`.
+        second: of each of these photos the closest one of `first` is given.
+    """
+    if second is None:
+        return sorted(_close_pairs(first, first, within=True), key=_closeness)
+    closest: dict[str, NearEqual] = {}
+    for pair in _close_pairs(first, second, within=False):
+        if pair.second not in closest or pair.bits < closest[pair.second].bits:
+            closest[pair.second] = pair
+    return sorted(closest.values(), key=_closeness)
+
+
+def _closeness(pair: NearEqual) -> tuple[int, str, str]:
+    return pair.bits, pair.first, pair.second
+
+
+def _take_equal(hashes: Hashes) -> tuple[list[NearEqual], Hashes]:
+    """Pairs of equal hashes, each with the first of them; and the hashes that differ."""
+    first_of: dict[bytes, int] = {}
+    equal: list[NearEqual] = []
+    for number, hash_ in enumerate(hashes.words.T):
+        first = first_of.setdefault(hash_.tobytes(), number)
+        if first != number:
+            equal.append(NearEqual(hashes.names[first], hashes.names[number], 0))
+    kept = list(first_of.values())
+    names = tuple(hashes.names[number] for number in kept)
+    return equal, Hashes(names, np.ascontiguousarray(hashes.words[:, kept]))
 
 
 def read_pairs(

@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,12 @@ _COMPARED_NAMES = 5  # difflib looks at every photo: for the first few names onl
 _LONGEST_NAME = 4096  # of a path
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://+")  # two letters at least: C:/ is a drive
 _DRIVE = re.compile(r"[A-Za-z]:")
+_SPLIT = re.compile(r"(?i)(train|val|valid|validation|test)[0-9]*")
 _UPLOAD = re.compile(r"(?i)(?P<hash>[0-9a-f]{6,8})-(?P<name>.+)")  # as Label Studio writes it
 _MIXED = re.compile(r"(?i)(?=.*[a-f])(?=.*[0-9]).*")  # neither a date nor a word
 _ROBOFLOW = re.compile(r"(?P<stem>.+)_(?P<suffix>[A-Za-z]{3,4})\.rf\.[A-Za-z0-9]+\.[A-Za-z]{3,4}")
 
+_Rewrite = Callable[[str], str | None]
 _Fold = Callable[[str], str]
 _Index = dict[str, list[str]]
 _Claims = dict[str, dict[str, list[int]]]  # photo -> reading that fits it -> image_ids
@@ -49,9 +51,10 @@ def match_photos(names: Mapping[int, str], photos_dir: str | Path) -> Matches:
     First the path below the folder as it stands; then what a URL or an upload path holds; then
     other case and Unicode form; then other or no suffix; then without what Label Studio and
     Roboflow add. Folders may be missing on one side (the name is plain, or begins on another
-    machine); where both have some they must agree, or the last part alone must be of one name and
-    one photo. A photo that a stricter rule has given away is not given again, and nothing is found
-    by guessing: a name that fits several photos, or a photo that several names fit, is ambiguous.
+    machine); where both have some they must agree, or be no splits' and the last part be of one
+    name and one photo. A photo that a stricter rule has given away is not given again, and nothing
+    is found by guessing: a name that fits several photos, or a photo that several names fit, is
+    ambiguous.
 
     Args:
         names: image_id -> name, path or URL.
@@ -79,13 +82,7 @@ def match_photos(names: Mapping[int, str], photos_dir: str | Path) -> Matches:
     for rewrite, fold in _RULES:
         for number in range(most):
             waiting = [i for i in matching.pending if number < len(readings[i])]
-            matching.apply({i: rewrite(readings[i][number]) for i in waiting}, fold)
-    for number in range(most):
-        waiting = [i for i in matching.pending if number < len(readings[i])]
-        last_parts = {i: readings[i][number].rpartition("/")[2] for i in waiting}
-        counts = Counter(map(folded, last_parts.values()))
-        alone = {i: part for i, part in last_parts.items() if counts[folded(part)] == 1}
-        matching.apply(alone, folded)
+            matching.apply({i: readings[i][number] for i in waiting}, rewrite, fold)
     return matching.result(photos_dir)
 
 
@@ -113,13 +110,14 @@ class _Matching:
                     break
         self.taken.update(self.found.values())
 
-    def apply(self, readings: Mapping[int, str | None], fold: _Fold) -> None:
-        """Give photos to the names that fit exactly one, as `fold` compares them."""
+    def apply(self, readings: Mapping[int, str], rewrite: _Rewrite, fold: _Fold) -> None:
+        """Give photos to the names that fit exactly one, rewritten and as `fold` compares them."""
         claims: _Claims = defaultdict(lambda: defaultdict(list))
+        mask_folders = self._mask_folders() if fold is _stem else set()
         for image_id, reading in readings.items():
-            if not reading:
-                continue
-            fitting = self._fitting(reading, fold)
+            rewritten = rewrite(reading)
+            fitting = self._fitting(rewritten, fold) if rewritten else []
+            fitting = [photo for photo in fitting if _folder(photo) not in mask_folders]
             if len(fitting) > 1:
                 self._give_up(image_id, fitting)
             elif fitting and fitting[0] not in self.taken:
@@ -133,6 +131,12 @@ class _Matching:
                         self.found[image_id] = photo
                         del self.pending[image_id]
         self.taken.update(claims)
+
+    def _mask_folders(self) -> set[str]:
+        """Folders of files with the stems of photos that are found: masks lie so beside photos."""
+        stems = {_name(_stem(photo)) for photo in self.taken}
+        others = (photo for photo in self.photos if photo not in self.taken)
+        return {_folder(photo) for photo in others if _name(_stem(photo)) in stems}
 
     def _give_up(self, image_id: int, photos: list[str]) -> None:
         self.ambiguous[self.names[image_id]] = photos
@@ -153,12 +157,12 @@ class _Matching:
         not_listed = [photo for photo in self.photos if photo not in meant]
         by_name: dict[str, list[str]] = defaultdict(list)
         for photo in self.photos:
-            by_name[_stem(photo).rpartition("/")[2]].append(photo)
-        free_names = list({photo.rpartition("/")[2]: None for photo in not_listed})
+            by_name[_name(_stem(photo))].append(photo)
+        free_names = list({_name(photo): None for photo in not_listed})
         missing: dict[str, list[str]] = {}
         for name in dict.fromkeys(self.names[image_id] for image_id in self.pending):
             readings = (r for r in _readings(name) if _suffix(r) in PHOTO_SUFFIXES)
-            reading = next(readings, name).rpartition("/")[2]
+            reading = _name(next(readings, name))
             near = by_name.get(_stem(reading), [])
             if not near and len(missing) < _COMPARED_NAMES:
                 close = difflib.get_close_matches(reading, free_names, n=_CANDIDATES)
@@ -233,8 +237,14 @@ def _before_upload(reading: str) -> str | None:
 
 def _before_roboflow(reading: str) -> str | None:
     """The name that a photo had before Roboflow made a version of it."""
-    version = _ROBOFLOW.fullmatch(reading.rpartition("/")[2])
+    version = _ROBOFLOW.fullmatch(_name(reading))
     return f"{version['stem']}.{version['suffix']}" if version else None
+
+
+def _last_part(reading: str) -> str | None:
+    """The name without folders of another machine; those of a split may hold equal names each."""
+    *folders, name = reading.split("/")
+    return None if any(_SPLIT.fullmatch(folder) for folder in folders) else name
 
 
 def _unquoted(path: str) -> str:
@@ -253,8 +263,16 @@ def _uploaded(path: str) -> str:
     return re.sub(r"[^-\w./]", "", folded(path).replace(" ", "_"))
 
 
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
 def _suffix(path: str) -> str:
-    stem, dot, suffix = path.rpartition("/")[2].rpartition(".")
+    stem, dot, suffix = _name(path).rpartition(".")
     return f"{dot}{suffix}".lower() if stem else ""
 
 
@@ -265,7 +283,7 @@ def _proper_ends(path: str) -> Iterator[str]:
         yield path
 
 
-_RULES: tuple[tuple[Callable[[str], str | None], _Fold], ...] = (
+_RULES: tuple[tuple[_Rewrite, _Fold], ...] = (
     (_as_it_stands, str),
     (_as_it_stands, folded),
     (_as_it_stands, _unquoted),
@@ -274,5 +292,7 @@ _RULES: tuple[tuple[Callable[[str], str | None], _Fold], ...] = (
     (_before_upload, folded),
     (_before_upload, _uploaded),
     (_before_roboflow, str),
+    (_last_part, str),
+    (_last_part, folded),
 )
 """What is compared, and how; the strictest first."""

@@ -152,7 +152,7 @@ def plan_predictions(inputs: Iterable[str | Path], out_dir: str | Path) -> Predi
 
 def _inside(out_dir: Path, folder: Path) -> Path | None:
     """`out_dir` as it is called below `folder`; None if it is not below it."""
-    inner, outer = out_dir.resolve(), folder.resolve()
+    inner, outer = (Path(os.path.realpath(path)) for path in (out_dir, folder))
     return folder / inner.relative_to(outer) if outer in inner.parents else None
 
 

@@ -61,32 +61,35 @@ def result_stems(sources: Sequence[Source], out_dir: Path) -> list[Path]:
     given: dict[Path, set[str]] = defaultdict(set)
     for source in sources:
         given[source.photo.parent].add(source.photo.name)
-    given_in = {folder.resolve(): names for folder, names in given.items()}
+    given_in = {os.path.realpath(folder): names for folder, names in given.items()}
 
     @cache
     def photos_in(folder: Path) -> set[str]:
-        return _photo_names(folder) | given_in.get(folder.resolve(), set())
+        return _photo_names(folder) | given_in.get(os.path.realpath(folder), set())
 
     @cache
     def stems_in(folder: Path, target: Path) -> dict[str, str]:
         kept = photos_in(target)
-        if target.resolve() not in given_in:  # a folder of results: those of before are replaced
+        if os.path.realpath(target) not in given_in:  # a folder of results, which are replaced
             kept = {name for name in kept if not _looks_like_result(target / name)}
         return _distinct_stems(photos_in(folder), {folded(name) for name in kept})
 
     levels = dict.fromkeys((source.root for source in sources), 0)
     while True:
+        targets = {
+            (folder, root): out_dir / _root_name(root, levels[root]) / folder.relative_to(root)
+            for folder, root in {(source.photo.parent, source.root) for source in sources}
+        }
         stems = []
         for photo, root in sources:
-            target = out_dir / _root_name(root, levels[root]) / photo.parent.relative_to(root)
+            target = targets[photo.parent, root]
             stems.append(target / stems_in(photo.parent, target)[photo.name])
         meeting = _meeting(stems)
-        rising = {
-            sources[one].root
-            for group in meeting
-            for one in group
-            if len({sources[i].root for i in group}) > 1 and levels[sources[one].root] < 2
-        }
+        rising: set[Path] = set()
+        for group in meeting:
+            roots = {sources[one].root for one in group}
+            if len(roots) > 1:
+                rising |= {root for root in roots if levels[root] < 2}
         if not rising:
             break
         for root in rising:
@@ -140,7 +143,7 @@ def _meeting(stems: Sequence[Path]) -> list[set[int]]:
 
 def _root_name(root: Path, level: int) -> str:
     """A root's folder of results: none, its name, and its name with a hash of where it is."""
-    name = root.resolve().name
+    name = os.path.basename(os.path.realpath(root))
     return ("", name, f"{name}-{_short_hash(root)}")[level]
 
 
