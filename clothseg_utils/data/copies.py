@@ -199,15 +199,8 @@ def hash_folder(folder: Path) -> Hashes:
     return hash_photos(photos)
 
 
-def near_equal(first: Hashes, second: Hashes | None = None) -> list[NearEqual]:
-    """Find near-equal photos, the closest first.
-
-    Args:
-        first: photos to compare among themselves, or with `second`.
-        second: of each of these photos the closest one of `first` is given.
-    """
-    if second is None:
-        return sorted(_close_pairs(first, first, within=True), key=_closeness)
+def near_equal(first: Hashes, second: Hashes) -> list[NearEqual]:
+    """Find which photos of `second` are near-equal to one of `first`: the closest one of each."""
     closest: dict[str, NearEqual] = {}
     for pair in _close_pairs(first, second, within=False):
         if pair.second not in closest or pair.bits < closest[pair.second].bits:
