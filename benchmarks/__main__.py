@@ -22,6 +22,7 @@ STAGES = (
     "samples",
     "loss",
     "rasterize",
+    "conversion",
     "prediction",
     "sharing",
     "annotations",

@@ -9,11 +9,13 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from clothseg_utils.core.ranks import OtherProcessError, is_launched, rank
 from clothseg_utils.core.text import count_text
@@ -42,7 +44,24 @@ def heavy_imports() -> Iterator[None]:
         atexit.register(gc.unfreeze)  # libraries complain about what is left at exit
 
 
-app = typer.Typer(
+class _Verb(TyperCommand):
+    """A verb that refuses an option given twice; by itself the last one would win in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option, times in Counter(given).items():
+            once = option.param_type_name == "option" and not (option.multiple or option.is_eager)
+            if once and times > 1 and not ctx.resilient_parsing:
+                ctx.fail(f"Option '{option.opts[0]}' is given {times} times, expected once.")
+        return super().parse_args(ctx, args)
+
+
+class _App(typer.Typer):
+    def command(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        return super().command(*args, cls=_Verb, **kwargs)
+
+
+app = _App(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -131,7 +150,7 @@ _RUN_NAME = typer.Option(
 )
 # As `core.classes.Scheme` and `data.coco.Split`, whose modules import too much for --help.
 _Scheme = Annotated[Literal["supercategory", "category"], typer.Option(help="Class scheme.")]
-_Split = Annotated[Literal["train", "val"], typer.Option(help="Photos to score.")]
+_Split = Annotated[Literal["train", "val", "test"], typer.Option(help="Photos to score.")]
 
 
 @app.command()
@@ -223,39 +242,74 @@ def download(
 @app.command()
 def convert(
     photos: Annotated[Path, typer.Option(help="Folder of your photos, subfolders included.")],
-    annotations: Annotated[Path, typer.Option(help="COCO JSON of these photos.")],
     out: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
+    annotations: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SPLIT=]FILE",
+            help="COCO JSON of these photos, maybe for train=, val= or test= alone; repeatable. "
+            "Without it those in --photos are taken.",
+        ),
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="Folder of masks instead.")] = None,
+    mask_names: Annotated[
+        Path | None, typer.Option(help="JSON: name -> value or colour in the masks.")
+    ] = None,
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="Take what it does not name for background.")
+    ] = False,
     classes: Annotated[
         Path | None, typer.Option(help="JSON: category name -> class name, or null to leave out.")
     ] = None,
     val_share: Annotated[
-        float, typer.Option(help="Share of the photos to validate on, 0 to 1.")
+        float, typer.Option(help="Share of the photos to validate on, if no split is given.")
     ] = 0.2,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="Photos of which it finds the same in the name stay together."
+        ),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first fault.")] = False,
 ) -> int:
-    """Make a dataset of your own photos and a COCO file.
+    """Make a dataset of your own photos and their labels.
 
     The photos are only read. Without --classes the file's own supercategories are the classes.
+    Photos whose names or pictures show that they are copies of one source stay in one split.
 
     \b
     Examples:
       python -m clothseg_utils convert --photos shop/ --annotations shop.json \\
           --classes classes.json --out data/shop
+      python -m clothseg_utils convert --photos roboflow_export/ --out data/shop
+      python -m clothseg_utils convert --photos shop/ --annotations train=a.json \\
+          --annotations val=b.json --annotations test=c.json --out data/shop
+      python -m clothseg_utils convert --photos shop/ --masks masks/ \\
+          --mask-names names.json --out data/shop
 
-    In this example classes.json holds
+    In the first example classes.json holds
 
     \b
       {"T-shirt": "upperbody", "jeans": "lowerbody", "person": null}
     """
-    from clothseg_utils.data.convert import convert_coco
+    from clothseg_utils.data.convert import convert_photos
 
-    made = convert_coco(photos, annotations, out, classes_file=classes, val_share=val_share)
+    made = convert_photos(
+        photos,
+        out,
+        annotations=annotations or (),
+        masks_dir=masks,
+        mask_names=mask_names,
+        ignore_unknown=ignore_unknown,
+        classes_file=classes,
+        val_share=val_share,
+        group_by=group_by,
+        strict=strict,
+    )
     _say(f"{out}: {made.summary()}")
-    by_category = [] if made.has_known_classes else ["--set", "data.scheme=category"]
+    by_category = ["--set", "data.scheme=category"] if made.by_category else []
     if by_category:
-        _say(
-            "the supercategories are not Fashionpedia's, so each category is a class of its own; "
-            "for the 12 classes give --classes"
-        )
+        _say("each category is a class of its own; for the 12 classes, or own ones, give --classes")
     run_name = re.sub(r"[^\w.+=-]+", "_", out.resolve().name).lstrip("._-") or "mine"
     _say_next(
         "run", "--profile", "laptop", "--data-root", out, "--run-name", run_name, *by_category
@@ -267,6 +321,9 @@ def convert(
 def audit(
     annotations: Annotated[Path, typer.Option(help="Annotation JSON.")],
     images_dir: Annotated[Path | None, typer.Option(help="Folder of its photos.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Folder of another split's photos, to find copies of.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the findings there.")] = None,
 ) -> int:
     """Check annotations, and the photos that they name.
@@ -275,13 +332,18 @@ def audit(
     Examples:
       python -m clothseg_utils audit --annotations val.json
       python -m clothseg_utils audit --annotations val.json --images-dir test \\
-          --json findings.json
+          --against train --json findings.json
     """
     from clothseg_utils.data.audit import audit as find_problems
     from clothseg_utils.data.audit import write_audit
     from clothseg_utils.data.coco import read_annotations
+    from clothseg_utils.data.copies import hash_folder
 
-    findings = find_problems(read_annotations(annotations), image_dir=images_dir)
+    if against and not images_dir:
+        raise ValueError("--against compares photos; expected --images-dir too.")
+    coco = read_annotations(annotations)
+    others = hash_folder(against) if against else None
+    findings = find_problems(coco, image_dir=images_dir, others=others)
     _say(findings.summary())
     if json is not None:
         write_audit(json, findings)
@@ -381,7 +443,8 @@ def evaluate(
 ) -> int:
     """Score a checkpoint on a split.
 
-    Needs the files of that split only.
+    Needs the files of that split only. Nothing is trained on a test split: it has an annotation
+    file of its own, and its photos lie in test/, beside val's.
 
     \b
     Examples:
@@ -452,22 +515,24 @@ def predict(
 
     spin_briefly()
     with heavy_imports():
-        from clothseg_utils.network.predict import plan_predictions, predict_photos
+        from clothseg_utils.network import predict as predicting
         from clothseg_utils.network.segmenter import load_segmenter
 
     inference = _inference(tta_flip, tta_scales, window_px)
-    tasks = plan_predictions(photos, out, as_json=json, probabilities=probabilities)
+    plan = predicting.plan_predictions(photos, out)
     segmenter = load_segmenter(checkpoint, inference=inference)
-    summary = predict_photos(segmenter, tasks, as_json=json, probabilities=probabilities)
-    for reason in summary.failed.values():
-        _complain(reason)
-    if not summary.done:
-        return 2
-    _say(
-        f"{len(summary.done)} of {len(tasks)} photos are done: {out} (look at the overlays, "
-        "*_overlay.jpg)"
+    summary = predicting.predict_photos(
+        segmenter, plan.tasks, as_json=json, probabilities=probabilities
     )
-    return 1 if summary.failed else 0
+    failed = plan.unread | summary.failed
+    for line in predicting.failure_lines(failed):
+        _complain(line)
+    if summary.done:
+        done = f"{len(summary.done)} of {len(plan.tasks)} photos are done: {out}"
+        _say(f"{done} (look at the overlays, *_overlay.jpg)")
+    for line in predicting.remarks(plan, summary):
+        _say(line)
+    return (1 if failed else 0) if summary.done else 2
 
 
 @app.command()
@@ -573,9 +638,18 @@ def _config(
 
     config = profile_config(profile)
     options = {"data_root": data_root and _portable(data_root), "run_name": run_name}
-    config = replace_fields(config, {k: v for k, v in options.items() if v is not None})
+    options = {name: value for name, value in options.items() if value is not None}
+    config = replace_fields(config, options)
     config = apply_overrides(config, overrides or ())
-    given = {override.partition("=")[0].strip().partition(".")[2] for override in overrides or ()}
+    set_names = [
+        override.partition("=")[0].strip().partition(".")[2] for override in overrides or ()
+    ]
+    for name, times in Counter([*options, *set_names]).items():
+        if times > 1:
+            raise ValueError(
+                f"{name} is given {times} times; expected once. Leave out all but one."
+            )
+    given = set(set_names)
     values = config_to_parameters(config)
     paths = {name: values[name] for name in given & (PATH_FIELDS | {"encoder_weights"})}
     kept = ("", "imagenet", "none")

@@ -1,6 +1,7 @@
 """The audit lists every fault by name, and leaves out only what cannot be used."""
 
 import json
+import shutil
 
 import msgspec
 import pytest
@@ -8,15 +9,23 @@ from PIL import Image
 from test_coco import IMAGE, annotation_json, read
 
 from clothseg_utils.data import audit as audit_module
-from clothseg_utils.data.audit import audit, photo_cache_path, photo_problems, write_audit
+from clothseg_utils.data.audit import (
+    audit,
+    audit_splits,
+    photo_cache_path,
+    photo_problems,
+    write_audit,
+)
 from clothseg_utils.data.coco import (
     annotation_path,
     colliding_images,
     images_dir,
     read_annotations,
 )
+from clothseg_utils.data.copies import hash_folder
 from clothseg_utils.data.photos import check_photo
 from clothseg_utils.data.rle import Rle
+from clothseg_utils.data.splits import read_splits
 
 
 def test_two_images_of_one_stem_are_excluded(tmp_path):
@@ -146,6 +155,58 @@ def test_without_a_cache_every_photo_is_decoded(photo_root, decoded):
 def test_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"folder .*nowhere not found"):
         audit(read(tmp_path), image_dir=tmp_path / "nowhere")
+
+
+@pytest.fixture
+def copied_root(synthetic_root, tmp_path):
+    """The drawn dataset, two of whose val photos are in train too; one of these is in test too."""
+    root = tmp_path / "copied"
+    shutil.copytree(synthetic_root, root)
+    train = sorted((root / "train").iterdir())
+    val = json.loads(annotation_path(root, "val").read_text())
+    for path, image in zip(train[:2], val["images"], strict=False):
+        copy = Image.open(path).resize((image["width"], image["height"]))
+        copy.save(root / "test" / image["file_name"])
+    val["images"] = val["images"][:1]
+    val["annotations"] = []
+    annotation_path(root, "test").write_text(json.dumps(val))
+    return root
+
+
+def test_near_equal_photos_of_two_splits_are_listed_and_kept(copied_root):
+    coco = read_annotations(annotation_path(copied_root, "val"))
+    train = sorted((copied_root / "train").iterdir())
+    report = audit(coco, image_dir=copied_root / "test", others=hash_folder(copied_root / "train"))
+    expected = {
+        (path.name, image.file_name) for path, image in zip(train[:2], coco.images, strict=False)
+    }
+    assert {(pair.first, pair.second) for pair in report.near_equal} == expected
+    assert report.counts["near_equal"] == 2
+    closest = report.near_equal[0]
+    assert f"  near_equal 2: {closest.second} = {closest.first}; " in report.summary()
+    assert report.excluded == {}
+
+
+def test_that_no_photo_is_near_equal_is_said_where_it_was_looked_for(synthetic_root):
+    coco = read_annotations(annotation_path(synthetic_root, "val"))
+    others = hash_folder(synthetic_root / "train")
+    report = audit(coco, image_dir=synthetic_root / "test", others=others)
+    assert report.near_equal == []
+    assert "near_equal 0" in report.summary()
+    for unchecked in (audit(coco, image_dir=synthetic_root / "test"), audit(coco, others=others)):
+        assert unchecked.near_equal is None
+        assert "near_equal" not in unchecked.summary()
+
+
+def test_every_other_split_is_compared_with_train(copied_root, tmp_path, monkeypatch):
+    derived = tmp_path / "derived"
+    audits = audit_splits(read_splits(copied_root), copied_root, derived)
+    counts = {
+        split: report.near_equal and len(report.near_equal) for split, report in audits.items()
+    }
+    assert counts == {"train": None, "val": 2, "test": 1}
+    monkeypatch.setattr("clothseg_utils.data.copies._small_picture", None)  # all is remembered
+    assert audit_splits(read_splits(copied_root), copied_root, derived) == audits
 
 
 def test_image_without_annotations_is_no_fault(tmp_path):

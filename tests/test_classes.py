@@ -79,15 +79,70 @@ def test_category_scheme_needs_no_known_supercategory():
     assert class_table("category", [hat]).names == ("background", "hat")
 
 
-@pytest.mark.parametrize("supercategory", ["millinery", "Upperbody", "", "background"])
-def test_unknown_supercategory_is_named(supercategory):
-    hat = SimpleNamespace(id=7, name="hat", supercategory=supercategory)
-    with pytest.raises(
-        ValueError,
-        match=f'category 7 "hat" has the unknown supercategory "{supercategory}"; expected one of '
-        "closures, upperbody, .*wholebody",
-    ):
-        class_table("supercategory", [SHIRT, hat])
+def category(category_id, name, supercategory):
+    return SimpleNamespace(id=category_id, name=name, supercategory=supercategory)
+
+
+@pytest.mark.parametrize(
+    ("categories", "names", "class_of_category"),
+    [
+        # In the order of the smallest category id, not of the file.
+        (
+            [(9, "cap", "hats"), (2, "jeans", "bottoms"), (5, "beret", "hats"), (7, "tee", "tops")],
+            ("bottoms", "hats", "tops"),
+            {2: 1, 5: 2, 9: 2, 7: 3},
+        ),
+        # One that is not Fashionpedia's makes all of them the file's own.
+        (
+            [(0, "shirt", "upperbody"), (1, "hat", "millinery")],
+            ("upperbody", "millinery"),
+            {0: 1, 1: 2},
+        ),
+        # None: the name.
+        (
+            [(1, "tee", ""), (2, "jeans", "  "), (3, "socks", "feet")],
+            ("tee", "jeans", "feet"),
+            {1: 1, 2: 2, 3: 3},
+        ),
+        # One class in four spellings; the first stays.
+        (
+            [(1, "a", "Tops"), (2, "b", "tops "), (3, "c", "TOPS"), (4, "d", "tops")],
+            ("Tops",),
+            {1: 1, 2: 1, 3: 1, 4: 1},
+        ),
+        ([(1, "a", "Ja\u0308ckchen"), (2, "b", "j\u00e4ckchen")], ("J\u00e4ckchen",), {1: 1, 2: 1}),
+    ],
+)
+def test_own_supercategories_are_classes_of_their_own(categories, names, class_of_category):
+    table = class_table("supercategory", [category(*one) for one in categories])
+    assert table.names == ("background", *names)
+    assert len(table.colors) == table.num_classes == len(names) + 1
+    assert table.class_of_category == class_of_category
+
+
+def test_fashionpedias_names_in_another_case_are_fashionpedias_classes():
+    table = class_table("supercategory", [category(3, "x", "Upperbody"), category(4, "", "NECK")])
+    assert table.names == SUPERCATEGORY_NAMES
+    assert table.class_of_category == {3: 2, 4: 8}
+
+
+def test_categories_of_one_name_are_one_class_of_scheme_category():
+    table = class_table("category", [category(1, "tee", "a"), category(2, "Tee ", "b")])
+    assert table.names == ("background", "tee")
+
+
+@pytest.mark.parametrize("name", ["background", "Background", "_background_"])
+@pytest.mark.parametrize("scheme", ["supercategory", "category"])
+def test_background_is_no_class_to_annotate(scheme, name):
+    categories = [SHIRT, category(7, name, name)]
+    with pytest.raises(ValueError, match=f'category 7 "{name}".* null for it in --classes'):
+        class_table(scheme, categories)
+
+
+@pytest.mark.parametrize("scheme", ["supercategory", "category"])
+def test_class_without_a_name_is_refused(scheme):
+    with pytest.raises(ValueError, match="category 7 has no name"):
+        class_table(scheme, [SHIRT, category(7, " ", "")])
 
 
 @pytest.mark.parametrize(("n_categories", "fits"), [(254, True), (255, False)])

@@ -543,7 +543,10 @@ def test_same_checkpoint_same_intervals(scored, tiny_training, tiny_network):
 def test_classes_of_another_scheme_are_refused(tiny_config, tiny_network):
     config = replace_fields(tiny_config, {"scheme": "category", "image_limit": 1})
     split = load_split(config.data, "val")
-    with pytest.raises(ValueError, match=r"knows 13 classes .* the data have 47; .*data\.scheme"):
+    with pytest.raises(
+        ValueError,
+        match=r"best\.ckpt and .*val2020\.json have different classes: only in the first: closures",
+    ):
         evaluate(tiny_network, split)
 
 
@@ -639,6 +642,19 @@ def test_val_files_are_enough(cli, tiny_training, val_root, scored, tmp_path):
     assert f"8 photos: mIoU {metrics['mean_iou']:.4f}" in result.out
     assert not (out / "masks").exists()
     assert sorted(path.name for path in val_root.iterdir()) == [VAL_JSON, "test"]
+
+
+def test_test_split_is_scored_whole(cli, tiny_training, val_root, scored, tmp_path):
+    """The annotations of val under test's name, without train or val beside them."""
+    (val_root / VAL_JSON).rename(val_root / VAL_JSON.replace("val", "test"))
+    out = tmp_path / "out"
+    words = ("--checkpoint", tiny_training.run.best_checkpoint, "--out", out)
+    result = cli("evaluate", "--data-root", val_root, "--split", "test", *words)
+    assert (result.code, result.err) == (0, "")
+    metrics, expected = json.loads((out / "metrics.json").read_text()), scored[0].metrics
+    assert metrics["confusion"] == expected["confusion"]
+    assert (metrics["split"], metrics["n_images"]) == ("test", 8)
+    assert metrics["source"].endswith("test, n = 8 photos")
 
 
 def test_photo_left_out_is_counted_and_named(cli, tiny_training, val_root, tmp_path):

@@ -36,6 +36,8 @@ def test_annotation_table_has_one_row_an_annotation(tmp_path):
             "category_id": 0,
             "category": "shirt, blouse",
             "supercategory": "upperbody",
+            "class_id": 2,
+            "class_color": "#6a41f4",
             "area_px": 4.0,
             "kind": "polygon",
             "n_parts": 2,
@@ -48,6 +50,8 @@ def test_annotation_table_has_one_row_an_annotation(tmp_path):
             "category_id": 23,
             "category": "shoe",
             "supercategory": "legs and feet",
+            "class_id": 4,
+            "class_color": "#61fc9d",
             "area_px": 0.0,
             "kind": "rle",
             "n_parts": 0,
@@ -86,3 +90,26 @@ def test_tables_of_an_empty_file_keep_their_columns(tmp_path):
     assert len(annotation_table(coco)) == len(image_table(coco)) == 0
     assert "area_px" in annotation_table(coco)
     assert supercategory_cooccurrence(coco).to_numpy().sum() == 0
+
+
+def test_own_classes_have_the_names_and_colors_of_the_class_table(tmp_path):
+    categories = [
+        {"id": 23, "name": "jeans", "supercategory": ""},
+        {"id": 0, "name": "tee", "supercategory": "tops"},
+    ]
+    coco = read(
+        tmp_path, annotation_json(1), annotation_json(2, category_id=23), categories=categories
+    )
+    table = annotation_table(coco)
+    assert table["supercategory"].tolist() == ["tops", "jeans"]
+    assert table["class_id"].tolist() == [1, 2]
+    assert table["class_color"].nunique() == 2
+    assert list(supercategory_cooccurrence(coco).index) == ["jeans", "tops"]
+
+
+def test_supercategories_that_cannot_be_classes_are_shown_by_category(tmp_path):
+    categories = [
+        {"id": i, "name": n, "supercategory": "background"} for i, n in ((0, "a"), (23, "b"))
+    ]
+    coco = read(tmp_path, annotation_json(1, category_id=23), categories=categories)
+    assert annotation_table(coco)["supercategory"].tolist() == ["b"]

@@ -30,6 +30,8 @@ ANNOTATIONS = pd.DataFrame(
         "image_id": [1, 1, 1, 2, 3],
         "category": ["shoe", "shoe", "coat", "shoe", "hat"],
         "supercategory": ["legs and feet", "legs and feet", "wholebody", "legs and feet", "head"],
+        "class_id": [4, 4, 12, 4, 3],
+        "class_color": ["#61fc9d", "#61fc9d", "#d0432c", "#61fc9d", "#ce1ec7"],
         "area_px": [100.0, 200.0, 90_000.0, 0.0, 400.0],
     }
 )
@@ -254,8 +256,10 @@ def test_category_counts_show_every_category_with_its_number():
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels[-1] == "shoe"
     assert sorted(labels) == ["coat", "hat", "shoe"]
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["head", "legs and feet", "wholebody"]
+    assert figure.legends == []  # each category is a class: it would say the same again
+    one_class = ANNOTATIONS.replace({"head": "legs and feet", 3: 4})
+    legend = data_figures.plot_category_counts(one_class, source="mine").legends[0]
+    assert [text.get_text() for text in legend.get_texts()] == ["legs and feet", "wholebody"]
 
 
 def test_area_plots_say_how_many_areas_of_0_were_left_out():
@@ -489,14 +493,22 @@ def test_data_with_nothing_to_draw_are_refused(call, message):
         call()
 
 
-def test_other_taxonomies_are_grey_and_need_no_legend():
-    table = pd.DataFrame(
-        {
-            "category": ["T-shirt", "jeans", "jeans"],
-            "supercategory": ["clothes", "clothes", "clothes"],
-            "image_id": [1, 1, 2],
-        }
-    )
-    assert data_figures.plot_category_counts(table, source="mine").legends == []
-    bars = data_figures.plot_supercategory_counts(table, source="mine").axes[0].patches
-    assert [bar.get_facecolor()[:3] for bar in bars] == [(150 / 255,) * 3]
+def test_long_names_leave_room_for_what_they_name():
+    names = ["a name that is far too long " * 3 + end for end in ("one", "two")]
+    table = ANNOTATIONS.iloc[:2].assign(supercategory=names)
+    axes = data_figures.plot_supercategory_counts(table, source="mine").axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [1, 1]
+    assert {len(label.get_text()) for label in axes.get_yticklabels()} == {40}
+
+
+def test_names_are_no_formulas():
+    names = ["_top", "a $x_{ $ b", "50 $ or $5"]
+    categories = [SimpleNamespace(id=i, name=n, supercategory="") for i, n in enumerate(names)]
+    table = class_table("supercategory", categories)
+    figure = data_figures.plot_class_shares(np.arange(1, 5), table, source="mine $x_{ $")
+    labels = figure.axes[0].get_yticklabels()
+    assert [label.get_text().replace("\\$", "$") for label in labels] == list(table.names)
+    legend = style.legend_patches(names, table.colors[1:] / 255)
+    assert [patch.get_label().replace("\\$", "$") for patch in legend] == names
+    figure.legend(handles=legend)
+    figure.draw_without_rendering()  # where it would fail

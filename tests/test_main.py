@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from PIL import Image
 
+from clothseg_utils.__main__ import app
 from clothseg_utils.core.files import repo_root
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.workflow import pipeline, sweep
@@ -123,6 +125,43 @@ def test_as_a_program(arguments, code, out, err):
     assert out in child.stdout
     assert child.stderr.startswith(err)
     assert len(child.stderr.splitlines()) == bool(err)
+
+
+COMMANDS = typer.main.get_command(app).commands
+GIVEN_ONCE = [
+    (verb, option)
+    for verb, command in COMMANDS.items()
+    for option in command.params
+    if option.param_type_name == "option" and not option.multiple
+]
+
+
+def test_every_verb_has_options_to_be_given_once():
+    assert set(COMMANDS) == {verb for verb, _ in GIVEN_ONCE} == set(VERBS)
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"), GIVEN_ONCE, ids=[f"{verb} {option.opts[0]}" for verb, option in GIVEN_ONCE]
+)
+def test_option_given_twice_is_refused(cli, here, verb, option):
+    """Whatever else is missing or wrong: the last one would win in silence."""
+    name = option.opts[0]
+    twice = [name, name] if option.is_flag else [name, "1", f"{name}=2"]
+    assert f"Option '{name}' is given 2 times, expected once; see" in only_error(cli(verb, *twice))
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run --set train.seed=1 --set train.seed=2", "seed is given 2 times"),
+        ("train --data-root x --run-name y --set run.run_name=z", "run_name is given 2 times"),
+        ("sweep --set train.seed=1,2 --set train.seed=3", "train.seed is given twice"),
+    ],
+)
+def test_setting_given_twice_is_refused(cli, here, arguments, message):
+    assert message in only_error(cli(*arguments.split()))
+    assert list(here.iterdir()) == []
 
 
 # --- tab completion ------------------------------------------------------------------------------
@@ -247,7 +286,7 @@ def test_run_gets_profile_options_and_settings_in_this_order(cli, monkeypatch, h
         return RunFolder(config.run.outputs_root, config.run.run_name)
 
     monkeypatch.setattr(pipeline, "run_pipeline", record)
-    settings = ["--set", "train.batch_size=3", "--set", "train.batch_size=5"]
+    settings = ["--set", "train.batch_size=5", "--set", "train.seed=5"]
     options = ["--profile", "smoke", "--run-name", "mine", "--only", "03", "--only", "04"]
     assert cli("run", *options, *settings).code == 0
     assert cli("run", "--data-root", here, "--set", "run.run_name=set").code == 0
@@ -276,6 +315,11 @@ def bad_root(here) -> Path:
     [
         ("audit --annotations nowhere.json", "nowhere.json"),
         ("audit --annotations {bad}/" + VAL_JSON, f"{VAL_JSON} is not"),
+        ("audit --annotations {good}/" + VAL_JSON + " --against {good}/train", "--images-dir too"),
+        (
+            "audit --annotations {good}/" + VAL_JSON + " --images-dir {good}/test --against {good}",
+            "no photo in {good}",
+        ),
         ("rasterize --annotations nowhere.json --out masks", "nowhere.json"),
         ("rasterize --annotations {bad}/" + VAL_JSON + " --out masks", f"{VAL_JSON} is not"),
         (
@@ -294,8 +338,12 @@ def bad_root(here) -> Path:
         ("evaluate --checkpoint {best} --data-root nowhere --out x", "nowhere"),
         ("evaluate --checkpoint {best} --data-root {bad} --out x", f"{VAL_JSON} is not"),
         (
+            "evaluate --checkpoint {best} --data-root {good} --out x --split dev",
+            "'--split': 'dev' is not one of 'train', 'val', 'test'; see",
+        ),
+        (
             "evaluate --checkpoint {best} --data-root {good} --out x --split test",
-            "'--split': 'test' is not one of 'train', 'val'; see",
+            "has no test split; expected instances_attributes_test2020.json in it",
         ),
         ("predict --checkpoint nowhere.ckpt --out x {good}/test", "nowhere.ckpt"),
         ("predict --checkpoint {best} --out {bad}/" + VAL_JSON + " {good}/test", VAL_JSON),
@@ -308,7 +356,7 @@ def test_bad_input_is_one_line(
 ):
     best = tiny_training.run.best_checkpoint
     filled = arguments.format(bad=bad_root, good=synthetic_root, best=best)
-    assert message in only_error(cli(*filled.split()))
+    assert message.format(good=synthetic_root) in only_error(cli(*filled.split()))
     assert [path.name for path in here.iterdir()] == ["bad"]  # nothing was written
 
 
@@ -327,9 +375,11 @@ def test_synthesize(cli, here):
 
 def test_audit(cli, here, synthetic_root):
     options = ["--annotations", synthetic_root / VAL_JSON, "--images-dir", synthetic_root / "test"]
-    result = cli("audit", *options, "--json", "audit.json")
+    against = ["--against", synthetic_root / "train"]
+    result = cli("audit", *options, *against, "--json", "audit.json")
     assert (result.code, result.err) == (0, "")
     assert "8" in result.out
+    assert "near_equal 0" in result.out
     findings = json.loads((here / "audit.json").read_text())
     assert (findings["n_images"], findings["excluded"]) == (8, {})
 
@@ -408,7 +458,7 @@ def test_convert(cli, here):
 def test_convert_without_classes_takes_each_category_for_one(cli, here):
     write_own_data(here)
     result = cli("convert", "--photos", "shop", "--annotations", "shop.json", "--out", "new")
-    assert "for the 12 classes give --classes" in result.out
+    assert "each category is a class of its own" in result.out
     command = "run --profile laptop --data-root new --run-name new --set data.scheme=category"
     assert next_command(result.out.splitlines()) == command
 

@@ -76,11 +76,11 @@ def dataset(tmp_path):
             "id": 10 + i,
             "image_id": i,
             "category_id": i % 2,
-            "segmentation": [[0, 0, 1 + i, 0, 1 + i, 2, 0, 2]],
+            "segmentation": [[0, 0, width, 0, width, 2, 0, 2]],
             "area": 2,
-            "bbox": [0, 0, 1 + i, 2],
+            "bbox": [0, 0, width, 2],
         }
-        for i in range(4)
+        for i, width in enumerate([2, 2, 3, 4])
     ]
     categories = [
         {"id": 0, "name": "coat", "supercategory": "upperbody"},
@@ -132,7 +132,7 @@ def test_split_leaves_masks_and_index_only(dataset, tmp_path):
     )
     assert not read_mask(index.mask_path(4), 13).any()
     assert index.class_names == SUPERCATEGORY_NAMES
-    assert index.class_pixels[[0, 2, 4]].tolist() == [90 + 24 - 20, 2 + 6, 4 + 8]
+    assert index.class_pixels[[0, 2, 4]].tolist() == [90 + 24 - 22, 4 + 6, 4 + 8]
     assert index.class_pixels.sum() == 3 * 30 + 2 * 12
 
 
@@ -187,7 +187,7 @@ def test_stale_masks_are_made_anew(dataset, tmp_path, written, monkeypatch, what
     rasterize_split(path, out_dir, "supercategory", workers=1)
     written.clear()
     if what == "json":
-        change(dataset, annotations=[])
+        change(dataset, annotations=json.loads(path.read_text())["annotations"][:1])
     if what == "rule":
         monkeypatch.setattr(masks_module, "RULE_VERSION", masks_module.RULE_VERSION + 1)
     scheme = "category" if what == "scheme" else "supercategory"
@@ -202,7 +202,7 @@ def test_masks_of_images_that_are_gone_are_removed_but_nobody_elses(dataset, tmp
     rasterize_split(path, out_dir, "supercategory", workers=1)
     (out_dir / "own.png").write_bytes(b"a user's")
     file = json.loads(path.read_text())
-    change(dataset, images=file["images"][:2], annotations=[])
+    change(dataset, images=file["images"][:2], annotations=file["annotations"][:2])
     rasterize_split(path, out_dir, "supercategory", workers=1)
     assert names(out_dir) == ["a.png", "b.png", "index.json", "own.png"]
 
@@ -274,13 +274,35 @@ def test_bad_arguments_write_nothing(dataset, tmp_path):
     path, out_dir = annotation_path(dataset, "train"), tmp_path / "out"
     with pytest.raises(FileNotFoundError, match=r"none\.json not found"):
         rasterize_split(tmp_path / "none.json", out_dir, "supercategory")
-    change(dataset, categories=[{"id": i, "name": "x", "supercategory": "hats"} for i in (0, 1)])
-    with pytest.raises(ValueError, match='unknown supercategory "hats"'):
+    background = {"name": "x", "supercategory": "background"}
+    change(dataset, categories=[{"id": i, **background} for i in (0, 1)])
+    with pytest.raises(ValueError, match='has the class "background"'):
         rasterize_split(path, out_dir, "supercategory")
     assert not out_dir.exists()
     out_dir.write_text("")
     with pytest.raises(ValueError, match="out is a file; expected a folder"):
         rasterize_split(path, out_dir, "category")
+
+
+@pytest.mark.parametrize("image_limit", [0, 4])
+def test_all_background_stops_and_so_does_a_second_try(dataset, tmp_path, image_limit):
+    file = json.loads(annotation_path(dataset, "train").read_text())
+    last = file["annotations"][3] | {"image_id": 4}
+    change(dataset, annotations=[last] if image_limit else [])
+    path = annotation_path(dataset, "train")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"train2020\.json: nothing but background"):
+            rasterize_split(
+                path, tmp_path / "out", "supercategory", workers=1, image_limit=image_limit
+            )
+        with pytest.raises(ValueError, match=r"train2020\.json: nothing but background"):
+            make_masks(
+                read_train(dataset),
+                "supercategory",
+                tmp_path / "derived",
+                workers=1,
+                image_limit=image_limit,
+            )
 
 
 def test_images_whose_masks_collide_are_left_out(dataset, tmp_path):

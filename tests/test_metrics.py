@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchmetrics.classification as referee
 
+from clothseg_utils.scores.bootstrap import bootstrap_intervals
 from clothseg_utils.scores.metrics import (
     CLASS_SCORES,
     confusion_matrix,
@@ -154,11 +155,20 @@ def test_everything_ignored_is_nan_everywhere():
     assert scores.status == ("absent",) * 3
 
 
-def test_background_alone_has_no_score_without_background():
+def test_background_alone_has_no_mean():
     scores = scores_from_confusion(np.array([[7, 0], [0, 0]]))
-    assert scores.mean_iou == scores.macro_f1 == 1
-    assert math.isnan(scores.mean_iou_no_background)
-    assert math.isnan(scores.macro_f1_no_background)
+    means = set(MEANS) - {"pixel_accuracy"}
+    assert np.isnan([getattr(scores, name) for name in means]).all()
+    assert scores.iou[0] == scores.pixel_accuracy == 1
+    assert scores_from_confusion(np.array([[6, 1], [0, 0]])).mean_iou == pytest.approx(3 / 7)
+
+
+def test_resamples_of_background_alone_do_not_count_as_perfect():
+    photos = np.zeros((12, 2, 2), np.int64)
+    photos[:, 0, 0] = 90  # nothing to be seen, and nothing predicted
+    photos[0] = [[80, 0], [5, 5]]
+    low, high = bootstrap_intervals(photos, rng=np.random.default_rng(0))["mean_iou"]
+    assert 0.7 < low <= scores_from_confusion(photos.sum(axis=0)).mean_iou <= high < 0.8
 
 
 REFEREES = {

@@ -162,6 +162,12 @@ def test_loss_that_is_not_a_number_stops_with_one_line(classes):
     assert "\n" not in str(caught.value)
 
 
+def test_val_masks_without_a_garment_stop_instead_of_scoring_1(classes):
+    sample = painted_sample([[0, 0], [0, 0]], [[0, 0], [0, 255]])
+    with pytest.raises(ValueError, match=r"no garment at the network's 64 px.*data\.image_size"):
+        fit(painted_module(classes), [sample] * 2)
+
+
 class FailingNetwork(PaintedNetwork):
     """In training, its logits are infinite in batches `fails`, counted from 0; weight 1 learns."""
 

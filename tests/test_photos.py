@@ -1,13 +1,25 @@
 """Photos of every kind come back upright, RGB and whole, or not at all."""
 
+import base64
 import io
+import os
+import sys
+from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from clothseg_utils.data.photos import check_photo, decode_photo, read_photo, write_image
+from clothseg_utils.data.photos import (
+    MEGAPIXELS_VARIABLE,
+    check_photo,
+    decode_photo,
+    image_format,
+    open_photo,
+    read_first_picture,
+    read_photo,
+    write_image,
+)
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 
@@ -32,6 +44,10 @@ def near(pixel: np.ndarray, color: tuple[int, int, int]) -> bool:
         (".webp", {"lossless": True}),
         (".bmp", {}),
         (".tif", {}),
+        (".jfif", {"format": "JPEG", "quality": 95, "subsampling": 0}),
+        (".gif", {}),
+        (".avif", {"quality": 100, "subsampling": "4:4:4"}),
+        ("", {"format": "PNG"}),
     ],
 )
 def test_format_is_read_as_rgb(tmp_path, suffix, options):
@@ -107,6 +123,117 @@ def test_fast_jpeg_path_agrees_with_pillow(tmp_path):
     assert np.abs(read_photo(tmp_path / "photo.jpg") - expected).max() <= 1
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".tif"])
+def test_of_several_pictures_the_first_is_read_and_said(tmp_path, suffix):
+    frames = [Image.new("RGB", (8, 6), color) for color in (RED, BLUE)]
+    frames[0].save(tmp_path / f"one{suffix}")
+    frames[0].save(tmp_path / f"two{suffix}", save_all=True, append_images=frames[1:])
+    assert not read_first_picture(tmp_path / f"one{suffix}")[1]
+    image, has_more = read_first_picture(tmp_path / f"two{suffix}")
+    assert has_more
+    assert near(image[3, 3], RED)
+
+
+# 64 x 48, left half red, right half blue, as two_halves() and pillow-heif 1.8.1 made it
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
+    "AAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABoQABAAAAAAAAACQAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABo"
+    "dmMxAAAAAA5waXRtAAAAAAABAAAA/WlwcnAAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEA"
+    "GEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAA"
+    "AwAhYgABAAZEAcFzwIkAAAATY29scm5jbHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAAB"
+    "AAAAMAAAAAEAAAAAAAAAAv////AAAAACAAAAEHBpeGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAACxt"
+    "ZGF0AAAAICgBrwtg9eWDr//0HHfxxiDxcWVf/cyQPox//0XwifTg"
+)
+
+
+@pytest.mark.parametrize("name", ["photo.heic", "photo.jpg", "photo"])
+def test_heic_without_its_package_names_the_command(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # importing it fails
+    (tmp_path / name).write_bytes(HEIC)
+    with pytest.raises(ValueError, match=rf"{name} is HEIC.* -m pip install .pillow-heif"):
+        read_photo(tmp_path / name)
+
+
+def test_heic_is_read_where_its_package_is_installed(tmp_path):
+    pytest.importorskip("pillow_heif", reason="no pillow-heif: pip install .[heif]")
+    image = decode_photo(HEIC, "photo.heic")
+    assert image.shape == (48, 64, 3)
+    assert near(image[24, 8], RED)
+    assert near(image[24, 56], BLUE)
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A black picture, small as a file."""
+    buffer = io.BytesIO()
+    Image.new("1", (width, height)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("setting", "width", "refused"),
+    [
+        ("", 20_000, False),  # 200 megapixels: phones take such photos, and Pillow refuses them
+        ("", 25_001, True),
+        ("1", 100, False),
+        ("1", 101, True),
+        ("0.5", 100, True),
+    ],
+)
+def test_one_limit_of_megapixels_that_can_be_raised(tmp_path, monkeypatch, setting, width, refused):
+    monkeypatch.setenv(MEGAPIXELS_VARIABLE, setting)
+    monkeypatch.setattr("clothseg_utils.data.photos._pillow_to_image", lambda photo: photo.size)
+    data = png_of_size(width, 10_000)
+    (tmp_path / "big.png").write_bytes(data)
+    if refused:
+        reason = rf"big\.png has [\d.]+ megapixels; .* set {MEGAPIXELS_VARIABLE}=\d+; .* GB"
+        with pytest.raises(ValueError, match=reason):
+            decode_photo(data, "big.png")
+        with pytest.raises(ValueError, match=reason):
+            open_photo(tmp_path / "big.png", "big.png")
+    else:
+        with open_photo(tmp_path / "big.png", "big.png") as photo:
+            assert photo.size == (width, 10_000)
+        assert decode_photo(data, "big.png") == (width, 10_000)
+    assert Image.MAX_IMAGE_PIXELS is not None, "Pillow's limit is gone for everybody else"
+
+
+@pytest.mark.parametrize("setting", ["many", "0", "-1", "nan", "inf"])
+def test_a_limit_that_is_no_number_is_refused(monkeypatch, setting):
+    monkeypatch.setenv(MEGAPIXELS_VARIABLE, setting)
+    with pytest.raises(ValueError, match=f"{MEGAPIXELS_VARIABLE} is '{setting}'; expected"):
+        decode_photo(png_of_size(4, 4), "a.png")
+
+
+def test_a_file_larger_than_any_photo_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setenv(MEGAPIXELS_VARIABLE, "0.001")
+    (tmp_path / "disk.jpg").write_bytes(bytes(9000))
+    with pytest.raises(ValueError, match=r"disk\.jpg has 0 MB, more than 0\.001 megapixels"):
+        read_photo(tmp_path / "disk.jpg")
+
+
+def test_what_is_no_regular_file_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", tmp_path, "/dev/zero"):
+        with pytest.raises(ValueError, match="is no regular file"):
+            read_photo(path)
+
+
+def test_a_photo_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.jpg").write_bytes(jpeg_bytes())
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(PermissionError, match=r"a\.jpg may not be read"):
+        read_photo(tmp_path / "a.jpg")
+
+
+def test_signs_that_a_terminal_obeys_are_escaped(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"two\\nlines \\x1b\[31m"):
+        read_photo(tmp_path / "two\nlines \x1b[31m.jpg")
+
+
 def jpeg_bytes() -> bytes:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -126,9 +253,9 @@ def png_bytes() -> bytes:
     return buffer.getvalue()
 
 
-def float_tiff_bytes() -> bytes:
+def tiff_bytes(photo: Image.Image, **options) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(np.zeros((4, 4), np.float32)).save(buffer, format="TIFF")
+    photo.save(buffer, format="TIFF", **options)
     return buffer.getvalue()
 
 
@@ -140,9 +267,17 @@ def float_tiff_bytes() -> bytes:
         (jpeg_bytes()[:-800] + bytes(800), "truncated, and padded with zeros"),
         (png_bytes()[:-40], "cannot be decoded"),
         (b"<html>404 not found</html>", "no known image format"),
-        (float_tiff_bytes(), "floating-point pixels have no known range"),
+        (
+            tiff_bytes(Image.fromarray(np.zeros((4, 4), np.float32))),
+            "floating-point pixels have no known range",
+        ),
+        (tiff_bytes(two_halves(), tiffinfo={50706: b"\1\4\0\0"}), "raw file only a small preview"),
+        (tiff_bytes(two_halves(), tiffinfo={254: 1}), "raw file only a small preview"),
     ],
-    ids=["empty", "truncated jpg", "truncated jpg with zeros", "truncated png", "html", "float"],
+    ids=[
+        *("empty", "truncated jpg", "truncated jpg with zeros", "truncated png", "html", "float"),
+        *("DNG", "other raw"),
+    ],
 )
 def test_damaged_file_is_one_line_that_names_it(tmp_path, data, message):
     path = tmp_path / "damaged.jpg"
@@ -183,8 +318,33 @@ def test_write_image_keeps_rgb(tmp_path, name):
     assert np.abs(written.astype(int) - image).max() <= 3  # JPEG rounds
 
 
-def test_write_image_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
-    with pytest.raises(OSError, match=r"a\.png could not be written"):
-        write_image(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8))
+def test_write_image_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="70000 x 1 pixels do not fit into a jpg file"):
+        write_image(tmp_path / "a.jpg", np.zeros((1, 70_000, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("ffd8ffe1", "JPEG"),
+        ("89504e470d0a1a0a", "PNG"),
+        (b"GIF89a".hex(), "GIF"),
+        (b"II*\0".hex(), "TIFF"),
+        (b"MM\0*".hex(), "TIFF"),
+        (b"BM\x36\x30\0\0\0\0\0\0\x36".hex(), "BMP"),
+        (b"BMW is a car".hex(), None),
+        (b"RIFF\x10\0\0\0WEBPVP8 ".hex(), "WEBP"),
+        (b"RIFF\x10\0\0\0WAVEfmt ".hex(), None),
+        (b"\0\0\0\x18ftypavif\0\0\0\0mif1miaf".hex(), "AVIF"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif".hex(), "AVIF"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic".hex(), "HEIF"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0mp41heic".hex(), "HEIF"),
+        (b"\0\0\0\x18ftypqt  \0\0\0\0qt  mp42".hex(), None),
+        (b"\xff\xff\xff\xffftypqt  ".hex(), None),
+        (b"%PDF-1.7".hex(), None),
+        ("", None),
+    ],
+)
+def test_formats_are_known_by_their_first_bytes(head, expected):
+    assert image_format(bytes.fromhex(head)) == expected

@@ -296,6 +296,16 @@ def test_changed_code_reruns_the_notebooks_that_reach_it(
     assert spared <= {number for number in before if before[number] == after[number]}
 
 
+def test_a_file_of_test_photos_reruns_notebook_01_alone(config, run, tmp_path):
+    def keys():
+        return {name: step_key(config, run, name, {}) for name in NOTEBOOKS}
+
+    before = keys()
+    (tmp_path / "data" / "instances_attributes_test2020.json").write_text("{}")
+    changed = [name for name, key in keys().items() if key != before[name]]
+    assert changed == ["01_data_exploration"]
+
+
 def test_key_does_not_change_with_other_files(key, run, tmp_path):
     before = key()
     (run.path / "figures").mkdir()

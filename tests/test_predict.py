@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,13 @@ from pycocotools import mask as coco_mask
 
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES
 from clothseg_utils.data.photos import read_photo
-from clothseg_utils.network.predict import PhotoTask, mask_to_coco, plan_predictions, predict_photos
+from clothseg_utils.network.predict import (
+    PhotoTask,
+    failure_lines,
+    mask_to_coco,
+    plan_predictions,
+    predict_photos,
+)
 from clothseg_utils.network.segmenter import (
     logits_to_confidence,
     logits_to_mask,
@@ -152,7 +161,7 @@ PHOTO_KINDS = {
 def test_every_kind_of_photo_gets_a_mask_of_its_displayed_size(tiny_network, drawn, tmp_path, name):
     photo = tmp_path / name
     PHOTO_KINDS[name](drawn, photo)
-    tasks = plan_predictions([photo], tmp_path / "out")
+    tasks = plan_predictions([photo], tmp_path / "out").tasks
     assert predict_photos(tiny_network, tasks).done == [photo]
     mask = read_png(tmp_path / "out" / f"{photo.stem}.png")
     assert mask.shape == (64, 96)
@@ -173,7 +182,7 @@ def test_lossless_formats_of_one_picture_get_one_mask(tiny_network, drawn, tmp_p
 def test_extreme_sizes(tiny_network, photos, tmp_path, size):
     photo = tmp_path / "photo.png"
     Image.open(photos[0]).resize(size).save(photo)
-    summary = predict_photos(tiny_network, plan_predictions([photo], tmp_path / "out"))
+    summary = predict_photos(tiny_network, plan_predictions([photo], tmp_path / "out").tasks)
     assert summary.failed == {}
     for name in ("photo.png", "photo_color.png"):
         assert read_png(tmp_path / "out" / name).shape[:2] == size[::-1]
@@ -181,7 +190,7 @@ def test_extreme_sizes(tiny_network, photos, tmp_path, size):
 
 def test_results_of_one_photo(tiny_network, photos, tmp_path):
     options = {"as_json": True, "probabilities": True}
-    (task,) = plan_predictions([photos[0]], tmp_path, **options)
+    (task,) = plan_predictions([photos[0]], tmp_path).tasks
     predict_photos(tiny_network, [task], **options)
     stem = photos[0].stem
     endings = [".png", "_color.png", "_overlay.jpg", ".json", ".npz"]
@@ -202,7 +211,8 @@ def test_results_of_one_photo(tiny_network, photos, tmp_path):
 
 
 def test_json_decodes_to_the_written_mask(tiny_network, photos, tmp_path):
-    predict_photos(tiny_network, plan_predictions(photos[:2], tmp_path, as_json=True), as_json=True)
+    tasks = plan_predictions(photos[:2], tmp_path).tasks
+    predict_photos(tiny_network, tasks, as_json=True)
     for photo in photos[:2]:
         mask = read_png(tmp_path / f"{photo.stem}.png")
         record = json.loads((tmp_path / f"{photo.stem}.json").read_text())
@@ -231,8 +241,8 @@ def test_mask_to_coco_by_hand():
 def test_mask_does_not_depend_on_what_else_is_in_the_call(tiny_network, photos, tmp_path):
     wide = tmp_path / "wide.png"
     Image.open(photos[1]).resize((300, 40)).save(wide)
-    predict_photos(tiny_network, plan_predictions([photos[0]], tmp_path / "alone"))
-    together = plan_predictions([wide, *photos[1:3], photos[0]], tmp_path / "together")
+    predict_photos(tiny_network, plan_predictions([photos[0]], tmp_path / "alone").tasks)
+    together = plan_predictions([wide, *photos[1:3], photos[0]], tmp_path / "together").tasks
     predict_photos(tiny_network, together)
     name = f"{photos[0].stem}.png"
     assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "together" / name).read_bytes()
@@ -258,7 +268,7 @@ def test_subfolders_are_kept_below_out(tmp_path):
     make_photos(tmp_path / "in", "b.jpg", "deep/er/a.PNG", "deep/a.webp", ".hidden/x.jpg")
     (tmp_path / "in" / "notes.txt").write_text("no photo")
     (tmp_path / "in" / "folder.jpg").mkdir()
-    assert planned(plan_predictions([tmp_path / "in"], tmp_path / "out"), tmp_path) == {
+    assert planned(plan_predictions([tmp_path / "in"], tmp_path / "out").tasks, tmp_path) == {
         "in/b.jpg": "out/b",
         "in/deep/a.webp": "out/deep/a",
         "in/deep/er/a.PNG": "out/deep/er/a",
@@ -267,65 +277,110 @@ def test_subfolders_are_kept_below_out(tmp_path):
 
 def test_single_photos_go_directly_into_out(tmp_path):
     make_photos(tmp_path, "x/a.jpg", "y/b.c.jpg")
-    tasks = plan_predictions([tmp_path / "x/a.jpg", tmp_path / "y/b.c.jpg"], tmp_path / "out")
+    tasks = plan_predictions([tmp_path / "x/a.jpg", tmp_path / "y/b.c.jpg"], tmp_path / "out").tasks
     assert planned(tasks, tmp_path) == {"x/a.jpg": "out/a", "y/b.c.jpg": "out/b.c"}
     assert tasks[1].results()[0] == tmp_path / "out" / "b.c.png"
 
 
 def test_out_inside_the_input_folder_is_not_read(tiny_network, tmp_path):
     make_photos(tmp_path, "a.jpg", "sub/b.jpg")
-    first = plan_predictions([tmp_path], tmp_path / "out")
+    first = plan_predictions([tmp_path], tmp_path / "out").tasks
     predict_photos(tiny_network, first)
     assert (tmp_path / "out" / "sub" / "b_color.png").exists()
-    assert plan_predictions([tmp_path], tmp_path / "out") == first
+    assert plan_predictions([tmp_path], tmp_path / "out").tasks == first
 
 
 def test_results_beside_the_photos(tiny_network, tmp_path):
     make_photos(tmp_path, "a.jpg")
-    predict_photos(tiny_network, plan_predictions([tmp_path], tmp_path))
+    predict_photos(tiny_network, plan_predictions([tmp_path], tmp_path).tasks)
     assert files_below(tmp_path) == ["a.jpg", "a.png", "a_color.png", "a_overlay.jpg"]
 
 
 @pytest.mark.parametrize(
-    ("files", "inputs", "out", "message"),
+    ("files", "inputs", "out", "stems"),
     [
-        # `a.png` is a photo here, and would become its own mask
-        (["a.png"], ["."], ".", r"a\.png would overwrite an input photo"),
-        (["in/a.png"], ["in/a.png"], "in", r"a\.png would overwrite an input photo"),
-        # the mask of a.jpg is a.png, which is the other photo
-        (["a.jpg", "b/a.png"], ["a.jpg", "b/a.png"], "b", r"would overwrite an input photo"),
-        # the colour mask of `a` is the photo `a_color.png`
-        (["a.jpg", "a_color.png"], ["."], ".", r"a_color\.png would overwrite an input photo"),
-        (["a.jpg", "a.png"], ["."], "out", r"a\.jpg and .*a\.png would both write .*a\.png"),
-        (["x/a.jpg", "y/a.jpg"], ["x/a.jpg", "y/a.jpg"], "out", "would both write .*a.png"),
-        (["x/a.jpg", "y/a.jpg"], ["x", "y"], "out", "would both write .*a.png"),
+        (["a.jpg", "b.png"], ["."], "out", ["a", "b"]),
+        # photos of one folder keep their suffixes, whichever of them are asked for
+        (["a.jpg", "a.png"], ["."], "out", ["a.jpg", "a.png"]),
+        (["a.jpg", "a.png"], ["a.png"], "out", ["a.png"]),
+        (["A.jpg", "a.webp"], ["."], "out", ["A.jpg", "a.webp"]),
+        (["a.jpg", "a.png", "a.jpg.bmp"], ["."], "out", ["a.jpg-#", "a.jpg.bmp", "a.png"]),
+        (["a.jpg", "A.jpg"], ["."], "out", ["A.jpg-#", "a.jpg-#"]),
+        (["sub/a.jpg", "SUB/a.jpg"], ["."], "out", ["SUB/a-#", "sub/a-#"]),
         # the colour mask of `a` and the mask of `a_color`
-        (["a.png", "a_color.jpg"], ["."], "out", r"would both write .*a_color\.png"),
-        # the overlay of `a` is the photo `a_overlay.jpg`
-        (["a.jpg", "a_overlay.jpg"], ["."], ".", r"a_overlay\.jpg would overwrite"),
+        (["a.png", "a_color.jpg"], ["."], "out", ["a.png", "a_color.jpg"]),
+        # of several folders: their names become folders
+        (["x/a.jpg", "y/a.jpg"], ["x/a.jpg", "y/a.jpg"], "out", ["x/a", "y/a"]),
+        (["x/s/a.jpg", "y/s/a.jpg", "z/b.jpg"], ["x", "y", "z"], "out", ["x/s/a", "y/s/a", "b"]),
+        (["x/i/a.jpg", "y/i/a.jpg"], ["x/i", "y/i"], "out", ["i-#/a", "i-#/a"]),
+        # one photo twice
+        (["x/a.jpg"], ["x", "x/a.jpg", "x/../x"], "out", ["a"]),
+        # results beside the photos never replace a photo, asked for or not
+        (["a.png"], ["."], ".", ["a.png"]),
+        (["a.png"], ["a.png"], ".", ["a.png"]),
+        (["a.jpg", "a.png"], ["a.jpg"], ".", ["a.jpg"]),
+        (["a.jpg", "a_color.png"], ["."], ".", ["a.jpg", "a_color.png"]),
+        (["a.jpg", "a_overlay.jpg"], ["."], ".", ["a.jpg", "a_overlay"]),
+        (["x/a.jpg", "y/a.png"], ["x"], "y", ["a.jpg"]),
+        (["x/a.jpg", "y/a.jpg"], ["x", "y"], ".", ["x/a", "y/a"]),
     ],
 )
-def test_results_never_meet_a_photo_or_each_other(tmp_path, files, inputs, out, message):
+def test_results_never_meet_a_photo_or_each_other(tmp_path, files, inputs, out, stems):
     make_photos(tmp_path, *files)
-    with pytest.raises(ValueError, match=message) as caught:
-        plan_predictions([tmp_path / name for name in inputs], tmp_path / out)
-    assert "nothing was written" in str(caught.value)
-    assert files_below(tmp_path) == sorted(files)
+    inputs = [tmp_path / name for name in inputs]
+    tasks = plan_predictions(inputs, tmp_path / out).tasks
+    names = [task.result_stem.relative_to(tmp_path / out).as_posix() for task in tasks]
+    assert [re.sub("-[0-9a-f]{8}", "-#", name) for name in names] == stems
+    results = [path for task in tasks for path in task.results(as_json=True, probabilities=True)]
+    assert len({str(path).lower() for path in results}) == len(results)
+    assert not {path.resolve() for path in results} & {tmp_path / name for name in files}
+    assert plan_predictions(inputs, tmp_path / out).tasks == tasks
 
 
-def test_overwriting_through_a_link_is_seen(tmp_path):
+def test_a_link_to_the_photos_is_seen(tmp_path):
     make_photos(tmp_path, "in/a.png")
     (tmp_path / "out").symlink_to(tmp_path / "in")
-    with pytest.raises(ValueError, match="would overwrite an input photo"):
-        plan_predictions([tmp_path / "in"], tmp_path / "out")
+    (task,) = plan_predictions([tmp_path / "in"], tmp_path / "out").tasks
+    assert task.results()[0] == tmp_path / "out" / "a.png.png"
 
 
 def test_former_results_are_replaced(tiny_network, tmp_path):
     make_photos(tmp_path, "in/a.jpg")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "a.png").write_bytes(b"old")
-    predict_photos(tiny_network, plan_predictions([tmp_path / "in"], tmp_path / "out"))
+    Image.new("L", (2, 2)).save(tmp_path / "out" / "a.png")  # of an interrupted call
+    for _ in range(2):
+        predict_photos(tiny_network, plan_predictions([tmp_path / "in"], tmp_path / "out").tasks)
+        assert files_below(tmp_path / "out") == ["a.png", "a_color.png", "a_overlay.jpg"]
     assert read_png(tmp_path / "out" / "a.png").shape == (6, 8)
+
+
+@pytest.mark.parametrize("out", [".", "out", "deep/out"])
+def test_the_same_call_again_takes_results_for_results(tiny_network, tmp_path, out):
+    make_photos(tmp_path, "a.jpg", "b.png", "sub/b.jpg")
+    first = plan_predictions([tmp_path], tmp_path / out)
+    assert first.skipped == {}
+    predict_photos(tiny_network, first.tasks, as_json=True)
+    files = files_below(tmp_path)
+    again = plan_predictions([tmp_path], tmp_path / out)
+    assert again.tasks == first.tasks
+    assert len(again.skipped["results of predict"]) == 3 * 4
+    predict_photos(tiny_network, again.tasks, as_json=True)
+    assert files_below(tmp_path) == files
+    # and results that lie somewhere else than in this call's folder
+    assert len(plan_predictions([tmp_path], tmp_path.parent / "elsewhere").tasks) == 3
+
+
+def test_photos_named_as_results_are_photos(tmp_path):
+    make_photos(tmp_path, "a.png", "a_color.png", "a_overlay.jpg")  # the first in colour
+    assert len(plan_predictions([tmp_path], tmp_path / "out").tasks) == 3
+
+
+@pytest.mark.parametrize("name", ["x" * 250 + ".jpg", "帽" * 80 + ".jpg", "👗" * 62 + ".jpg"])
+def test_the_longest_names_have_results(tiny_network, tmp_path, name):
+    make_photos(tmp_path / "in", name)
+    tasks = plan_predictions([tmp_path / "in"], tmp_path / "out").tasks
+    assert predict_photos(tiny_network, tasks, as_json=True).failed == {}
+    assert len(files_below(tmp_path / "out")) == 4
 
 
 def test_missing_input_is_named(tmp_path):
@@ -337,7 +392,7 @@ def test_missing_input_is_named(tmp_path):
 def test_folder_without_photos_is_refused(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"no photo found; expected .*\.webp"):
+    with pytest.raises(ValueError, match=r"no photo found in .*in; .*\.txt: 1 \(.*notes\.txt"):
         plan_predictions([tmp_path / "in"], tmp_path / "out")
 
 
@@ -381,6 +436,91 @@ def test_nothing_readable_is_an_error(cli, tiny_training, photos, tmp_path):
     assert "a.jpg" in first
     assert "b.png" in second
     assert result.out == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_file_of_a_messy_folder_is_done_or_named(cli, tiny_training, photos, tmp_path):
+    folder = tmp_path / "in"
+    make_photos(folder, "a.jpg", "b.jfif", "deep/c.avif", "\x1b[31mred\n.png")
+    Image.new("RGB", (8, 6), "navy").save(folder / "plain", format="WEBP")
+    frames = [Image.new("RGB", (8, 6), color) for color in ("navy", "red")]
+    frames[0].save(folder / "film.gif", save_all=True, append_images=frames[1:])
+    for number in range(1000):
+        (folder / f"{number:03}.txt").touch()
+    (folder / "clip.mp4").write_bytes(b"\0\0\0\x18ftypisom")
+    (folder / ".DS_Store").touch()
+    (folder / "gone.jpg").symlink_to("nowhere.jpg")
+    (folder / "round").symlink_to(folder)
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "broken.png").write_bytes(b"no photo")
+    (folder / "broken_too.png").write_bytes(b"no photo")
+    checkpoint = tiny_training.run.best_checkpoint
+    result = cli("predict", "--checkpoint", checkpoint, "--out", tmp_path / "out", folder)
+    assert result.code == 1
+    masks = {"a.png", "b.png", "deep/c.png", "film.png", "plain.png", "\x1b[31mred\n.png"}
+    assert masks < set(files_below(tmp_path / "out"))
+    assert len(files_below(tmp_path / "out")) == 3 * 6
+    done, *remarks = result.out.splitlines()
+    assert done.startswith("6 of 8 photos are done")
+    said = {line.partition(" (")[0] for line in remarks}
+    assert said == {
+        "skipped, no photo, .txt: 1,000",
+        "skipped, no photo, .mp4: 1",
+        "skipped, hidden: 1",
+        "skipped, link to a folder, not followed: 1",
+        "skipped, pipe, socket or device: 1",
+        "only the first frame or page was read of 1 file",
+    }
+    link, broken = result.err.splitlines()  # one line for photos with one fault
+    assert "gone.jpg: the link leads nowhere" in link
+    assert "broken.png" in broken
+    assert "1 more alike" in broken
+    assert "broken_too.png" in broken
+
+
+def test_what_cannot_be_read_at_all_is_an_error(cli, tiny_training, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    checkpoint = tiny_training.run.best_checkpoint
+    result = cli(
+        *("predict", "--checkpoint", checkpoint, "--out", tmp_path / "out"), tmp_path / "pipe.jpg"
+    )
+    assert result.code == 2
+    assert "pipe.jpg is no regular file" in result.err
+
+
+def test_a_folder_that_vanishes_is_named(tiny_network, tmp_path):
+    make_photos(tmp_path, "in/a.jpg", "in/b.jpg", "in/c.jpg")
+    tasks = plan_predictions([tmp_path / "in"], tmp_path / "out").tasks
+    shutil.rmtree(tmp_path / "in")
+    summary = predict_photos(tiny_network, tasks)
+    assert summary.done == []
+    (line,) = failure_lines(summary.failed)
+    assert "a.jpg not found" in line
+    assert "2 more alike" in line
+
+
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
+    make_photos(tmp_path, "open/a.jpg", "closed/b.jpg")
+    scandir = os.scandir
+
+    def refuse(folder):
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    plan = plan_predictions([tmp_path / "open", tmp_path / "closed"], tmp_path / "out")
+    assert [task.photo.name for task in plan.tasks] == ["a.jpg"]
+    (line,) = failure_lines(plan.unread)
+    assert "closed: Permission denied" in line
+
+
+def test_a_photo_too_wide_for_its_overlay_is_named(tiny_network, tmp_path):
+    Image.new("1", (66_000, 1)).save(tmp_path / "wide.png")
+    tasks = plan_predictions([tmp_path / "wide.png"], tmp_path / "out").tasks
+    ((photo, reason),) = predict_photos(tiny_network, tasks).failed.items()
+    assert photo.name == "wide.png"
+    assert "do not fit into a jpg file" in reason
     assert not (tmp_path / "out").exists()
 
 

@@ -158,9 +158,9 @@ def test_notebooks_decode_each_photo_once_and_parse_each_json_once(run_cells, mo
         parsed[len(data)] += 1
         return decode_file(data)
 
-    decode_file = coco_module._decode_file
+    decode_file = coco_module._decode_typed
     monkeypatch.setattr(audit_module, "check_photo", decode)
-    monkeypatch.setattr(coco_module, "_decode_file", parse)
+    monkeypatch.setattr(coco_module, "_decode_typed", parse)
     run_cells("01_data_exploration", until="audits")
     assert len(decoded) == sum(N_PHOTOS.values())
     parsed.clear()

@@ -197,8 +197,10 @@ def _make_full_run(folder: Path) -> RunFolder:
         "counts": {"photo_empty": 1},
         "excluded": {HOSTILE: "0 bytes"},
         "licenses": {"CC BY 4.0": 2},
+        "near_equal": [["a.jpg", "b.jpg", 3]],
     }
     nothing = audit | {"problems": [], "counts": {}, "excluded": {}, "n_annotations_left_out": 0}
+    nothing |= {"near_equal": None}
     write_json(run.path / "audit.json", {"train": nothing, "val": audit})
     for name in ("01_gallery", "02_layers", "03_curves", "04_confusion_matrix", "05_worst"):
         _write_figure(run.figures_dir / f"{name}.png", caption=f"What {name} shows. {HOSTILE}")
@@ -429,6 +431,11 @@ def test_files_of_an_earlier_report_are_removed(full_run: RunFolder) -> None:
 def test_equal_runs_give_equal_reports(full_run: RunFolder) -> None:
     before = [path.read_bytes() for path in write_report(full_run)]
     assert [path.read_bytes() for path in write_report(full_run)] == before
+
+
+def test_near_equal_photos_are_counted_where_they_were_looked_for(page: Page) -> None:
+    row = page.table("", "train", "val")[-1]
+    assert row == ["pairs with near-equal photos of train", "–", "1"]
 
 
 def test_what_the_run_did_not_make_is_named(bare_run: RunFolder) -> None:

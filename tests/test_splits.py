@@ -11,7 +11,7 @@ import pytest
 from clothseg_utils.core.classes import class_table
 from clothseg_utils.core.config import PLAIN_INFERENCE, DataConfig, InferenceConfig
 from clothseg_utils.data.coco import annotation_path
-from clothseg_utils.data.splits import check_disjoint, load_split
+from clothseg_utils.data.splits import check_disjoint, load_split, read_splits
 
 
 def data_config(data_root, derived_root, **fields):
@@ -166,5 +166,51 @@ def test_shared_photos_are_refused(train_split, val_split):
 
 def test_splits_with_different_classes_are_refused(train_split, val_split):
     other = class_table("category", val_split.coco.categories)
-    with pytest.raises(ValueError, match="define different classes"):
+    with pytest.raises(ValueError, match="have different classes: only in the first: closures"):
         check_disjoint(train_split, dataclasses.replace(val_split, classes=other))
+
+
+# --- test ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tested_root(synthetic_root, tmp_path):
+    """The drawn dataset; one of the photos that val lists is test's instead."""
+    root = tmp_path / "tested"
+    shutil.copytree(synthetic_root, root)
+    record = json.loads(annotation_path(root, "val").read_text())
+    for split, images in (("val", record["images"][1:]), ("test", record["images"][:1])):
+        ids = {image["id"] for image in images}
+        annotations = [a for a in record["annotations"] if a["image_id"] in ids]
+        text = json.dumps(record | {"images": images, "annotations": annotations})
+        annotation_path(root, split).write_text(text)
+    return root
+
+
+def test_test_is_a_split_of_its_own_beside_val(tested_root, tmp_path, val_split):
+    config = data_config(tested_root, tmp_path / "derived")
+    val, test = load_split(config, "val"), load_split(config, "test")
+    assert [*test.images, *val.images] == list(val_split.images)
+    assert test.image_dir == val.image_dir
+    assert test.masks.mask_dir != val.masks.mask_dir
+    expected = val_split.read_pair(test.images[0])
+    assert all(map(np.array_equal, test.read_pair(test.images[0]), expected))
+    assert str(test.source) == "synthetic, test, n = 1 photos"
+
+
+def test_splits_that_there_are_are_read(synthetic_root, tested_root):
+    assert list(read_splits(synthetic_root)) == ["train", "val"]
+    assert {split: len(coco.images) for split, coco in read_splits(tested_root).items()} == {
+        "train": 16,
+        "val": 7,
+        "test": 1,
+    }
+    annotation_path(tested_root, "val").unlink()
+    with pytest.raises(FileNotFoundError, match="val2020"):
+        read_splits(tested_root)
+
+
+def test_missing_test_split_is_named(config):
+    message = r"has no test split; expected instances_attributes_test2020\.json in it"
+    with pytest.raises(FileNotFoundError, match=message):
+        load_split(config, "test")

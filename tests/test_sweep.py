@@ -36,7 +36,6 @@ DRAW_PICTURE = leaderboard._picture
             ["a.b=1,2", "c.d=x,y"],
             [["a.b=1", "c.d=x"], ["a.b=1", "c.d=y"], ["a.b=2", "c.d=x"], ["a.b=2", "c.d=y"]],
         ),
-        (["a.b=1,2", "a.b=3,4"], [["a.b=3"], ["a.b=4"]]),  # the last one of a field wins
         (['a.b="0.75,1.25",1.5'], [["a.b=0.75,1.25"], ["a.b=1.5"]]),  # a value with a comma
         (['a.b=,"1,2"'], [["a.b="], ["a.b=1,2"]]),  # an empty value
         (["a.b=", "c.d=x=1,y"], [["a.b=", "c.d=x=1"], ["a.b=", "c.d=y"]]),
@@ -53,6 +52,7 @@ def test_grid_is_every_combination(settings, expected):
         (["train.seed=1"], "no setting has several values; expected at least one such as"),
         ([], "no setting has several values"),
         (['train.seed=1,"2'], "has an open quote; expected values like"),
+        (["a.b=1,2", "a.b =3"], r"a\.b is given twice; expected once, with all values"),
         (["run.run_name=a,b"], "a sweep names its runs itself; use --name"),
     ],
 )

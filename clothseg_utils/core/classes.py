@@ -1,11 +1,14 @@
 """The class table: id, name, colour; and the map from Fashionpedia's categories to our classes."""
 
 import colorsys
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 import numpy as np
+
+from clothseg_utils.core.text import first_names
 
 IGNORE_INDEX = 255
 """Mask value of pixels that are neither trained on nor scored."""
@@ -27,8 +30,11 @@ SUPERCATEGORY_NAMES = (
     "waist",
     "wholebody",
 )
-"""Class names of the scheme "supercategory"; the index is the class id. Masks and checkpoints
-depend on this order, so it never changes."""
+"""Class names of the scheme "supercategory" on Fashionpedia; the index is the class id. Masks and
+checkpoints depend on this order, so it never changes."""
+
+MOST_CLASSES = IGNORE_INDEX
+"""Classes that a mask of 8 bits can tell apart, background counted."""
 
 FASHIONPEDIA_CATEGORIES = (
     ("shirt, blouse", "upperbody", "combo000000"),
@@ -116,7 +122,8 @@ class ClassTable:
     """The classes of one scheme.
 
     Attributes:
-        scheme: "supercategory" (13 classes on Fashionpedia) or "category" (47).
+        scheme: "supercategory" (13 classes on Fashionpedia, else those of the file) or "category"
+            (47 on Fashionpedia).
         names: class names, index = class id, 0 = "background".
         colors: (C, 3) uint8 RGB, read-only, 0..255; index = class id.
         class_of_category: category_id of the annotation JSON -> class id, 1..C-1.
@@ -136,15 +143,19 @@ class ClassTable:
 def class_table(scheme: Scheme, categories: Iterable[_CategoryLike]) -> ClassTable:
     """Build the class table of a scheme from the categories of an annotation JSON.
 
-    Scheme "supercategory" reads each category's own `supercategory` field; "category" gives each
-    category its own class, in the order of their ids.
+    Scheme "supercategory" reads each category's own `supercategory` field, or its name where that
+    is empty. Where all of them are Fashionpedia's, the classes are its 13, whichever occur; else
+    they are the file's own, in the order of their smallest category id. Scheme "category" gives
+    each category its own class, in the order of their ids. Names that differ in case, in spaces or
+    in Unicode form only are one class.
 
     Args:
         scheme: "supercategory" or "category".
         categories: records with `id`, `name` and `supercategory`.
 
     Raises:
-        ValueError: unknown scheme, unknown supercategory, or more classes than a uint8 mask holds.
+        ValueError: unknown scheme, a class without a name or called background, or more classes
+            than a uint8 mask holds.
 
     Example:
         >>> from types import SimpleNamespace
@@ -156,34 +167,82 @@ def class_table(scheme: Scheme, categories: Iterable[_CategoryLike]) -> ClassTab
     """
     ordered = sorted(categories, key=lambda category: category.id)
     if scheme == "supercategory":
-        names: tuple[str, ...] = SUPERCATEGORY_NAMES
-        class_ids = {name: class_id for class_id, name in enumerate(names)}
-        unknown = [c for c in ordered if class_ids.get(c.supercategory, 0) == 0]
-        if unknown:
-            raise ValueError(
-                f'category {unknown[0].id} "{unknown[0].name}" has the unknown supercategory '
-                f'"{unknown[0].supercategory}"; expected one of {", ".join(names[1:])}. '
-                "For categories of your own, set data.scheme=category."
-            )
-        class_of_category = {c.id: class_ids[c.supercategory] for c in ordered}
+        class_names = [plain_name(c.supercategory) or plain_name(c.name) for c in ordered]
     elif scheme == "category":
-        names = ("background", *(c.name for c in ordered))
-        class_of_category = {c.id: class_id for class_id, c in enumerate(ordered, start=1)}
+        class_names = [plain_name(c.name) for c in ordered]
     else:
         raise ValueError(f'unknown scheme "{scheme}"; expected {" or ".join(get_args(Scheme))}.')
-    if len(names) > IGNORE_INDEX:
+    for category, name in zip(ordered, class_names, strict=True):
+        if not name:
+            raise ValueError(
+                f"category {category.id} has no name; expected one. Name it in the annotation file."
+            )
+        if is_background(name):
+            raise ValueError(
+                f'category {category.id} "{category.name}" has the class "{name}", which is what '
+                "nobody annotates; expected another class. Leave it out: `convert` with null for "
+                "it in --classes."
+            )
+    keys = [name.casefold() for name in class_names]
+    names: tuple[str, ...] = SUPERCATEGORY_NAMES
+    if scheme == "category" or not set(keys) <= set(SUPERCATEGORY_NAMES):
+        # The first spelling of each stays; dicts keep their order.
+        spelling = dict(zip(reversed(keys), reversed(class_names), strict=True))
+        names = ("background", *(spelling[key] for key in dict.fromkeys(keys)))
+    if len(names) > MOST_CLASSES:
         raise ValueError(
-            f"{len(names)} classes do not fit a uint8 mask; expected at most {IGNORE_INDEX}. "
+            f"{len(names)} classes do not fit a uint8 mask; expected at most {MOST_CLASSES}. "
             "Map some categories to one class."
         )
+    class_ids = {name.casefold(): class_id for class_id, name in enumerate(names)}
+    class_of_category = {c.id: class_ids[key] for c, key in zip(ordered, keys, strict=True)}
     return ClassTable(scheme, names, class_colors(len(names)), class_of_category)
+
+
+def plain_name(name: str) -> str:
+    """Write a class name in one way: Unicode form NFC, single spaces.
+
+    Example:
+        >>> plain_name(" T-shirt\\n  long ")
+        'T-shirt long'
+    """
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
+def name_differences(names: Sequence[str], others: Sequence[str]) -> str:
+    """Say in which classes two lists differ.
+
+    Example:
+        >>> name_differences(["background", "hat"], ["background", "cap", "hat"])
+        'only in the second: cap'
+        >>> name_differences(["cap", "hat"], ["hat", "cap"])
+        'the same in another order'
+    """
+    first, second = ([n for n in a if n not in b] for a, b in ((names, others), (others, names)))
+    parts = [
+        f"only in the {which}: {first_names(only)}"
+        for which, only in (("first", first), ("second", second))
+        if only
+    ]
+    return ", ".join(parts) or "the same in another order"
+
+
+def is_background(name: str) -> bool:
+    """Whether a name means background, as the label lists of many tools call it.
+
+    Example:
+        >>> is_background("Background"), is_background("_background_"), is_background("back")
+        (True, True, False)
+    """
+    return name.strip("_ ").casefold() == "background"
 
 
 def class_colors(num_classes: int) -> np.ndarray:
     """Colours by class id: the one table that every figure, mask and overlay uses.
 
-    The 13 classes of scheme "supercategory" have hand-picked colours that colour-blind readers can
-    tell apart. Longer tables step hue by the golden angle and lightness through five levels.
+    Up to 13 classes, such as those of scheme "supercategory" on Fashionpedia, have hand-picked
+    colours that colour-blind readers can tell apart. Longer tables step hue by the golden angle and
+    lightness through five levels.
 
     Returns:
         (num_classes, 3) uint8 RGB, 0..255, read-only; row 0 is background.

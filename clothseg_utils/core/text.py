@@ -1,6 +1,7 @@
 """Wording of messages and texts, the same everywhere."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,6 +33,30 @@ def first_names(names: Sequence[object]) -> str:
     """
     more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
     return "; ".join(map(str, names[:5])) + more  # names may hold commas
+
+
+def printable(text: object) -> str:
+    """Show what file names may hold and terminals obey or cannot print: it is escaped.
+
+    Example:
+        >>> print(printable("two\\nlines, \\x1b[2J, café, \\udcff"))
+        two\\nlines, \\x1b[2J, café, \\udcff
+    """
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(text)
+    )
+
+
+def folded(name: str) -> str:
+    """Make names equal that differ in case or Unicode form only, as some file systems take them.
+
+    Example:
+        >>> folded("Cafe\\u0301.JPG") == folded("café.jpg")
+        True
+    """
+    if name.isascii():
+        return name.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def suggestion(name: str, choices: Iterable[str]) -> str:

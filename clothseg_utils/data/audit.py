@@ -1,8 +1,8 @@
 """What would be paired wrongly or could not be read, found and named."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -11,13 +11,27 @@ from msgspec import Struct
 
 from clothseg_utils.core.files import atomic_path
 from clothseg_utils.core.progress import progress_bar
-from clothseg_utils.core.text import first_names
-from clothseg_utils.core.workers import usable_cores
-from clothseg_utils.data.coco import CocoFile, ImageRecord, Problem, ProblemKind, colliding_images
+from clothseg_utils.core.text import first_names, percent_text
+from clothseg_utils.data.coco import (
+    Annotation,
+    CocoFile,
+    ImageRecord,
+    Problem,
+    ProblemKind,
+    Split,
+    colliding_images,
+    images_dir,
+)
+from clothseg_utils.data.conversion import conversion_changes
+from clothseg_utils.data.copies import Hashes, NearEqual, hash_photos, near_equal
+from clothseg_utils.data.photo_cache import look_once
 from clothseg_utils.data.photos import check_photo
+from clothseg_utils.data.records import count_kinds
 from clothseg_utils.data.rle import Rle, Segmentation, rle_to_counts
+from clothseg_utils.data.segmentations import measure
 
 _BBOX_TOLERANCE_PX = 2.0
+_AREA_TOLERANCE = 0.2
 
 
 class Audit(Struct, frozen=True):
@@ -26,15 +40,18 @@ class Audit(Struct, frozen=True):
     Attributes:
         annotations_file: name of the JSON.
         sha256: of the JSON, hex.
-        n_images: images listed, those left out included.
+        n_images: images listed, those left out for their photo or mask included.
         n_annotations: annotations used; `n_polygon` + `n_rle`.
-        n_annotations_left_out: annotations that cannot be rasterized.
+        n_annotations_left_out: annotations that cannot be used, or have no mask.
         n_images_without_annotations: all background; not a fault.
         photos_checked: whether the files were looked at.
         problems: every finding, in the JSON's order within each kind of check.
         counts: findings of each kind that occurs.
         excluded: file_name -> reason, for every image left out.
         licenses: name -> images listed under it, most first; those without one are not counted.
+        near_equal: photos of this split (second) that are near-equal to one of another (first),
+            the closest of it, and the bits that differ; None where they were not compared.
+        converted: what `convert` left out or read in another way, where it made the dataset.
     """
 
     annotations_file: str
@@ -50,6 +67,8 @@ class Audit(Struct, frozen=True):
     counts: dict[ProblemKind, int]
     excluded: dict[str, str]
     licenses: dict[str, int]
+    near_equal: list[NearEqual] | None = None
+    converted: list[str] = []
 
     def summary(self) -> str:
         """A few lines for a terminal: totals, what is left out, and each kind of finding."""
@@ -57,16 +76,28 @@ class Audit(Struct, frozen=True):
             f"{self.annotations_file}: {self.n_images:,} images "
             f"({self.n_images_without_annotations:,} without annotations), "
             f"{self.n_annotations:,} annotations ({self.n_polygon:,} polygon, {self.n_rle:,} RLE)",
-            f"left out: {len(self.excluded):,} images, {self.n_annotations_left_out:,} annotations",
+            f"left out: {len(self.excluded) + self.counts.get('image_left_out', 0):,} images, "
+            f"{self.n_annotations_left_out:,} annotations",
         ]
         for kind, count in self.counts.items():
-            subjects = [problem.subject for problem in self.problems if problem.kind == kind]
-            lines.append(f"  {kind} {count:,}: {first_names(subjects)}")
+            found = [
+                p.subject if p.count == 1 else f"{p.detail} ({p.count:,} times, first {p.subject})"
+                for p in self.problems
+                if p.kind == kind
+            ]
+            lines.append(f"  {kind} {count:,}: {first_names(found)}")
+        if self.near_equal == []:
+            lines.append("  near_equal 0: no photo is near-equal to one of the other split")
+        lines += [f"  convert: {line}" for line in self.converted]
         return "\n".join(lines)
 
 
 def audit(
-    coco: CocoFile, *, image_dir: str | Path | None = None, cache_path: Path | None = None
+    coco: CocoFile,
+    *,
+    image_dir: str | Path | None = None,
+    cache_path: Path | None = None,
+    others: Hashes | None = None,
 ) -> Audit:
     """Find what would be paired wrongly or could not be read, and name it.
 
@@ -77,6 +108,7 @@ def audit(
         coco: the annotation file.
         image_dir: folder of the photos; None leaves photos unchecked.
         cache_path: as for `photo_problems`; None decodes every photo, whatever was found before.
+        others: photos of another split, to find those of `image_dir` that are near-equal.
 
     Raises:
         FileNotFoundError: `image_dir` is not a folder, or holds none of the photos.
@@ -96,9 +128,21 @@ def audit(
                 f"{image_dir} holds none of the photos that {coco.path.name} names ({n_lost}); "
                 "expected the folder of these photos. Check its path."
             )
+    pairs = None
+    if image_dir is not None and others is not None:
+        pairs = near_equal(others, _hash_split(coco, image_dir, cache_path))
+        problems += [
+            Problem(
+                "near_equal",
+                f"{pair.second} = {pair.first}",
+                f"{pair.bits} of the 256 bits of their hashes differ",
+            )
+            for pair in pairs
+        ]
     annotated = {annotation.image_id for annotation in coco.packed}
     names = [coco.license_names.get(str(image.license)) for image in coco.images]
     n_rle = sum(annotation.n_parts == 0 for annotation in coco.packed)
+    counts = count_kinds(problems)
     return Audit(
         annotations_file=coco.path.name,
         sha256=coco.sha256,
@@ -106,14 +150,42 @@ def audit(
         n_annotations=len(coco.packed),
         n_polygon=len(coco.packed) - n_rle,
         n_rle=n_rle,
-        n_annotations_left_out=len(coco.problems),
+        n_annotations_left_out=sum(
+            counts.get(kind, 0) for kind in ("annotation_left_out", "without_mask")
+        ),
         n_images_without_annotations=sum(image.id not in annotated for image in coco.images),
         photos_checked=image_dir is not None,
         problems=problems,
-        counts=dict(Counter(problem.kind for problem in problems)),
+        counts=counts,
         excluded=excluded,
         licenses=dict(Counter(name for name in names if name).most_common()),
+        near_equal=pairs,
+        converted=conversion_changes(coco.path.parent),
     )
+
+
+def audit_splits(
+    coco: Mapping[Split, CocoFile], data_root: str | Path, derived_root: str | Path
+) -> dict[Split, Audit]:
+    """Audit the splits of a dataset with their photos; all others are compared with train."""
+    train = coco["train"]
+    cache_path = photo_cache_path(train, derived_root)
+    hashes = _hash_split(train, images_dir(data_root, "train"), cache_path)
+    return {
+        split: audit(
+            file,
+            image_dir=images_dir(data_root, split),
+            cache_path=photo_cache_path(file, derived_root),
+            others=None if split == "train" else hashes,
+        )
+        for split, file in coco.items()
+    }
+
+
+def _hash_split(coco: CocoFile, image_dir: str | Path, cache_path: Path | None) -> Hashes:
+    """Hash the photos of a split; what is remembered of them lies beside `cache_path`."""
+    photos = {image.file_name: Path(image_dir) / image.file_name for image in coco.images}
+    return hash_photos(photos, cache_path=cache_path and cache_path.with_name("hashes.json"))
 
 
 def photo_problems(
@@ -150,40 +222,19 @@ def _find_photo_problems(
     folder = Path(image_dir)
     if not folder.is_dir():
         raise FileNotFoundError(f"photo folder {folder} not found; expected a folder of photos.")
-    stamps = {image.file_name: _file_stamp(folder / image.file_name) for image in images}
-    known = _read_photo_cache(cache_path) if cache_path else {}
-    unknown = [
-        image
-        for image in images
-        if image.file_name not in known or known[image.file_name][0] != stamps[image.file_name]
-    ]
-    if unknown:
-        for image, problem in zip(unknown, _check_photos(unknown, folder), strict=True):
-            known[image.file_name] = stamps[image.file_name], problem
-        if cache_path:
-            with atomic_path(cache_path) as temporary:
-                temporary.write_bytes(msgspec.json.encode(known))
-    found = {name: known[name][1] for name in stamps}
+    image_of_name = {image.file_name: image for image in images}
+
+    def look(name: str) -> Problem | None:
+        return _photo_problem(folder / name, image_of_name[name])
+
+    found = look_once(
+        {name: folder / name for name in image_of_name},
+        look,
+        Problem | None,
+        cache_path=cache_path,
+        desc="checking photos",
+    )
     return {name: problem for name, problem in found.items() if problem is not None}
-
-
-_Stamp = tuple[int, int]
-
-
-def _file_stamp(path: Path) -> _Stamp:
-    """Size and modification time; zeros for a missing file."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
-
-
-def _read_photo_cache(path: Path) -> dict[str, tuple[_Stamp, Problem | None]]:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[_Stamp, Problem | None]])
-    except (OSError, msgspec.DecodeError):
-        return {}  # missing or damaged: the photos are decoded again
 
 
 def write_audit(path: str | Path, audit: Audit | Mapping[str, Audit]) -> None:
@@ -194,22 +245,68 @@ def write_audit(path: str | Path, audit: Audit | Mapping[str, Audit]) -> None:
 
 def _annotation_problems(coco: CocoFile) -> Iterator[Problem]:
     """Oddities that leave an annotation in: it is still rasterized, by the rule."""
-    file_name_of_id = {image.id: image.file_name for image in coco.images}
+    image_of_id = {image.id: image for image in coco.images}
+    other_areas: list[str] = []
+    first_subject = ""
     for packed in progress_bar(coco.packed, desc="checking annotations", unit="annotation"):
         annotation = packed.unpack()
-        subject = f"annotation {annotation.id} of {file_name_of_id[annotation.image_id]}"
+        image = image_of_id[annotation.image_id]
+        subject = f"annotation {annotation.id} of {image.file_name}"
         if annotation.area <= 0:
             yield Problem("area_zero", subject, f"area {annotation.area:g}; painted last, on top")
+        pixels = _other_area(annotation, image)
+        if pixels is not None:
+            first_subject = first_subject or subject
+            other_areas.append(f"{annotation.area:,.0f}, not {pixels:,}")
         box = _segmentation_to_box(annotation.segmentation)
         x, y, width, height = annotation.bbox
-        differences = [abs(a - b) for a, b in zip(box, (x, y, x + width, y + height), strict=True)]
-        if max(differences) > _BBOX_TOLERANCE_PX:
+        own = x, y, x + width, y + height
+        # Past the photo's edge some tools measure the outline, others what is left of it.
+        inside = np.clip(box, 0, [image.width, image.height] * 2).tolist()
+        most = min(
+            max(abs(a - b) for a, b in zip(own, other, strict=True)) for other in (box, inside)
+        )
+        if most > _BBOX_TOLERANCE_PX:
             yield Problem(
                 "bbox_differs",
                 subject,
-                f"bbox {list(annotation.bbox)} is up to {max(differences):.0f} px off the "
+                f"bbox {list(annotation.bbox)} is up to {most:.0f} px off the "
                 "segmentation, which decides",
             )
+    if other_areas:
+        share = percent_text(len(other_areas) / len(coco.packed))
+        yield Problem(
+            "area_differs",
+            first_subject,
+            f"area, which decides what is painted on top, is more than {_AREA_TOLERANCE:.0%} off "
+            f"the mask in {share} of the annotations: {other_areas[0]} px",
+            count=len(other_areas),
+        )
+
+
+def _other_area(annotation: Annotation, image: ImageRecord) -> int | None:
+    """Pixels of the mask where `area` is far from them, else None."""
+
+    def is_near(area: float) -> bool:
+        # Small masks: half a pixel all around is what an outline and its pixels differ by.
+        return abs(annotation.area - area) <= max(_AREA_TOLERANCE * area, 2 * math.sqrt(area))
+
+    # The outline tells enough for nearly all; the mask takes ten times as long.
+    if is_near(_outline_area(annotation.segmentation)):
+        return None
+    pixels, _ = measure(annotation.segmentation, image.height, image.width)
+    return None if is_near(pixels) else pixels
+
+
+def _outline_area(segmentation: Segmentation) -> float:
+    """Area that run lengths or outlines enclose, parts added up, square pixels."""
+    if isinstance(segmentation, Rle):
+        return float(rle_to_counts(segmentation)[1::2].sum())
+    total = 0.0
+    for part in segmentation:
+        x, y = np.array(part).reshape(-1, 2).T
+        total += 0.5 * abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))))
+    return total
 
 
 def _segmentation_to_box(segmentation: Segmentation) -> tuple[float, float, float, float]:
@@ -231,19 +328,6 @@ def _segmentation_to_box(segmentation: Segmentation) -> tuple[float, float, floa
     xs = [x for part in segmentation for x in part[0::2]]
     ys = [y for part in segmentation for y in part[1::2]]
     return min(xs), min(ys), max(xs), max(ys)
-
-
-def _check_photos(images: Sequence[ImageRecord], folder: Path) -> Iterator[Problem | None]:
-    """Decode every image's photo; yield what is wrong with each, None where nothing is."""
-
-    def check(image: ImageRecord) -> Problem | None:
-        return _photo_problem(folder / image.file_name, image)
-
-    # Threads: the decoders release the interpreter lock.
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        yield from progress_bar(
-            pool.map(check, images), total=len(images), desc="checking photos", unit="photo"
-        )
 
 
 def _photo_problem(path: Path, image: ImageRecord) -> Problem | None:

@@ -1,116 +1,54 @@
 """Annotation JSON -> checked records; no pixels."""
 
-import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from clothseg_utils.data.rle import MAX_COORDINATE, Rle, Segmentation, segmentation_fault
+from clothseg_utils.core.ranks import rank
+from clothseg_utils.data.formats import Format, recognise
+from clothseg_utils.data.json_bytes import (
+    check_keys_once,
+    read_json_bytes,
+    relax_json,
+    value_of,
+)
+from clothseg_utils.data.records import (
+    Annotation,
+    Category,
+    ImageRecord,
+    PackedAnnotation,
+    Problem,
+    ProblemKind,
+    decode_segmentation,
+    problems_text,
+)
+from clothseg_utils.data.tolerant import PhotoSize, RecordReader
 
-Split = Literal["train", "val"]
-
-ProblemKind = Literal[
-    "annotation_left_out",
-    "area_zero",
-    "bbox_differs",
-    "same_stem",
-    "photo_missing",
-    "photo_empty",
-    "photo_unreadable",
-    "photo_size",
+__all__ = [
+    "Annotation",
+    "Category",
+    "CocoFile",
+    "ImageRecord",
+    "Info",
+    "PackedAnnotation",
+    "Problem",
+    "ProblemKind",
+    "Source",
+    "Split",
+    "annotation_path",
+    "colliding_images",
+    "decode_segmentation",
+    "images_dir",
+    "read_annotations",
+    "say_problems",
 ]
 
-_Id = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-_Side = Annotated[int, Meta(ge=1, le=65_535)]  # pixels
-_Coordinate = Annotated[float, Meta(ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
-_Part = Annotated[list[_Coordinate], Meta(min_length=6)]
-
-
-# gc=False throughout: the official train file holds 333,401 annotations, none of them in a
-# reference cycle, and the garbage collector would walk all of them again and again.
-class Category(Struct, frozen=True, gc=False):
-    """One of Fashionpedia's 46 categories; its `id` is a category_id, not a class_id."""
-
-    id: _Id
-    name: str
-    supercategory: str
-
-
-class ImageRecord(Struct, frozen=True, gc=False):
-    """One image of the JSON.
-
-    Attributes:
-        id: image_id.
-        file_name: plain file name inside the split's image folder.
-        width, height: pixels.
-        person_count: number of people, where the file says it.
-        license: id of an entry of the file's `licenses`, where it says one.
-    """
-
-    id: _Id
-    file_name: str
-    width: _Side
-    height: _Side
-    person_count: int | None = None
-    license: Any = None  # no reason to refuse a file, whatever stands there
-
-
-class Annotation(Struct, frozen=True, gc=False):
-    """One annotated item.
-
-    Attributes:
-        area: the JSON's own field, square pixels; it decides the painting order.
-        bbox: (x, y, width, height), pixels.
-    """
-
-    id: int
-    image_id: int
-    category_id: int
-    segmentation: Segmentation
-    area: float
-    bbox: tuple[float, float, float, float]
-    iscrowd: int = 0
-
-
-class PackedAnnotation(Struct, gc=False):
-    """An annotation whose segmentation is still JSON, a view into the file's own bytes.
-
-    Decoded coordinates take ten times the file's size in memory; only one image's are needed at
-    a time. Pickles well, so worker processes do the decoding.
-
-    Attributes:
-        segmentation: JSON of the segmentation, already checked.
-        n_parts: polygon parts; 0 for RLE.
-    """
-
-    id: _Id
-    image_id: _Id
-    category_id: _Id
-    segmentation: msgspec.Raw
-    area: float
-    bbox: tuple[float, float, float, float]
-    iscrowd: int = 0
-    n_parts: int = 0
-
-    def unpack(self) -> Annotation:
-        """Decode the segmentation."""
-        segmentation = decode_segmentation(self.segmentation)
-        ids = self.id, self.image_id, self.category_id
-        return Annotation(*ids, segmentation, self.area, self.bbox, self.iscrowd)
-
-
-class Problem(Struct, frozen=True, gc=False):
-    """One finding: of what kind, about which annotation or file, and what is wrong."""
-
-    kind: ProblemKind
-    subject: str
-    detail: str
+Split = Literal["train", "val", "test"]
 
 
 class Info(Struct):
@@ -119,26 +57,28 @@ class Info(Struct):
     description: str = ""
 
 
-class _AnnotationFile(Struct, kw_only=True):
-    info: Info | None = None
-    licenses: Any = None
+class _TypedFile(Struct):
+    """A file whose every record has the right types: read several times as fast."""
+
     categories: list[Category]
     images: list[ImageRecord]
     annotations: list[PackedAnnotation]
+    info: msgspec.Raw = msgspec.Raw(b"null")
+    licenses: msgspec.Raw = msgspec.Raw(b"null")
 
 
-class _RawRecords(Struct):
-    """The same file without its types, to find the id of a malformed record."""
+class _RawFile(Struct):
+    """A file whose records are looked at one by one."""
 
-    categories: list[msgspec.Raw] = []
-    images: list[msgspec.Raw] = []
-    annotations: list[msgspec.Raw] = []
+    categories: list[msgspec.Raw]
+    images: list[msgspec.Raw]
+    annotations: list[msgspec.Raw]
+    info: msgspec.Raw = msgspec.Raw(b"null")
+    licenses: msgspec.Raw = msgspec.Raw(b"null")
 
 
-_decode_file = msgspec.json.Decoder(_AnnotationFile).decode
-decode_segmentation = msgspec.json.Decoder(Segmentation).decode
-_SoundSegmentation = Annotated[list[_Part], Meta(min_length=1)] | Rle
-_decode_sound_segmentation = msgspec.json.Decoder(_SoundSegmentation).decode
+_decode_typed = msgspec.json.Decoder(_TypedFile).decode
+_decode_raw = msgspec.json.Decoder(_RawFile).decode
 
 
 @dataclass(frozen=True)
@@ -170,9 +110,10 @@ class CocoFile:
         sha256: of its bytes, hex.
         categories, images: as in the JSON, in its order.
         packed: the annotations, segmentation still undecoded.
-        problems: annotations left out, one Problem each.
+        problems: what was left out and what was read from another type or form.
         description: the JSON's own, "" where it has none.
         license_names: names of the JSON's licences by their id, as text.
+        damaged: ids of images that lost an annotation: what is missing there is no background.
     """
 
     path: Path
@@ -184,12 +125,19 @@ class CocoFile:
     description: str
     license_names: Mapping[str, str]
     _packed_of_image: Mapping[int, list[PackedAnnotation]]
+    damaged: frozenset[int] = frozenset()
 
     def __repr__(self) -> str:
         return (
             f"CocoFile({self.path.name!r}, {len(self.images)} images, "
             f"{len(self.packed)} annotations)"
         )
+
+    @property
+    def problems_line(self) -> str:
+        """What was left out, or read from another form, on one line; empty where nothing was."""
+        told = problems_text(self.problems)
+        return f"{self.path.name}: {told}; `audit` names each" if told else ""
 
     @property
     def is_synthetic(self) -> bool:
@@ -242,54 +190,61 @@ def annotation_path(data_root: str | Path, split: Split) -> Path:
 
 
 def images_dir(data_root: str | Path, split: Split) -> Path:
-    """Photo folder of a split; val shares `test` with the unlabelled test photos."""
+    """Photo folder of a split; those of val and test lie in `test`, by Fashionpedia's way."""
     return Path(data_root) / ("train" if split == "train" else "test")
 
 
-def read_annotations(path: str | Path) -> CocoFile:
-    """Read and check an annotation JSON in Fashionpedia's (COCO's) layout.
+def read_annotations(
+    path: str | Path,
+    *,
+    strict: bool = False,
+    plain_names: bool = True,
+    photo_size: PhotoSize | None = None,
+) -> CocoFile:
+    """Read and check an annotation JSON in COCO's layout, Fashionpedia's or another tool's.
 
-    What makes the file as a whole untrustworthy is an error. A segmentation that cannot be
-    rasterized leaves out its annotation alone, as a Problem. Unknown keys are ignored.
+    Values of another type or form are read where their meaning is certain. A record that cannot be
+    used leaves itself out. Both are in `CocoFile.problems`. Unknown keys are ignored.
 
     Args:
-        path: the JSON; needs `categories`, `images` and `annotations`.
+        path: the JSON, which may be gzipped; needs `categories`, `images` and `annotations`.
+        strict: the first record that cannot be used is an error.
+        plain_names: leave out images whose file_name is not a plain name inside one folder; else
+            folders, upload paths and URLs are for the caller to match.
+        photo_size: asked for images whose width or height the file does not say (both are 0 in
+            the record that it is given); without it, or where it gives None, they are left out.
+            Asked too where run lengths have another size than the file says: those of the photo's
+            are kept as they are.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not JSON; a missing key or malformed record; duplicate ids; an image_id or
-            category_id that does not exist; an unsafe file_name; an RLE of another size than its
-            image.
+        ValueError: not JSON or not COCO's layout; more than a tenth of the images or of the
+            annotations cannot be used; annotations, but not one mask among them.
     """
     path = Path(path)
     _check_exists(path)
-    data = path.read_bytes()
-    try:
-        file = _decode_file(data)
-    except msgspec.ValidationError as error:
-        _raise_malformed(path, data, str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}); expected an annotation file. Fetch it again."
-        ) from None
-    for name in ("categories", "images", "annotations"):
-        _check_unique_ids(path, name, getattr(file, name))
-    for image in file.images:
-        _check_file_name(path, image)
-    packed, problems = _check_annotations(path, file)
+    data, sha256 = read_json_bytes(path)
+    file = _decode(path, data)
+    reader = RecordReader(path, strict=strict, plain_names=plain_names, photo_size=photo_size)
+    categories = reader.categories(file.categories)
+    images = reader.images(file.images)
+    packed = reader.annotations(file.annotations)
     packed_of_image: dict[int, list[PackedAnnotation]] = {}
     for annotation in packed:
         packed_of_image.setdefault(annotation.image_id, []).append(annotation)
+    info = value_of(file.info)
+    description = info.get("description") if isinstance(info, dict) else None
     return CocoFile(
         path=path,
-        sha256=hashlib.sha256(data).hexdigest(),
-        categories=tuple(file.categories),
-        images=tuple(file.images),
-        packed=tuple(packed),
-        problems=tuple(problems),
-        description=file.info.description if file.info else "",
-        license_names=_license_names(file.licenses),
+        sha256=sha256,
+        categories=categories,
+        images=images,
+        packed=packed,
+        problems=reader.problems,
+        description=description if isinstance(description, str) else "",
+        license_names=_license_names(value_of(file.licenses)),
         _packed_of_image=packed_of_image,
+        damaged=frozenset(reader.damaged),
     )
 
 
@@ -307,23 +262,51 @@ def _check_exists(path: Path) -> None:
         )
 
 
-def _raise_malformed(path: Path, data: bytes, message: str) -> NoReturn:
-    """Turn the decoder's message into ours, which names the record by its id."""
-    what, _, where = message.partition(" - at `$")
-    found = re.match(r"\.(\w+)\[(\d+)\]", where)
-    if found is None:
+def _decode(path: Path, data: bytes) -> _TypedFile | _RawFile:
+    """Take the file apart, typed where it can be; ValueError where it is none of ours."""
+    try:
+        file: _TypedFile | _RawFile = _decode_typed(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            file = _decode_raw(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            file = _decode_relaxed(path, data)
+    # Of a key that occurs twice the last one counts, and what stood in the first is lost.
+    if data.count(b'"segmentation"') > len(file.annotations):
+        check_keys_once(path, data)
+    found = recognise(data) if not isinstance(file, _TypedFile) else None
+    if found is not None:
+        raise _not_coco(path, found)
+    return file
+
+
+def _decode_relaxed(path: Path, data: bytes) -> _RawFile:
+    if not data.strip():
+        raise ValueError(f"{path} is empty; expected an annotation file. Fetch it again.")
+    try:
+        return _decode_raw(relax_json(data))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        found = recognise(data)
+        if found is not None:
+            raise _not_coco(path, found) from None
+        if isinstance(error, msgspec.ValidationError):
+            what, _, where = str(error).partition(" - at `$")
+            raise ValueError(
+                f"{path} is no COCO annotation file ({what}"
+                f"{f' in {where[1:-1]}' if where else ''}); expected an object with lists of "
+                "categories, images and annotations. Export it as COCO, or fetch it again."
+            ) from None
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ValueError(
-            f"{path} is no annotation file ({what}{f' in {where[1:-1]}' if where else ''}); "
-            "expected an object with categories, images and annotations. Fetch it again."
-        )
-    key, index = found[1], int(found[2])
-    raw = getattr(msgspec.json.decode(data, type=_RawRecords), key)[index]
-    record = msgspec.json.decode(raw)
-    record_id = record.get("id", "unknown") if isinstance(record, dict) else "unknown"
-    field = where[found.end() : -1].lstrip(".")
-    raise ValueError(
-        f"{path}: {key}[{index}] with id {record_id} is malformed"
-        f"{f' at {field}' if field else ''}: {what}. Correct the record, or fetch the file again."
+            f"{path} is not JSON ({reason}); expected an annotation file in COCO's layout. Fetch "
+            "or export it again."
+        ) from None
+
+
+def _not_coco(path: Path, found: Format) -> ValueError:
+    return ValueError(
+        f"{path} is not a COCO annotation file but looks like {found.name}. To get one: "
+        f"{found.way}."
     )
 
 
@@ -335,83 +318,10 @@ def _license_names(licenses: Any) -> dict[str, str]:
     }
 
 
-def _check_unique_ids(path: Path, name: str, records: Sequence[Any]) -> None:
-    if len({record.id for record in records}) < len(records):
-        repeated = next(i for i, n in Counter(r.id for r in records).items() if n > 1)
-        raise ValueError(
-            f"{path}: id {repeated} occurs more than once in {name}; expected unique ids. "
-            "Correct the file, or fetch it again."
-        )
-
-
-def _check_file_name(path: Path, image: ImageRecord) -> None:
-    # A name that leads out of the folder would read, and for its mask write, anywhere.
-    name = image.file_name
-    if not name or name.startswith(".") or any(mark in name for mark in ("/", "\\", "\0")):
-        raise ValueError(
-            f"{path}: image {image.id} has the file_name {name!r}; expected a plain file name, "
-            "no folders and no leading dot. Put the photos into one folder and correct the file."
-        )
-
-
-def _check_annotations(
-    path: Path, file: _AnnotationFile
-) -> tuple[list[PackedAnnotation], list[Problem]]:
-    """Split annotations into sound ones and problems; raise on what cannot be left out."""
-    image_of_id = {image.id: image for image in file.images}
-    category_ids = {category.id for category in file.categories}
-    sound, problems = [], []
-    for annotation in file.annotations:
-        image = image_of_id.get(annotation.image_id)
-        if image is None or annotation.category_id not in category_ids:
-            name = "image_id" if image is None else "category_id"
-            raise ValueError(
-                f"{path}: annotation {annotation.id} has the {name} "
-                f"{getattr(annotation, name)}, which is not in the file; expected one of "
-                f"{'images' if image is None else 'categories'}. Correct the file, or fetch it "
-                "again."
-            )
-        fault = _check_segmentation(path, annotation, image)
-        if fault is None:
-            sound.append(annotation)
-        else:
-            subject = f"annotation {annotation.id} of {image.file_name}"
-            problems.append(Problem("annotation_left_out", subject, fault))
-    return sound, problems
-
-
-def _check_segmentation(path: Path, packed: PackedAnnotation, image: ImageRecord) -> str | None:
-    """Set `n_parts`; return what keeps the annotation from being rasterized, or None."""
-    is_sound = True
-    try:
-        segmentation = _decode_sound_segmentation(packed.segmentation)
-    except msgspec.ValidationError:
-        is_sound = False
-        try:
-            segmentation = decode_segmentation(packed.segmentation)
-        except msgspec.ValidationError as error:
-            if "out of range" in str(error):
-                return "a number is too large to be finite"
-            what, _, where = str(error).partition(" - at `$")
-            raise ValueError(
-                f"{path}: annotation {packed.id} has a malformed segmentation"
-                f"{f' at {where[:-1]}' if where else ''}: {what}. Expected polygons or RLE; "
-                "correct the record, or fetch the file again."
-            ) from None
-    if isinstance(segmentation, Rle):
-        packed.n_parts = 0
-        if segmentation.size != (image.height, image.width):
-            raise ValueError(
-                f"{path}: annotation {packed.id} has an RLE of height x width "
-                f"{segmentation.size[0]} x {segmentation.size[1]}; expected {image.height} x "
-                f"{image.width}, the size of image {image.id}. Correct the file, or fetch it again."
-            )
-        return segmentation_fault(segmentation)
-    packed.n_parts = len(segmentation)
-    # The decoder has checked sound ones already, all but this; it is ten times as fast.
-    if is_sound and not any(len(part) % 2 for part in segmentation):
-        return None
-    return segmentation_fault(segmentation)
+def say_problems(coco: CocoFile) -> None:
+    """Print what was left out of a file that is about to be used, if anything was."""
+    if coco.problems_line and rank() == 0:
+        print(coco.problems_line, flush=True)
 
 
 def colliding_images(coco: CocoFile) -> dict[str, str]:

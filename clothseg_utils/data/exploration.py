@@ -1,10 +1,12 @@
 """Tables of a dataset, for exploration."""
 
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from clothseg_utils.core.classes import ClassTable, class_table
 from clothseg_utils.data.audit import Audit
 from clothseg_utils.data.coco import CocoFile
 
@@ -39,20 +41,26 @@ def annotation_table(coco: CocoFile) -> "pd.DataFrame":
     """Annotations as a table, one row each, in the JSON's order.
 
     Returns:
-        columns annotation_id, image_id, category_id, category, supercategory, area_px (the
-        JSON's area), kind ("polygon" or "rle"), n_parts (0 for RLE), bbox_width_px,
+        columns annotation_id, image_id, category_id, category, supercategory (the category's name
+        where it has none), class_id and class_color ("#rrggbb") of scheme "supercategory", area_px
+        (the JSON's area), kind ("polygon" or "rle"), n_parts (0 for RLE), bbox_width_px,
         bbox_height_px.
     """
     import pandas as pd
 
-    category_of_id = {category.id: category for category in coco.categories}
+    name_of_id = {category.id: category.name for category in coco.categories}
+    classes = _shown_classes(coco)
+    class_ids = [classes.class_of_category[a.category_id] for a in coco.packed]
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in classes.colors.tolist()]
     return pd.DataFrame(
         {
             "annotation_id": np.array([a.id for a in coco.packed], dtype=np.int64),
             "image_id": np.array([a.image_id for a in coco.packed], dtype=np.int64),
             "category_id": np.array([a.category_id for a in coco.packed], dtype=np.int64),
-            "category": [category_of_id[a.category_id].name for a in coco.packed],
-            "supercategory": [category_of_id[a.category_id].supercategory for a in coco.packed],
+            "category": [name_of_id[a.category_id] for a in coco.packed],
+            "supercategory": [classes.names[class_id] for class_id in class_ids],
+            "class_id": np.array(class_ids, dtype=np.int64),
+            "class_color": [colors[class_id] for class_id in class_ids],
             "area_px": np.array([a.area for a in coco.packed], dtype=np.float64),
             "kind": ["polygon" if a.n_parts else "rle" for a in coco.packed],
             "n_parts": np.array([a.n_parts for a in coco.packed], dtype=np.int64),
@@ -90,11 +98,21 @@ def supercategory_cooccurrence(coco: CocoFile) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    names = list(dict.fromkeys(category.supercategory for category in coco.categories))
-    column = {name: index for index, name in enumerate(names)}
-    column_of_category = {c.id: column[c.supercategory] for c in coco.categories}
+    classes = _shown_classes(coco)
+    name_of_category = {
+        c.id: classes.names[classes.class_of_category[c.id]] for c in coco.categories
+    }
+    names = list(dict.fromkeys(name_of_category.values()))
+    column_of_category = {i: names.index(name) for i, name in name_of_category.items()}
     row_of_image = {image.id: index for index, image in enumerate(coco.images)}
     present = np.zeros((len(coco.images), len(names)), dtype=np.int64)
     for annotation in coco.packed:
         present[row_of_image[annotation.image_id], column_of_category[annotation.category_id]] = 1
     return pd.DataFrame(present.T @ present, index=names, columns=names)
+
+
+def _shown_classes(coco: CocoFile) -> ClassTable:
+    """Classes by which annotations are grouped: of supercategories, of categories where need be."""
+    with contextlib.suppress(ValueError):  # such as supercategory "background": no class
+        return class_table("supercategory", coco.categories)
+    return class_table("category", coco.categories)

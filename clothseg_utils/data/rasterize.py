@@ -162,11 +162,11 @@ def _annotations_to_strips(
     rounding is its own; a polygon moved to its bounding box rounds differently now and then. Only
     the slow part, runs to pixels of the whole image, is done here.
     """
-    codes = [_annotation_to_code(annotation, height, width) for annotation in annotations]
+    codes = [annotation_to_code(annotation, height, width) for annotation in annotations]
     return map(_counts_to_strip, compressed_to_counts(codes))
 
 
-def _annotation_to_code(annotation: Annotation, height: int, width: int) -> bytes:
+def annotation_to_code(annotation: Annotation, height: int, width: int) -> bytes:
     """COCO's compressed run lengths of an annotation."""
     segmentation = annotation.segmentation
     fault = segmentation_fault(segmentation)

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
-from clothseg_utils.core.classes import ClassTable, class_table
+from clothseg_utils.core.classes import ClassTable, class_table, name_differences
 from clothseg_utils.core.config import DataConfig, InferenceConfig
 from clothseg_utils.core.files import resolve_path
+from clothseg_utils.core.ranks import rank
 from clothseg_utils.data.audit import photo_cache_path, photo_problems
 from clothseg_utils.data.coco import (
     CocoFile,
@@ -17,7 +19,10 @@ from clothseg_utils.data.coco import (
     annotation_path,
     images_dir,
     read_annotations,
+    say_problems,
 )
+from clothseg_utils.data.conversion import conversion_changes
+from clothseg_utils.data.coverage import check_coverage
 from clothseg_utils.data.masks import MaskIndex, make_masks, read_mask, select_images
 from clothseg_utils.data.photos import read_photo
 
@@ -118,6 +123,8 @@ def _read_pair(
 def load_split(config: DataConfig, split: Split, *, annotations: bool = True) -> SplitData:
     """Read a split's annotations, check its photos, and make the masks that are missing or stale.
 
+    Prints a line where records of the annotations were left out, and for train what `convert` left
+    out or read in another way.
     Needs the files of this split only.
 
     Args:
@@ -128,10 +135,21 @@ def load_split(config: DataConfig, split: Split, *, annotations: bool = True) ->
 
     Raises:
         FileNotFoundError: no data root, no annotation file or no folder of photos.
-        ValueError: broken annotations, or no usable photo at all.
+        ValueError: broken annotations, no usable photo at all, or masks that are all background,
+            or nearly (`coverage.check_coverage`).
     """
     data_root = resolve_path(config.data_root)
-    coco = read_annotations(annotation_path(data_root, split))
+    path = annotation_path(data_root, split)
+    if split == "test" and data_root.is_dir() and not path.exists():
+        raise FileNotFoundError(
+            f"{data_root} has no test split; expected {path.name} in it. `convert` makes one from "
+            "a test/ folder with its own COCO file."
+        )
+    coco = read_annotations(path)
+    say_problems(coco)
+    if split == "train" and rank() == 0:
+        for line in conversion_changes(data_root):
+            print(f"convert: {line}", flush=True)
     image_dir = images_dir(data_root, split)
     derived_root = resolve_path(config.derived_root)
     masks = make_masks(
@@ -151,6 +169,7 @@ def load_split(config: DataConfig, split: Split, *, annotations: bool = True) ->
             f"no usable photo in {image_dir}: {name} {reason}; expected the photos that "
             f"{coco.path.name} lists. Check --data-root."
         )
+    check_coverage(masks.coverage(images), f"{coco.path}, photos that can be used")
     return SplitData(
         split=split,
         coco=coco if annotations else coco.without_annotations(),
@@ -160,6 +179,16 @@ def load_split(config: DataConfig, split: Split, *, annotations: bool = True) ->
         image_dir=image_dir,
         excluded=excluded,
     )
+
+
+def read_splits(data_root: str | Path) -> dict[Split, CocoFile]:
+    """Read the annotations of train and val, and of test where the dataset has its file."""
+    paths = {split: annotation_path(data_root, split) for split in get_args(Split)}
+    return {
+        split: read_annotations(path)
+        for split, path in paths.items()
+        if split != "test" or path.exists()
+    }
 
 
 def load_training_splits(config: DataConfig) -> tuple[SplitData, SplitData]:
@@ -187,6 +216,7 @@ def check_disjoint(train: SplitData, val: SplitData) -> None:
         )
     if train.classes.names != val.classes.names:
         raise ValueError(
-            f"{train.coco.path.name} and {val.coco.path.name} define different classes; expected "
-            "the same categories in both."
+            f"{train.coco.path.name} and {val.coco.path.name} have different classes: "
+            f"{name_differences(train.classes.names, val.classes.names)}; expected the same "
+            "categories in both. Correct one of the two files."
         )

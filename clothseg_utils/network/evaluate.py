@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from clothseg_utils.core.classes import FASHIONPEDIA_CATEGORIES
+from clothseg_utils.core.classes import FASHIONPEDIA_CATEGORIES, name_differences
 from clothseg_utils.core.files import portable_path, sha256_file
 from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.core.workers import read_ahead
@@ -194,9 +194,9 @@ def evaluate(
     classes = split_data.classes
     if segmenter.class_names != classes.names:
         raise ValueError(
-            f"the checkpoint knows {len(segmenter.class_names)} classes "
-            f"({', '.join(segmenter.class_names[1:4])}, ...) and the data have "
-            f"{classes.num_classes}; expected the same. Set data.scheme as in training."
+            f"checkpoint {segmenter.path.name} and {split_data.coco.path.name} have different "
+            f"classes: {name_differences(segmenter.class_names, classes.names)}; expected the "
+            "same. Score it on data with its classes, in the same data.scheme."
         )
     counter = _Counter(segmenter, split_data, masks_dir)
     pairs = read_ahead(split_data.read_pair, split_data.images)

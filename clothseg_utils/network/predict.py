@@ -1,7 +1,9 @@
 """Photos and folders of photos -> masks, overlays and COCO files."""
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,14 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from clothseg_utils.core.files import atomic_path, write_text
+from clothseg_utils.core.files import atomic_path, write_bytes, write_text
 from clothseg_utils.core.progress import progress_bar
+from clothseg_utils.core.text import count_text, first_names, printable
 from clothseg_utils.core.workers import read_ahead
-from clothseg_utils.data.masks import write_mask
-from clothseg_utils.data.photos import PHOTO_SUFFIXES, read_photo, write_image
+from clothseg_utils.data.masks import encode_mask
+from clothseg_utils.data.photo_files import list_photos
+from clothseg_utils.data.photos import encode_image, read_first_picture
+from clothseg_utils.network.result_names import ENDINGS, Source, former_results, result_stems
 from clothseg_utils.network.segmenter import (
     Segmenter,
     logits_to_mask,
@@ -21,6 +26,8 @@ from clothseg_utils.network.segmenter import (
 )
 from clothseg_utils.pictures.overlays import colorize
 from clothseg_utils.pictures.panels import overlay_with_legend
+
+_RESULT = "results of predict"
 
 
 def mask_to_coco(mask: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
@@ -58,92 +65,110 @@ def mask_to_coco(mask: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class PhotoTask:
-    """One photo to predict and the path, without suffix, that its results share."""
+    """One photo to predict and the path, without ending, that its results share."""
 
     photo: Path
     result_stem: Path
 
+    def result(self, ending: str) -> Path:
+        """The result with one of the endings of `result_names.ENDINGS`."""
+        return self.result_stem.with_name(self.result_stem.name + ending)
+
     def results(self, *, as_json: bool = False, probabilities: bool = False) -> list[Path]:
         """Every file that this photo's prediction writes."""
-        endings = [".png", "_color.png", "_overlay.jpg"]
-        endings += [".json"] * as_json + [".npz"] * probabilities
-        return [self.result_stem.with_name(self.result_stem.name + ending) for ending in endings]
+        endings = [*ENDINGS[:3], *[".json"] * as_json, *[".npz"] * probabilities]
+        return [self.result(ending) for ending in endings]
 
 
-def plan_predictions(
-    inputs: Iterable[str | Path],
-    out_dir: str | Path,
-    *,
-    as_json: bool = False,
-    probabilities: bool = False,
-) -> list[PhotoTask]:
+@dataclass(frozen=True)
+class PredictionPlan:
+    """What `predict` is going to do.
+
+    Attributes:
+        tasks: the photos.
+        skipped: what is no photo: reason, a suffix or words -> files.
+        unread: what may hold photos and cannot be looked at -> one line that says why.
+    """
+
+    tasks: list[PhotoTask]
+    skipped: dict[str, list[Path]]
+    unread: dict[Path, str]
+
+
+def plan_predictions(inputs: Iterable[str | Path], out_dir: str | Path) -> PredictionPlan:
     """List the photos and where their results go, before anything is written.
 
-    A folder stands for the photos in it and below; its subfolders are kept below `out_dir`, and
-    an `out_dir` inside it is not read.
+    A folder stands for the photos in it and below; its subfolders are kept below `out_dir`. A file
+    is a photo by its suffix, else by its content. What an earlier `predict` wrote is no photo, nor
+    is anything in an `out_dir` that lies in the folder. A file that is named itself is always
+    predicted. Results never meet each other or a photo: see `result_names.result_stems`.
 
     Raises:
         FileNotFoundError: an input does not exist.
-        ValueError: no photo at all, two photos with one result name, or a result that would
-            overwrite an input.
+        ValueError: no photo at all.
     """
     out_dir = Path(out_dir)
-    tasks: list[PhotoTask] = []
-    for entry in map(Path, inputs):
+    sources: dict[str, Source] = {}
+    skipped: dict[str, list[Path]] = defaultdict(list)
+    unread: dict[Path, str] = {}
+    given = [Path(entry) for entry in inputs]
+    for entry in given:
         if entry.is_dir():
-            photos = sorted(
-                path
-                for path in entry.rglob("*")
-                if path.suffix.lower() in PHOTO_SUFFIXES
-                and path.is_file()
-                and not any(part.startswith(".") for part in path.relative_to(entry).parts)
-                and not (_is_inside(out_dir, entry) and _is_inside(path, out_dir))
-            )
-            tasks += [
-                PhotoTask(photo, out_dir / photo.relative_to(entry).with_suffix(""))
-                for photo in photos
-            ]
+            try:
+                listing = list_photos(entry)
+            except OSError as error:
+                unread[entry] = f"{printable(entry)}: {error.strerror}; nothing in it was read."
+                continue
+            results = former_results([*listing.photos, *listing.other_files()])
+            inner = _inside(out_dir, entry)
+            for path, reason in [*((p, "") for p in listing.photos), *listing.others.items()]:
+                if path in results or (inner and path.is_relative_to(inner)):
+                    skipped[_RESULT].append(path)
+                elif reason:
+                    skipped[reason].append(path)
+                else:
+                    sources.setdefault(os.path.abspath(path), Source(path, entry))
+            unread |= {path: f"{printable(path)}: {why}" for path, why in listing.unread.items()}
+        elif entry.is_file():
+            sources.setdefault(os.path.abspath(entry), Source(entry, entry.parent))
         elif entry.exists():
-            tasks.append(PhotoTask(entry, out_dir / entry.stem))
+            unread[entry] = f"{printable(entry)} is no regular file; expected a photo or a folder."
         else:
             raise FileNotFoundError(
-                f"no such photo or folder: {entry}; expected an existing path. Check its spelling."
+                f"no such photo or folder: {printable(entry)}; expected an existing path. "
+                "Check its spelling."
             )
-    if not tasks:
+    photos = list(sources.values())
+    stems = result_stems(photos, out_dir)
+    tasks = [PhotoTask(source.photo, stem) for source, stem in zip(photos, stems, strict=True)]
+    plan = PredictionPlan(tasks, dict(sorted(skipped.items(), key=lambda k: -len(k[1]))), unread)
+    if not tasks and not unread:
         raise ValueError(
-            "no photo found; expected at least one file with a suffix of "
-            f"{', '.join(sorted(PHOTO_SUFFIXES))}. Name a photo or a folder with photos."
+            f"no photo found in {printable(first_names(given))}; expected at least one. "
+            + " ".join(remarks(plan))
         )
-    inputs_read = {task.photo.resolve() for task in tasks}
-    writers: dict[Path, Path] = {}
-    for task in tasks:
-        for result in task.results(as_json=as_json, probabilities=probabilities):
-            resolved = result.resolve()
-            if resolved in inputs_read:
-                raise ValueError(
-                    f"the result {result} would overwrite an input photo; nothing was written. "
-                    "Choose another --out."
-                )
-            other = writers.setdefault(resolved, task.photo)
-            if other != task.photo:
-                raise ValueError(
-                    f"{other} and {task.photo} would both write {result}; nothing was written. "
-                    "Rename one of them, or predict them into two folders."
-                )
-    return tasks
+    return plan
 
 
-def _is_inside(path: Path, folder: Path) -> bool:
-    """Whether `path` lies strictly below `folder`."""
-    return folder.resolve() in path.resolve().parents
+def _inside(out_dir: Path, folder: Path) -> Path | None:
+    """`out_dir` as it is called below `folder`; None if it is not below it."""
+    inner, outer = (Path(os.path.realpath(path)) for path in (out_dir, folder))
+    return folder / inner.relative_to(outer) if outer in inner.parents else None
 
 
 @dataclass(frozen=True)
 class PredictSummary:
-    """What `predict_photos` did: photos done, and photo -> reason for those that failed."""
+    """What `predict_photos` did.
+
+    Attributes:
+        done: photos that have results.
+        failed: photo -> one line that says why it has none.
+        first_of_several: photos done whose file holds further pictures: frames or pages.
+    """
 
     done: list[Path]
     failed: dict[Path, str]
+    first_of_several: list[Path]
 
 
 def predict_photos(
@@ -163,32 +188,65 @@ def predict_photos(
         probabilities: write `<stem>.npz` with `probabilities` (C, H, W) float16, 0..1, too.
         opacity: of the class colour over the photo, 0..1.
     """
-    summary = PredictSummary([], {})
-    reads = read_ahead(lambda task: read_photo(task.photo), tasks)
-    for task, image in progress_bar(reads, total=len(tasks), desc="predict", unit="photo"):
-        if isinstance(image, Exception):
-            summary.failed[task.photo] = str(image)
+    summary = PredictSummary([], {}, [])
+    reads = read_ahead(lambda task: read_first_picture(task.photo), tasks)
+    for task, read in progress_bar(reads, total=len(tasks), desc="predict", unit="photo"):
+        if isinstance(read, Exception):
+            summary.failed[task.photo] = str(read)
             continue
+        image, has_more = read
         logits = segmenter.logits(image)
         mask = logits_to_mask(logits, *image.shape[:2])
-        stem = task.result_stem
-        write_mask(stem.with_name(stem.name + ".png"), mask)
-        color_mask = colorize(mask, segmenter.colors)
-        write_image(stem.with_name(stem.name + "_color.png"), color_mask)
         blended = overlay_with_legend(
             image, mask, segmenter.class_names, segmenter.colors, opacity=opacity
         )
-        write_image(stem.with_name(stem.name + "_overlay.jpg"), blended)
+        pictures = {"_color.png": colorize(mask, segmenter.colors), "_overlay.jpg": blended}
+        try:
+            encoded = {e: encode_image(picture, Path(e).suffix) for e, picture in pictures.items()}
+        except ValueError as error:
+            summary.failed[task.photo] = f"photo {printable(task.photo)}: {error}"
+            continue
+        # Written in one go: an interrupted call leaves no half of a photo's results.
+        for ending, data in {".png": encode_mask(mask), **encoded}.items():
+            write_bytes(task.result(ending), data)
         if as_json:
             annotations = mask_to_coco(mask, segmenter.class_names)
             text = json.dumps({"file_name": task.photo.name, **annotations})
-            write_text(stem.with_name(stem.name + ".json"), text + "\n")
+            write_text(task.result(".json"), text + "\n")
         if probabilities:
-            with atomic_path(stem.with_name(stem.name + ".npz")) as temporary:
+            with atomic_path(task.result(".npz")) as temporary:
                 np.savez_compressed(
                     temporary,
                     probabilities=logits_to_probabilities(logits, *image.shape[:2]),
                     class_names=np.array(segmenter.class_names),
                 )
         summary.done.append(task.photo)
+        if has_more:
+            summary.first_of_several.append(task.photo)
     return summary
+
+
+def remarks(plan: PredictionPlan, summary: PredictSummary | None = None) -> list[str]:
+    """Lines for what was skipped, by kind, and for files of which one picture was read."""
+    lines = [
+        f"skipped, {reason}: {len(paths):,} ({printable(first_names(paths))})"
+        for reason, paths in plan.skipped.items()
+    ]
+    if summary and (files := summary.first_of_several):
+        lines.append(
+            f"only the first frame or page was read of {count_text(len(files), 'file')} "
+            f"({printable(first_names(files))})"
+        )
+    return lines
+
+
+def failure_lines(failed: Mapping[Path, str]) -> list[str]:
+    """A line for each reason, and for the photos that share it."""
+    alike: dict[str, list[Path]] = defaultdict(list)
+    for photo, reason in failed.items():
+        alike[reason.replace(printable(photo), "")].append(photo)
+    return [
+        failed[first]
+        + (f" And {len(others):,} more alike: {printable(first_names(others))}" if others else "")
+        for first, *others in alike.values()
+    ]

@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from clothseg_utils.core.classes import SUPERCATEGORY_NAMES, ClassTable, class_colors
+from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.pictures.overlays import colorize
 from clothseg_utils.pictures.style import (
     BLUE,
     GREY,
+    LONGEST_TICK,
     ORANGE,
     draw_heatmap,
     image_grid,
@@ -23,6 +24,7 @@ from clothseg_utils.pictures.style import (
     rows_height_in,
     shorten,
     styled,
+    tick_names,
     whole_numbers,
     write_beside,
 )
@@ -33,7 +35,8 @@ def plot_category_counts(annotations: pd.DataFrame, *, source: str) -> Figure:
     """Plot how many annotations each category has, on a log scale, coloured by supercategory.
 
     Args:
-        annotations: `exploration.annotation_table`: columns category, supercategory, image_id.
+        annotations: `exploration.annotation_table`: columns category, supercategory, class_id,
+            class_color, image_id.
 
     Raises:
         ValueError: there are no annotations.
@@ -42,13 +45,12 @@ def plot_category_counts(annotations: pd.DataFrame, *, source: str) -> Figure:
         raise ValueError("no annotations; expected at least one")
     counts = annotations["category"].value_counts()
     counts = counts[counts > 0].iloc[::-1]
-    supercategories = annotations.groupby("category", observed=True)["supercategory"].first()
-    shown = supercategories[counts.index].tolist()
+    colors = annotations.groupby("category", observed=True)["class_color"].first()[counts.index]
     figure = new_figure(rows_height_in(len(counts)), source)
     axes = figure.subplots()
     texts = [f"{count:,}" for count in counts]
-    _lollipops(axes, counts.to_numpy(), _supercategory_colors(shown), texts)
-    axes.set_yticks(range(len(counts)), counts.index)
+    _lollipops(axes, counts.to_numpy(), colors.to_numpy(), texts)
+    axes.set_yticks(range(len(counts)), tick_names(counts.index))
     axes.set_xlabel("annotations (log scale)")
     figure.suptitle(
         f"Annotations per category, n = {len(annotations):,} in {len(counts)} categories "
@@ -56,9 +58,9 @@ def plot_category_counts(annotations: pd.DataFrame, *, source: str) -> Figure:
         x=0.01,
         ha="left",
     )
-    present = [name for name in SUPERCATEGORY_NAMES if name in shown]
-    if present:  # another taxonomy has no colours to explain
-        patches = legend_patches(present, _supercategory_colors(present))
+    classes = annotations.drop_duplicates("class_id").sort_values("class_id")
+    if len(classes) < len(counts):  # else each category is a class, and its own legend
+        patches = legend_patches(classes["supercategory"].tolist(), classes["class_color"].tolist())
         figure.legend(handles=patches, loc="outside right upper", title="supercategory")
     return figure
 
@@ -68,13 +70,14 @@ def plot_supercategory_counts(annotations: pd.DataFrame, *, source: str) -> Figu
     """Plot how many annotations each supercategory has, with its part of all annotations.
 
     Args:
-        annotations: `exploration.annotation_table`: column supercategory.
+        annotations: `exploration.annotation_table`: columns supercategory, class_color.
     """
     counts = annotations["supercategory"].value_counts().iloc[::-1]
+    colors = _class_colors(annotations)[counts.index]
     figure = new_figure(rows_height_in(len(counts)), source)
     axes = figure.subplots()
-    names = counts.index.tolist()
-    bars = axes.barh(names, counts, color=_supercategory_colors(names), ec="0.4")
+    bars = axes.barh(range(len(counts)), counts, color=colors, ec="0.4")
+    axes.set_yticks(range(len(counts)), tick_names(counts.index))
     labels = [f"{n:,} ({_percent_text(100 * n / len(annotations))})" for n in counts]
     axes.bar_label(bars, labels, padding=4, fontsize=8.5)
     axes.margins(x=0.18)
@@ -119,7 +122,7 @@ def plot_area_by_supercategory(annotations: pd.DataFrame, *, source: str) -> Fig
     """Plot annotation areas of each supercategory as boxes on a log scale, by median.
 
     Args:
-        annotations: `exploration.annotation_table`: columns area_px, supercategory.
+        annotations: `exploration.annotation_table`: columns area_px, supercategory, class_color.
 
     Raises:
         ValueError: no annotation has an area.
@@ -141,11 +144,14 @@ def plot_area_by_supercategory(annotations: pd.DataFrame, *, source: str) -> Fig
         showfliers=False,
         medianprops={"color": "black", "linewidth": 2},
     )
-    for box, color in zip(drawn["boxes"], _supercategory_colors(order), strict=True):
+    for box, color in zip(drawn["boxes"], _class_colors(annotations)[order], strict=True):
         box.set_facecolor(color)
     axes.invert_yaxis()
     axes.set_xscale("log")
-    axes.set_yticks(range(len(order)), [f"{name}  (n = {sizes[name]:,})" for name in order])
+    axes.set_yticks(
+        range(len(order)),
+        [f"{shorten(name, LONGEST_TICK)}  (n = {sizes[name]:,})" for name in order],
+    )
     axes.grid(axis="x")
     axes.set_xlabel("area, pixels (log scale); box: quartiles and median, whiskers: 5 % and 95 %")
     axes.set_title(f"Area by supercategory, {title}")
@@ -267,7 +273,7 @@ def plot_class_shares(pixels: np.ndarray, table: ClassTable, *, source: str) -> 
     axes = figure.subplots()
     texts = [_percent_text(value) for value in percent[order]]
     _lollipops(axes, percent[order], table.colors[order] / 255, texts)
-    axes.set_yticks(range(len(order)), [table.names[i] for i in order])
+    axes.set_yticks(range(len(order)), tick_names(table.names[i] for i in order))
     axes.set_xlabel("part of all pixels, % (log scale)")
     axes.set_title(f"Pixels per class, n = {EngFormatter(places=1)(pixels.sum())}px")
     return figure
@@ -313,11 +319,9 @@ def _lollipops(axes: Axes, values: np.ndarray, colors: np.ndarray, texts: Sequen
     axes.set(xlim=(left, shown.max() * 2), ylim=(-0.7, len(values) - 0.3))
 
 
-def _supercategory_colors(names: Sequence[str]) -> np.ndarray:
-    """(K, 3) float RGB, 0..1; grey for those of another taxonomy than Fashionpedia's."""
-    colors = dict(zip(SUPERCATEGORY_NAMES, class_colors(len(SUPERCATEGORY_NAMES)), strict=True))
-    grey = np.full(3, 150, np.uint8)
-    return np.array([colors.get(name, grey) for name in names]).reshape(-1, 3) / 255
+def _class_colors(annotations: pd.DataFrame) -> pd.Series:
+    """Colour of each supercategory that occurs, by its name."""
+    return annotations.groupby("supercategory", observed=True)["class_color"].first()
 
 
 def _positive_areas(annotations: pd.DataFrame) -> tuple[pd.Series, str]:

@@ -19,6 +19,7 @@ from clothseg_utils.pictures.style import (
     CENTRED,
     FEW_ROWS,
     GREY,
+    LONGEST_TICK,
     ORANGE,
     draw_heatmap,
     legend_above,
@@ -27,6 +28,7 @@ from clothseg_utils.pictures.style import (
     rows_height_in,
     shorten,
     styled,
+    tick_names,
     whole_numbers,
     write_beside,
 )
@@ -118,7 +120,10 @@ def plot_strata(
 
 def _names_with_counts(strata: pd.DataFrame) -> list[str]:
     groups = strata.to_dict("records")
-    return [f"{one['stratum']}  (n = {stratum_count_text(one)})" for one in groups]
+    return [
+        f"{shorten(one['stratum'], LONGEST_TICK)}  (n = {stratum_count_text(one)})"
+        for one in groups
+    ]
 
 
 @styled
@@ -381,7 +386,7 @@ def plot_differences(
     _draw_differences(axes, rows, differences, "difference", colors[ids] / 255)
     for row in rows[differences["difference"].isna()]:
         axes.text(0, row, " absent", va="center", color="0.35", style="italic", fontsize=8.5)
-    axes.set_yticks(rows, differences["class_name"])
+    axes.set_yticks(rows, tick_names(differences["class_name"]))
     axes.set_ylim(-0.7, len(rows) - 0.3)
     one, other = (shorten(name, 30) for name in run_names)
     axes.set_xlabel(f"IoU of {one} minus IoU of {other}; hollow: the interval holds zero")
@@ -420,7 +425,7 @@ def plot_error_kinds(kinds: np.ndarray, class_names: Sequence[str], *, source: s
         left += values
     for row in rows[np.isnan(percent[order, 0])]:
         truth.text(1, row, "not in the truth", va="center", style="italic", color="0.35")
-    truth.set_yticks(rows, [class_names[1 + i] for i in order])
+    truth.set_yticks(rows, tick_names(class_names[1 + i] for i in order))
     truth.set(xlim=(0, 100), ylim=(-0.7, len(rows) - 0.3), xlabel="of the class's true pixels, %")
     shown = percent[order, 3]
     bars = alarms.barh(rows, np.nan_to_num(shown, posinf=0), 0.72, color=ERROR_COLORS[4] / 255)
@@ -560,7 +565,7 @@ def _draw_class_dots(axes: Axes, scores: pd.DataFrame, column: str, table: Class
     size = 48 if len(scores) <= FEW_ROWS else 30
     colors = _class_colors(scores["class_name"], table)
     _draw_dots(axes, rows, scores, column, colors, size, line="0.35", lw=1.6)
-    axes.set_yticks(rows, scores["class_name"])
+    axes.set_yticks(rows, tick_names(scores["class_name"]))
     axes.set(ylim=(-0.7, len(scores) - 0.3), xlim=(-0.02, 1.02))
     axes.grid(axis="x")
 

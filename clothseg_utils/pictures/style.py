@@ -40,6 +40,7 @@ _WIDTH_IN = 8.0
 DPI = 200  # of saved figures; shown at half their pixels, as HiDPI screens do
 
 FEW_ROWS = 20  # rows up to which there is room for normal text
+LONGEST_TICK = 40  # letters of a name beside an axis; Fashionpedia's longest has 39
 
 _STYLE: dict[Any, Any] = {  # the types of matplotlib 3.11 list every name, those of 3.10 none
     "font.family": "DejaVu Sans",  # shipped with matplotlib: the same on every machine
@@ -92,6 +93,7 @@ def new_figure(height_in: float, source: str, width_in: float = _WIDTH_IN) -> Fi
     # Made by pyplot all the same: that is what makes a kernel show Figures as pictures.
     figure = plt.figure(figsize=(width_in, height_in), dpi=100, layout="constrained")
     plt.close(figure)
+    source = source.replace("$", r"\$")  # no formula
     figure.supxlabel(source, x=0.99, ha="right", fontsize=7.5, color="0.4", style="italic")
     return figure
 
@@ -136,7 +138,8 @@ FIGURES = {
 }
 """File name without suffix -> what the figure shows; in the order of the notebooks."""
 
-OF_PHOTOS = {"01_gallery", "02_layers", "03_batch"} | {n for n in FIGURES if n.startswith("05_")}
+OF_PHOTOS = {"01_gallery", "01_near_equal_photos", "02_layers", "03_batch"}
+OF_PHOTOS |= {name for name in FIGURES if name.startswith("05_")}
 """Figures made of photos, which JPEG keeps well; the others are drawings, which it blurs."""
 
 
@@ -282,8 +285,8 @@ def mask_legend(masks: Iterable[np.ndarray], table: ClassTable) -> list[Patch]:
     return legend_patches([found[i] for i in ids], swatches)
 
 
-def legend_patches(names: Sequence[str], colors: np.ndarray) -> list[Patch]:
-    """Coloured boxes with names, for a legend."""
+def legend_patches(names: Sequence[str], colors: Iterable[Any]) -> list[Patch]:
+    """Coloured boxes with names, for a legend; the colours in any form that matplotlib takes."""
     return [
         Patch(fc=color, ec="0.4", lw=0.6, label=shorten(name, 22))
         for name, color in zip(names, colors, strict=True)
@@ -304,5 +307,17 @@ def write_beside(
     axes.annotate(text, place, (away_pt, 0), textcoords="offset points", va="center", **look)
 
 
+def tick_names(names: Iterable[str]) -> list[str]:
+    """Names beside an axis, so short that the axis keeps its room."""
+    return [shorten(name, LONGEST_TICK) for name in names]
+
+
 def shorten(text: str, longest: int) -> str:
-    return text if len(text) <= longest else text[: longest - 1].rstrip(" ,") + "…"
+    """Cut a name, and write it so that matplotlib takes no part of it for a formula.
+
+    Example:
+        >>> shorten("a coat with a hood", 10), shorten("under $5", 10)
+        ('a coat wi…', 'under \\\\$5')
+    """
+    cut = text if len(text) <= longest else text[: longest - 1].rstrip(" ,") + "…"
+    return cut.replace("$", r"\$")

@@ -99,7 +99,8 @@ class Facts:
         """What a notebook's table was made from: 01 counts train, 02 both splits, 04, 05 score."""
         if name >= "04":
             return self.source
-        splits = self.audits if name >= "02" else self.audits.keys() & {"train"}
+        counted = ("train", "val") if name >= "02" else ("train",)
+        splits = [split for split in counted if split in self.audits]
         texts = [f"{split}, n = {self.audits[split]['n_images']:,} photos" for split in splits]
         return "; ".join([self.metrics["dataset"], *texts])
 

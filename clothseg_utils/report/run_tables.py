@@ -53,6 +53,9 @@ def audit(facts: Facts) -> Table:
         (label, *(f"{count(audit):,}" for audit in facts.audits.values()))
         for label, count in rows.items()
     )
+    near_equal = [audit.get("near_equal") for audit in facts.audits.values()]
+    texts = [MISSING if pairs is None else f"{len(pairs):,}" for pairs in near_equal]
+    cells += (("pairs with near-equal photos of train", *texts),)
     return Table(("", *facts.audits), cells, title="What the audit counted")
 
 

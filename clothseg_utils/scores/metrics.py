@@ -3,7 +3,8 @@
 Pure functions on numpy arrays. One rule holds throughout: a class with neither target nor
 predicted pixels is absent (NaN, outside every mean). Any other class counts, and where such a class
 has a ratio 0 / 0 (precision if never predicted, recall if without target) that ratio is 0, as in
-torchmetrics: a class that the network always misses must not raise the macro precision.
+torchmetrics: a class that the network always misses must not raise the macro precision. Where no
+class but background is present, all means are NaN: they would be 1 for nothing.
 """
 
 from collections.abc import Sequence
@@ -188,6 +189,8 @@ def scores_of_counts(
     both = target + predicted
     present = both > 0
     garments = present & (np.arange(both.shape[-1]) > 0)
+    # Background alone, found where nothing else was, says nothing about clothes.
+    averaged = present & garments.any(-1, keepdims=True)
     total = target.sum(-1)
     iou = _ratio(hits, both - hits, present)
     f1 = _ratio(2 * hits, both, present)
@@ -199,13 +202,13 @@ def scores_of_counts(
         "precision": precision,
         "recall": recall,
         "target_share": _ratio(target, total[..., None], present),
-        "mean_iou": _mean_among(iou, present),
+        "mean_iou": _mean_among(iou, averaged),
         "mean_iou_no_background": _mean_among(iou, garments),
-        "mean_iou_target_classes": _mean_among(iou, target > 0),
-        "macro_f1": _mean_among(f1, present),
+        "mean_iou_target_classes": _mean_among(iou, averaged & (target > 0)),
+        "macro_f1": _mean_among(f1, averaged),
         "macro_f1_no_background": _mean_among(f1, garments),
-        "macro_precision": _mean_among(precision, present),
-        "macro_recall": _mean_among(recall, present),
+        "macro_precision": _mean_among(precision, averaged),
+        "macro_recall": _mean_among(recall, averaged),
         "pixel_accuracy": _ratio(hits.sum(-1), total, total > 0),
     }
 

@@ -215,7 +215,7 @@ class ClothingSegmenter(pl.LightningModule):
         What Lightning calls an epoch ends with validation, so the training sums are complete here.
 
         Raises:
-            ValueError: the loss is no longer a finite number.
+            ValueError: the loss is no longer a finite number, or no garment is left to be scored.
         """
         row: dict[str, float] = {}
         for group, totals in self._totals.items():
@@ -258,7 +258,14 @@ class ClothingSegmenter(pl.LightningModule):
             )
         confusion = reduce(totals.confusion, reduce_op="sum").cpu().numpy()
         num_classes = self.classes.num_classes
-        scores = scores_from_confusion(confusion.reshape(num_classes, num_classes))
+        confusion = confusion.reshape(num_classes, num_classes)
+        if group == "val" and not confusion[1:].any():  # background alone would score 1
+            raise ValueError(
+                f"the val masks hold no garment at the network's {self.config.data.image_size} px; "
+                "expected garments that are not lost when photos are made that small. Raise "
+                "data.image_size."
+            )
+        scores = scores_from_confusion(confusion)
         return {
             f"{group}/loss": loss / n_photos,
             f"{group}/dice_loss": dice / n_photos,

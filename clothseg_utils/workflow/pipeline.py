@@ -32,7 +32,8 @@ from clothseg_utils.core.progress import never_silent
 from clothseg_utils.core.reach import code_hash, notebook_imports
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.data.coco import annotation_path, images_dir
-from clothseg_utils.data.convert import check_sources
+from clothseg_utils.data.own_classes import read_classes
+from clothseg_utils.data.sources import find_sources
 
 NOTEBOOKS = (
     "01_data_exploration",
@@ -182,10 +183,9 @@ def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
     """
     convert = config.convert
     if convert.coco_file and NOTEBOOKS[0] in notebooks:
-        classes_path = resolve_path(convert.coco_classes) if convert.coco_classes else None
-        check_sources(
-            resolve_path(convert.coco_photos), resolve_path(convert.coco_file), classes_path
-        )
+        find_sources(resolve_path(convert.coco_photos), [resolve_path(convert.coco_file)])
+        if convert.coco_classes:
+            read_classes(resolve_path(convert.coco_classes))
     else:
         check_data_root(config.data)
     weights = config.train.encoder_weights
@@ -280,6 +280,8 @@ def step_key(config: Config, run: RunFolder, notebook: str, parameters: Mapping[
         "notebook": sha256_file(notebook_path(notebook)),
         "code": code_hash(notebook_imports(notebook_path(notebook))),
     }
+    if notebook == "01_data_exploration":  # the only one that looks at it
+        parts["test"] = _hash_if_there(annotation_path(data_root, "test"))
     for split in ("train", "val"):
         path = annotation_path(data_root, split)
         parts[path.name] = _hash_if_there(path)

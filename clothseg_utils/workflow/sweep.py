@@ -77,14 +77,14 @@ class SweepResult:
 def expand_grid(settings: Iterable[str]) -> list[list[str]]:
     """Expand `section.field=v1,v2` settings into every combination, the last one running fastest.
 
-    Values are split as in a CSV file: one that holds a comma goes in double quotes. The last
-    setting of a field wins.
+    Values are split as in a CSV file: one that holds a comma goes in double quotes.
 
     Returns:
         for each combination, its `section.field=value` settings.
 
     Raises:
-        ValueError: a setting without "=", a run name, or no setting with several values.
+        ValueError: a setting without "=", a field given twice, a run name, or no setting with
+            several values.
 
     Example:
         >>> expand_grid(["train.seed=0,1", "data.image_size=64"])
@@ -95,6 +95,10 @@ def expand_grid(settings: Iterable[str]) -> list[list[str]]:
         name, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f'--set "{setting}" has no "="; expected section.field=v1,v2.')
+        if name.strip() in values:
+            raise ValueError(
+                f"{name.strip()} is given twice; expected once, with all values: v1,v2,v3."
+            )
         if name.strip() == "run.run_name":
             raise ValueError("--set run.run_name: a sweep names its runs itself; use --name.")
         try:

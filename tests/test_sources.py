@@ -1,0 +1,161 @@
+"""Tests of `data.sources`: where labels and photos lie, and which split they are for."""
+
+from pathlib import Path
+
+import pytest
+
+from clothseg_utils.data.sources import Source, find_sources
+
+
+def lay_out(folder: Path, *names: str) -> Path:
+    """Make empty files; a name that ends in / is a folder."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            path.mkdir()
+        else:
+            path.touch()
+    return folder
+
+
+def found(root: Path, sources: list[Source]) -> list[tuple[str, str, str | None]]:
+    """Labels and photo folder below the root, and split."""
+    return [
+        (
+            source.labels.relative_to(root).as_posix(),
+            source.photos_dir.relative_to(root).as_posix(),
+            source.split,
+        )
+        for source in sources
+    ]
+
+
+ROBOFLOW = "_annotations.coco.json"
+
+LAYOUTS = {
+    "one file": (["shop.json", "a.jpg"], [("shop.json", ".", None)]),
+    "one file in a folder named after a split": (
+        ["train/_annotations.coco.json", "train/a.jpg"],
+        [("train/_annotations.coco.json", "train", None)],
+    ),
+    "roboflow": (
+        [f"{s}/{n}" for s in ("train", "valid", "test") for n in (ROBOFLOW, "1.jpg")],
+        [
+            ("test/_annotations.coco.json", "test", "test"),
+            ("train/_annotations.coco.json", "train", "train"),
+            ("valid/_annotations.coco.json", "valid", "val"),
+        ],
+    ),
+    "coco": (
+        [
+            *(f"annotations/{what}_{split}2017.json" for what in ("instances", "captions")
+              for split in ("train", "val")),
+            *("train2017/1.jpg", "val2017/1.jpg"),
+        ],
+        [
+            ("annotations/instances_train2017.json", "train2017", "train"),
+            ("annotations/instances_val2017.json", "val2017", "val"),
+        ],
+    ),
+    "cvat with subsets": (
+        [
+            *("annotations/instances_Train.json", "annotations/instances_Validation.json"),
+            *("images/Train/1.jpg", "images/Validation/1.jpg"),
+        ],
+        [
+            ("annotations/instances_Train.json", "images/Train", "train"),
+            ("annotations/instances_Validation.json", "images/Validation", "val"),
+        ],
+    ),
+    "zipped": (["labels.json.gz", "data/1.jpg"], [("labels.json.gz", ".", None)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("names", "expected"), LAYOUTS.values(), ids=LAYOUTS)
+def test_files_of_an_export_are_found(tmp_path, names, expected):
+    lay_out(tmp_path, *names)
+    assert found(tmp_path, find_sources(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("annotations", "splits"),
+    [
+        (["a.json"], [None]),
+        (["train.json"], [None]),
+        (["test.json"], [None]),
+        (["a.json", "b.json"], [None, None]),
+        (["train_a.json", "train_b.json"], [None, None]),
+        (["train_a.json", "val.json", "my-test.json"], ["train", "val", "test"]),
+        (["a.json", "val.json"], [None, "val"]),
+        (["train_val.json", "latest.json", "test.json"], [None, None, "test"]),
+        (["train=a.json", "val=b.json", "test=test.json"], ["train", "val", "test"]),
+        (["val=train.json", "a.json"], ["val", None]),
+        (["valid=b.json", "train=a.json"], ["val", "train"]),
+        (["train/x.json", "valid/x.json"], ["train", "val"]),
+        (["test/a.json", "test/train.json"], [None, "train"]),
+        (["val=a.json", "val=b.json"], [None, None]),
+    ],
+)
+def test_split_is_what_is_said_or_what_names_tell_apart(tmp_path, monkeypatch, annotations, splits):
+    """A folder that all files share says nothing, nor does the name of a single one."""
+    monkeypatch.chdir(tmp_path)
+    lay_out(tmp_path, "photos/", *(text.rpartition("=")[2] for text in annotations))
+    if annotations == ["val=a.json", "val=b.json"]:
+        lay_out(tmp_path, *annotations)  # files of these very names
+    sources = find_sources("photos", annotations)
+    assert [source.split for source in sources] == splits
+
+
+def test_photos_of_a_split_are_looked_for_in_its_folder_first(tmp_path):
+    lay_out(tmp_path, "photos/train/1.jpg", "photos/valid/1.jpg", "a.json", "b.json")
+    sources = find_sources(
+        tmp_path / "photos", [f"train={tmp_path / 'a.json'}", f"val={tmp_path / 'b.json'}"]
+    )
+    assert [source.photos_dir.name for source in sources] == ["train", "valid"]
+
+
+def test_masks_may_have_a_folder_for_each_split(tmp_path):
+    lay_out(tmp_path, "masks/train/1.png", "masks/val/2.png", "photos/train/1.jpg", "photos/val/")
+    sources = find_sources(tmp_path / "photos", masks_dir=tmp_path / "masks")
+    assert found(tmp_path, sources) == [
+        ("masks/train", "photos/train", "train"),
+        ("masks/val", "photos/val", "val"),
+    ]
+    assert all(source.has_masks for source in sources)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "error", "message"),
+    [
+        ([], {}, FileNotFoundError, r"photo folder .*photos not found"),
+        (["photos/1.jpg"], {}, FileNotFoundError, "no COCO JSON in .*--annotations"),
+        (["photos/a.json", "photos/b.json"], {}, ValueError, r"2 JSON files \(a\.json; b\.json"),
+        (
+            ["photos/"],
+            {"annotations": ["no.json"]},
+            FileNotFoundError,
+            r"no\.json not found; expected a COCO JSON",
+        ),
+        (
+            ["photos/", "masks/", "a.json"],
+            {"annotations": ["a.json"], "masks_dir": "masks"},
+            ValueError,
+            "expected one of the two",
+        ),
+        (["photos/"], {"masks_dir": "masks"}, FileNotFoundError, "mask folder masks not found"),
+        (
+            ["photos/", "a.json"],
+            {"annotations": ["val=a.json"]},
+            ValueError,
+            "all for val or test; expected labels to train on",
+        ),
+    ],
+)
+def test_sources_that_are_not_there_are_named(
+    tmp_path, monkeypatch, names, options, error, message
+):
+    monkeypatch.chdir(tmp_path)
+    lay_out(tmp_path, *names)
+    with pytest.raises(error, match=message):
+        find_sources("photos", **options)
