@@ -501,7 +501,8 @@ def test_training_that_was_cut_short_goes_on(monkeypatch, capsys, finished, spli
     [
         ({"max_minutes": 4.0}, {"max_minutes": 5.0}, True),
         ({"max_minutes": 4.0}, {"max_minutes": 4.0, "max_epochs": 99, "patience": 99}, False),
-        ({"max_minutes": 4.0}, {"max_minutes": 0.0, "max_epochs": 99}, False),
+        ({"max_minutes": 4.0}, {"max_minutes": 0.0, "max_epochs": 51}, True),
+        ({"max_minutes": 4.0}, {"max_minutes": 0.0, "max_epochs": 50}, False),
         ({"max_epochs": 5}, {"max_epochs": 6, "patience": 1}, True),
         ({"max_epochs": 5}, {"max_epochs": 4, "patience": 99}, False),
         ({"patience": 6}, {"patience": 7}, True),
@@ -512,7 +513,8 @@ def test_longer_is_what_the_end_of_training_hangs_on(stored, now, expected):
     """By the clock neither epochs nor patience end a training."""
     before = TrainConfig(**{"max_minutes": 0.0} | stored)
     after = TrainConfig(**before.model_dump() | now)
-    state = {"config": {"train": before.model_dump()}}
+    history = [{"epoch": 49}]
+    state = {"config": {"train": before.model_dump()}, "history": history}
     assert resume_module._is_longer(Config(train=after), state) == expected
 
 
