@@ -135,8 +135,13 @@ def plan_start(
         # An encoder cannot begin with the weights of another one.
         another = _another_run(run, from_this="encoder_name" not in lasting)
         return otherwise(first_names([*lasting.values()]), remedy + another)
+    row = complete_row(state["history"][-1])
+    epochs = count_text(row["epochs_done"], "epoch")
     if differences and not goes_on:
-        remedy = "expected a longer training, as this one is finished. Raise train.max_epochs, or "
+        remedy = (
+            f"expected a longer training, as this one is finished ({epochs}, "
+            f"{row['seconds'] / 60:.2g} minutes). Raise train.max_epochs or train.max_minutes, or "
+        )
         return otherwise(first_names([*differences.values()]), remedy + _another_run(run))
     # None where an earlier version finished it.
     by_other_code = is_finished and read_json(run.training_path).get("code") != code
@@ -146,7 +151,6 @@ def plan_start(
         told = ", by other code" if by_other_code else ""
         return Start(f"already trained with these settings{told}", is_done=True)
     _check_time_left(config, state, run)
-    n_done = complete_row(state["history"][-1])["epochs_done"]
     changes = [
         f"{section}.{field} {value:g} instead of {stored:g}"
         for section, field, stored, value in _fields(config, state)
@@ -156,7 +160,7 @@ def plan_start(
         changes.append("changed code")
     told = f", with {', '.join(changes)}" if changes else ""
     return Start(
-        f"training goes on from last.ckpt, after {count_text(n_done, 'epoch')}{told}",
+        f"training goes on from last.ckpt, after {epochs}{told}",
         checkpoint=run.last_checkpoint,
     )
 

@@ -400,6 +400,8 @@ def _quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*exists and is not empty")
             # Checkpoints are written at the end of an epoch, never inside one.
             warnings.filterwarnings("ignore", ".*mid-epoch")
+            # A training that goes on by the clock has no patience.
+            warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint")
             # The name of this option from torch 2.15 on is unknown to the versions before it.
             warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated")
             # What is logged at the end of validation is summed over all processes already.
