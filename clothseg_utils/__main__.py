@@ -671,7 +671,8 @@ def main() -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     if code == _INTERRUPTED:
-        again = " with --resume" if arguments[0] == "train" else ""
+        # Before its first check a training has nothing to go on with.
+        again = " with --resume, after a first check," if arguments[0] == "train" else ""
         _complain(f"interrupted; the same command{again} goes on where it stopped.")
     return code
 
