@@ -401,7 +401,7 @@ def train(
         from clothseg_utils.core.runs import RunFolder
         from clothseg_utils.data.splits import load_training_splits
         from clothseg_utils.training.devices import first_on_each_machine, process_group
-        from clothseg_utils.training.resume import check_new
+        from clothseg_utils.training.resume import check_wish
         from clothseg_utils.training.train import train as fit
         from clothseg_utils.workflow.pipeline import check_inputs
 
@@ -411,14 +411,14 @@ def train(
 
     def prepare() -> Any:
         if rank() == 0:
-            check_new(folder, resume=resume)
+            check_wish(folder, resume=resume)
         return load_training_splits(config.data)
 
     with folder.lock() if rank() == 0 else contextlib.nullcontext(), process_group():
         train_split, val_split = first_on_each_machine(prepare)
         if rank() == 0:
             _say_excluded(train_split.excluded | val_split.excluded)
-        result = fit(config, train_split, val_split, folder)
+        result = fit(config, train_split, val_split, folder, resume_only=resume)
     if rank():
         return 0
     _say(
@@ -745,7 +745,8 @@ def main() -> int:
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
     if code == _INTERRUPTED:
-        again = " with --resume" if arguments[0] == "train" else ""
+        # Before its first check a training has nothing to go on with.
+        again = " with --resume, after a first check," if arguments[0] == "train" else ""
         _complain(f"interrupted; the same command{again} goes on where it stopped.")
     return code
 

@@ -260,12 +260,19 @@ def test_lightning_still_has_what_is_left_out():
     assert callable(trainer._signal_connector.register_signal_handlers)
 
 
-def test_what_is_wrong_is_said_once(config, capfd):
+@pytest.mark.parametrize(
+    ("fields", "resume_only", "said"),
+    [
+        ({"image_limit": 1, "epoch_images": 0}, False, "too few for 2 processes"),
+        ({}, True, "holds no training to go on with"),
+    ],
+)
+def test_what_is_wrong_is_said_once(config, capfd, fields, resume_only, said):
     """Both processes find it; their agent says it once, in a line."""
-    fields = {"run_name": "wrong", "devices": 2, "image_limit": 1, "epoch_images": 0}
-    with pytest.raises(ValueError, match=r"^[^\n]* too few for 2 processes[^\n]*\Z"):
-        train_on_devices(replace_fields(config, fields))
-    assert "too few" not in "".join(capfd.readouterr())  # whoever called says it
+    changed = replace_fields(config, {"run_name": "wrong", "devices": 2} | fields)
+    with pytest.raises(ValueError, match=rf"^[^\n]* {said}[^\n]*\Z"):
+        train_on_devices(changed, resume_only=resume_only)
+    assert said not in "".join(capfd.readouterr())  # whoever called says it
 
 
 def test_notebook_03_starts_the_processes_and_shows_what_they_say(config):

@@ -333,6 +333,8 @@ def bad_root(here) -> Path:
             "train --data-root {good} --run-name x --set train.encoder_weights=nowhere.pth",
             "nowhere.pth",
         ),
+        ("train --data-root {good} --run-name x --set train.init_from=no.pt", "init_from is"),
+        ("train --data-root {good} --run-name x --resume", "holds no training to go on with"),
         ("evaluate --checkpoint nowhere.ckpt --data-root {good} --out x", "nowhere.ckpt"),
         ("evaluate --checkpoint {bad}/" + VAL_JSON + " --data-root {good} --out x", VAL_JSON),
         ("evaluate --checkpoint {best} --data-root nowhere --out x", "nowhere"),

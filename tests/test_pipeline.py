@@ -556,15 +556,25 @@ def test_missing_own_data_are_named(own_config, tmp_path, name):
         check_inputs(own_config, NOTEBOOKS)
 
 
-@pytest.mark.parametrize("field", ["checkpoint", "photos_dir", "encoder_weights"])
+@pytest.mark.parametrize("field", ["checkpoint", "photos_dir", "encoder_weights", "init_from"])
 def test_paths_of_later_notebooks_are_checked_first(config, tmp_path, field):
     path = tmp_path / "named"
     changed = replace_fields(config, {field: str(path)})
     with pytest.raises(FileNotFoundError, match=rf"{field} is .*named, which does not exist; exp"):
         run_pipeline(changed)
     assert not (tmp_path / "out").exists()
-    path.mkdir()
-    check_inputs(changed, NOTEBOOKS)
+    if field != "init_from":  # which is read, too
+        path.mkdir()
+        check_inputs(changed, NOTEBOOKS)
+
+
+def test_weights_are_tried_before_the_first_notebook(config, tmp_path):
+    path = tmp_path / "net.pt"
+    path.write_bytes(b"no weights")
+    changed = replace_fields(config, {"init_from": str(path)})
+    with pytest.raises(ValueError, match=r"net\.pt cannot be read as a torch file"):
+        check_inputs(changed, NOTEBOOKS)
+    check_inputs(changed, NOTEBOOKS[:2])  # they are of training alone
 
 
 def test_pipeline_file_is_read_before_the_first_notebook(config, tmp_path):
@@ -579,12 +589,13 @@ def test_pipeline_file_is_read_before_the_first_notebook(config, tmp_path):
     check_inputs(changed, NOTEBOOKS[:2])  # it is of training alone
 
 
-def test_content_of_a_pipeline_file_belongs_to_the_key_of_training(config, tmp_path):
+@pytest.mark.parametrize("field", ["pipeline_file", "init_from"])
+def test_content_of_a_file_belongs_to_the_key_of_training(config, tmp_path, field):
     path, run = tmp_path / "own.yaml", RunFolder(tmp_path / "out", "x")
     keys = []
     for text in ("a", "b", "a"):
         path.write_text(text)
-        keys.append(step_key(config, run, STEPS[1], {"pipeline_file": str(path)}))
+        keys.append(step_key(config, run, STEPS[1], {field: str(path)}))
     assert keys[0] == keys[2] != keys[1]
 
 

@@ -700,6 +700,18 @@ def test_model_card_names_origin_and_licence_of_the_encoder(
     assert dict(bare)["licence of these weights"] == "not recorded"
 
 
+def test_file_that_training_began_with_is_named(full_run: RunFolder) -> None:
+    random = "started from random weights"
+    assert random in _read(full_run).text
+    parameters = full_run.read_manifest()["steps"]["03_training"]["parameters"]
+    began = {"parameters": parameters | {"init_from": "outputs/a/best.ckpt"}}
+    full_run.update_step("03_training", began)
+    page = _read(full_run)
+    rows = dict(page.table("part", "value"))
+    assert rows["weights at the start"] == "from outputs/a/best.ckpt"
+    assert random not in page.text
+
+
 def test_tables_are_written_as_latex(full_run: RunFolder) -> None:
     write_report(full_run)
     folder = full_run.report_dir / "latex"

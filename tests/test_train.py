@@ -21,7 +21,7 @@ from lightning_fabric.plugins.environments import mpi
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from clothseg_utils.core.config import Config, TrainConfig, replace_fields
-from clothseg_utils.core.files import read_json, repo_root, write_json
+from clothseg_utils.core.files import read_json, repo_root, sha256_file, write_json
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from clothseg_utils.network.geometry import IMAGENET, Normalization
@@ -501,7 +501,8 @@ def test_training_that_was_cut_short_goes_on(monkeypatch, capsys, finished, spli
     [
         ({"max_minutes": 4.0}, {"max_minutes": 5.0}, True),
         ({"max_minutes": 4.0}, {"max_minutes": 4.0, "max_epochs": 99, "patience": 99}, False),
-        ({"max_minutes": 4.0}, {"max_minutes": 0.0, "max_epochs": 99}, False),
+        ({"max_minutes": 4.0}, {"max_minutes": 0.0, "max_epochs": 51}, True),
+        ({"max_minutes": 4.0}, {"max_minutes": 0.0, "max_epochs": 50}, False),
         ({"max_epochs": 5}, {"max_epochs": 6, "patience": 1}, True),
         ({"max_epochs": 5}, {"max_epochs": 4, "patience": 99}, False),
         ({"patience": 6}, {"patience": 7}, True),
@@ -512,7 +513,8 @@ def test_longer_is_what_the_end_of_training_hangs_on(stored, now, expected):
     """By the clock neither epochs nor patience end a training."""
     before = TrainConfig(**{"max_minutes": 0.0} | stored)
     after = TrainConfig(**before.model_dump() | now)
-    state = {"config": {"train": before.model_dump()}}
+    history = [{"epoch": 49}]
+    state = {"config": {"train": before.model_dump()}, "history": history}
     assert resume_module._is_longer(Config(train=after), state) == expected
 
 
@@ -715,17 +717,165 @@ def test_finished_training_outlasts_changed_figures_and_logs(
     assert capsys.readouterr().out == "already trained with these settings\n"
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_unreadable_last_checkpoint_starts_anew(monkeypatch, capsys, finished, splits, damage):
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ("missing", "no readable last.ckpt"),
+        ("truncated", "no readable last.ckpt"),
+        ("best", "last.ckpt holds weights alone"),
+    ],
+)
+def test_last_checkpoint_that_nothing_can_go_on_from(
+    monkeypatch, capsys, finished, splits, damage, reason
+):
     stop_at_fit(monkeypatch)
-    last = folder_of(finished).last_checkpoint
-    beginning = last.read_bytes()[:1000]
-    last.unlink()
+    run = folder_of(finished)
+    beginning = run.last_checkpoint.read_bytes()[:1000]
+    run.last_checkpoint.unlink()
     if damage == "truncated":
-        last.write_bytes(beginning)
+        run.last_checkpoint.write_bytes(beginning)
+    elif damage == "best":
+        shutil.copy(run.best_checkpoint, run.last_checkpoint)
+    before = all_files(run.path)
+    with pytest.raises(ValueError, match=f"cannot go on: {reason}; expected .* its weights: ") as e:
+        train(finished, *splits, run, resume_only=True)
+    assert str(e.value).endswith(f"--set train.init_from={run.best_checkpoint}.")
+    assert all_files(run.path) == before
     with pytest.raises(Crash):
-        train(finished, *splits, folder_of(finished))
-    assert "starts anew: no readable last.ckpt" in capsys.readouterr().out
+        train(finished, *splits, run)
+    assert f"starts anew: {reason}" in capsys.readouterr().out
+    assert all_files(run.path) == before
+
+
+# --- resume alone --------------------------------------------------------------------------------
+
+
+LONGER = "; expected a longer training, as this one is finished (2 epochs, "
+
+
+@pytest.mark.parametrize(
+    ("is_finished", "changes", "reason"),
+    [
+        (True, {"image_size": 64}, "data.image_size was 32 and is 64; expected the settings and"),
+        (False, {"dice_weight": 0.25}, "loss.dice_weight was 0.5 and is 0.25"),
+        (False, {"weight_decay": 0.5}, "train.weight_decay was 0.01 and is 0.5"),
+        (True, {"seed": 1, "max_epochs": 5, "learning_rate": 0.5}, "on: train.seed was 0 and is 1"),
+        (False, {"seed": 1, "resize": "squash"}, "'squash'; train.seed was 0 and is 1; expected"),
+        # Where it is not finished these go on.
+        (True, {"learning_rate": 0.5}, f"train.learning_rate was 0.001 and is 0.5{LONGER}"),
+        (True, {"batch_size": 2}, f"train.batch_size was 4 and is 2{LONGER}"),
+        (True, {"max_epochs": 1}, f"train.max_epochs was 2 and is 1{LONGER}"),
+    ],
+)
+def test_resume_refuses_what_it_cannot_go_on_with(
+    monkeypatch, finished, splits, is_finished, changes, reason
+):
+    forbid_training(monkeypatch)
+    run = folder_of(finished)
+    if not is_finished:
+        run.training_path.unlink()
+    before = all_files(run.path)
+    with pytest.raises(ValueError, match="cannot go on: ") as caught:
+        train(replace_fields(finished, changes), *splits, run, resume_only=True)
+    assert reason in str(caught.value)
+    assert f"--run-name NEW --set train.init_from={run.best_checkpoint}" in str(caught.value)
+    assert all_files(run.path) == before
+
+
+def test_another_encoder_is_not_sent_to_weights_that_do_not_fit(finished, splits):
+    changed = replace_fields(finished, {"encoder_name": "resnet18"})
+    with pytest.raises(ValueError, match=r"'mit_b0' and is 'resnet18'; .* by --run-name") as caught:
+        train(changed, *splits, folder_of(finished), resume_only=True)
+    assert "init_from" not in str(caught.value)
+
+
+def test_other_classes_and_data_are_named(finished, splits):
+    train_split, val_split = splits
+    names = (*train_split.classes.names[:-1], "cape")
+    classes = dataclasses.replace(train_split.classes, names=names)
+    fewer = dataclasses.replace(train_split, images=train_split.images[:4], classes=classes)
+    message = r"the classes differ \(gone: wholebody; new: cape\); the data differ \(train_images\)"
+    with pytest.raises(ValueError, match=message):
+        train(finished, fewer, val_split, folder_of(finished), resume_only=True)
+
+
+def test_resume_does_not_begin(monkeypatch, small_config, splits):
+    forbid_training(monkeypatch)
+    with pytest.raises(ValueError, match='run "small" holds no training to go on with'):
+        train(small_config, *splits, folder_of(small_config), resume_only=True)
+    assert not folder_of(small_config).path.exists()
+
+
+def test_other_code_does_not_keep_a_training_from_going_on(
+    monkeypatch, capsys, finished, splits, code_copy
+):
+    path = code_copy / "training" / "losses.py"
+    path.write_text(path.read_text() + "# a comment\n")
+    stop_at_fit(monkeypatch)
+    train(finished, *splits, folder_of(finished), resume_only=True)
+    assert capsys.readouterr().out == "already trained with these settings, by other code\n"
+    longer = replace_fields(finished, {"max_epochs": 3})
+    with pytest.raises(Crash):
+        train(longer, *splits, folder_of(finished), resume_only=True)
+    assert "training goes on from last.ckpt" in (out := capsys.readouterr().out)
+    assert "changed code" in out
+
+
+@pytest.mark.parametrize(
+    ("minutes", "now", "message"),
+    [
+        (4.0, {"max_minutes": 0.25}, r"0\.5 minutes done and train\.max_minutes is 0\.25"),
+        (4.0, {"max_minutes": 0.75}, None),
+        (4.0, {"max_minutes": 0.0, "max_epochs": 1}, r"2 epochs done and train\.max_epochs is 1"),
+        (4.0, {"max_minutes": 0.0, "max_epochs": 3}, None),
+        (0.25, {"max_minutes": 0.25}, None),  # it was killed at its very end
+    ],
+)
+def test_training_by_the_clock_goes_on_for_what_is_left(
+    monkeypatch, finished, splits, minutes, now, message
+):
+    stop_at_fit(monkeypatch)
+    run = folder_of(finished)
+    run.training_path.unlink()
+    checkpoint = read_checkpoint(run.last_checkpoint)
+    checkpoint[CHECKPOINT_KEY]["config"]["train"]["max_minutes"] = minutes
+    checkpoint[CHECKPOINT_KEY]["history"][-1]["seconds"] = 30.0
+    run.last_checkpoint.unlink()
+    torch.save(checkpoint, run.last_checkpoint)
+    with pytest.raises(ValueError if message else Crash, match=message):
+        train(replace_fields(finished, now), *splits, run, resume_only=True)
+
+
+def test_content_of_init_from_decides_on_going_on_not_its_name(
+    monkeypatch, capsys, tiny_training, finished, splits, tmp_path
+):
+    stop_at_fit(monkeypatch)
+    run = folder_of(finished)
+    paths = [tmp_path / name for name in ("a.ckpt", "b.ckpt", "c.ckpt")]
+    for path in paths:
+        shutil.copy(tiny_training.run.best_checkpoint, path)
+    torch.save(read_checkpoint(paths[2]) | {"note": "another file"}, paths[2])
+    for path in (run.last_checkpoint, run.best_checkpoint):  # as if it had begun with one
+        checkpoint = read_checkpoint(path)
+        checkpoint[CHECKPOINT_KEY]["config"]["train"]["init_from"] = str(paths[0])
+        checkpoint[CHECKPOINT_KEY]["data"]["init_from"] = sha256_file(paths[0])
+        path.unlink()
+        torch.save(checkpoint, path)
+    train(replace_fields(finished, {"init_from": str(paths[1])}), *splits, run)
+    assert capsys.readouterr().out == "already trained with these settings\n"
+    for other in (replace_fields(finished, {"init_from": str(paths[2])}), finished):
+        with pytest.raises(Crash):
+            train(other, *splits, run)
+        assert "starts anew: train.init_from holds other weights" in capsys.readouterr().out
+
+
+def test_weights_that_do_not_fit_leave_the_former_training_where_it_is(finished, splits, tmp_path):
+    run, path = folder_of(finished), tmp_path / "net.pt"
+    torch.save({"features.0.weight": torch.zeros(3)}, path)
+    before = all_files(run.path)
+    with pytest.raises(ValueError, match="has 0 of the"):
+        train(replace_fields(finished, {"init_from": str(path)}), *splits, run)
+    assert all_files(run.path) == before
 
 
 # --- by the clock --------------------------------------------------------------------------------

@@ -151,6 +151,7 @@ class TrainConfig(_Section):
 
     encoder_name: str = "tu-tf_efficientnet_lite0"  # of smp, or tu- and a name of timm
     encoder_weights: str = "imagenet"  # imagenet, none, or a file with the encoder's state dict
+    init_from: str = ""  # checkpoint or state dict to begin with, before encoder_weights
     freeze_encoder: bool = False  # train the decoder only
     compile_network: bool = False  # torch.compile: training starts minutes later
     prior_bias: bool = True  # begin by predicting each class as often as it occurs
@@ -301,6 +302,7 @@ PATH_FIELDS = frozenset(
         "coco_photos",
         "coco_classes",
         "pipeline_file",
+        "init_from",
         "checkpoint",
         "photos_dir",
     }

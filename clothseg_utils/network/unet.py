@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -140,7 +141,9 @@ def _is_state_dict(value: Any) -> bool:
     )
 
 
-def set_prior_bias(network: smp.Unet, class_shares: np.ndarray) -> None:
+def set_prior_bias(
+    network: smp.Unet, class_shares: np.ndarray, kept: np.ndarray | None = None
+) -> None:
     """Let an untrained network begin by predicting each class as often as it occurs.
 
     Without it the first hundreds of steps only learn that most pixels are background.
@@ -150,14 +153,16 @@ def set_prior_bias(network: smp.Unet, class_shares: np.ndarray) -> None:
             weights to a tenth, so that the bias decides at first.
         class_shares: (C,) share of the training pixels, 0..1, sum 1; shares below 1e-4 count
             as 1e-4, so that a class that does not occur can be learned later.
+        kept: (C,) bool, classes whose rows of the head stay as they are; None changes all.
 
     Source: prior probability of focal loss, Lin et al. 2017, section 4.1.
     """
     shares = torch.from_numpy(np.clip(class_shares, 1e-4, 1 - 1e-4))
     head = network.segmentation_head[0]
+    new = torch.ones(len(shares), dtype=torch.bool) if kept is None else torch.from_numpy(~kept)
     with torch.no_grad():
-        head.bias.copy_(torch.logit(shares))
-        head.weight.mul_(0.1)
+        head.bias[new] = torch.logit(shares)[new].to(head.bias.dtype)
+        head.weight[new] *= 0.1
 
 
 def count_parameters(network: smp.Unet) -> dict[str, int]:
@@ -219,6 +224,13 @@ def read_torch_file(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        code = re.search(r"GLOBAL (\S+)", str(error))
+        if code is not None:
+            raise ValueError(
+                f"{path} holds more than weights: reading it would run {code[1]}; expected tensors "
+                "and plain values. If you trust it, read it by torch.load(..., weights_only=False) "
+                "and torch.save its state dict alone."
+            ) from error
         # Zip, pickle and torch each raise types of their own for a broken file.
         raise ValueError(
             f"{path} cannot be read as a torch file of plain weights ({type(error).__name__}); "

@@ -97,7 +97,7 @@ def network(facts: Facts) -> Table:
         "squash": "squash: both sides scaled to the input size, aspect ratio lost",
     }
     size, way = facts.metrics["image_size"], facts.metrics["resize"]
-    start = facts.setting("encoder_weights")
+    start = facts.settings.get("init_from") or facts.setting("encoder_weights")
     rows = (
         ("network", "U-Net"),
         ("encoder", facts.setting("encoder_name")),

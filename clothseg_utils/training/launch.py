@@ -31,8 +31,12 @@ from clothseg_utils.data.splits import load_training_splits
 from clothseg_utils.training.devices import first_on_each_machine, leave, process_group
 
 
-def train_on_devices(config: Config) -> None:
+def train_on_devices(config: Config, *, resume_only: bool = False) -> None:
     """Train in `train.devices` processes and wait for their end; rank 0 writes the run folder.
+
+    Args:
+        config: the run's settings.
+        resume_only: as `train.train` takes it.
 
     Raises:
         ValueError: fewer devices than asked for, or a process stopped or died; what it said.
@@ -46,7 +50,7 @@ def train_on_devices(config: Config) -> None:
         )
     with tempfile.TemporaryDirectory() as folder:
         config_path = Path(folder) / "config.json"
-        write_json(config_path, config.model_dump())
+        write_json(config_path, {"config": config.model_dump(), "resume_only": resume_only})
         # A notebook shows what its own process prints, a terminal also what a child does.
         is_piped = in_notebook()
         with subprocess.Popen(
@@ -119,7 +123,7 @@ def _watch(config_path: Path) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    n_devices = _read_config(config_path).train.devices
+    n_devices = _read_task(config_path)[0].train.devices
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // n_devices)))
     # The agent tells of each step of its own; what a user needs is the cause of a failure.
     logging.disable(logging.CRITICAL)
@@ -208,12 +212,12 @@ def _work(config_path: Path) -> int:
     from clothseg_utils.training.train import train
 
     threading.Thread(target=_end_with_agent, daemon=True).start()
-    config = _read_config(config_path)
+    config, resume_only = _read_task(config_path)
     run = RunFolder(config.run.outputs_root, config.run.run_name)
     try:
         with process_group():
             splits = first_on_each_machine(lambda: load_training_splits(config.data))
-            train(config, *splits, run)
+            train(config, *splits, run, resume_only=resume_only)
     except (OtherProcessError, KeyboardInterrupt):
         return 1
     except Exception as error:
@@ -225,8 +229,9 @@ def _work(config_path: Path) -> int:
     return 0
 
 
-def _read_config(path: Path) -> Config:
-    return Config.model_validate(json.loads(path.read_text(encoding="utf-8")))
+def _read_task(path: Path) -> tuple[Config, bool]:
+    task = json.loads(path.read_text(encoding="utf-8"))
+    return Config.model_validate(task["config"]), task["resume_only"]
 
 
 if __name__ == "__main__":

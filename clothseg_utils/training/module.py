@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import segmentation_models_pytorch as smp
 import torch
 
 from clothseg_utils.core.classes import ClassTable
@@ -115,6 +116,7 @@ class ClothingSegmenter(pl.LightningModule):
         classes: class table.
         data_info: plain values about the data, kept in every checkpoint.
         normalization: of the photos; None takes the encoder's. Kept in every checkpoint.
+        network: to train; None builds the one of the settings.
 
     Attributes:
         history: one dict per check (epoch, epochs_done, step, seconds, learning_rate, train/...,
@@ -129,13 +131,14 @@ class ClothingSegmenter(pl.LightningModule):
         classes: ClassTable,
         data_info: Mapping[str, Any],
         normalization: Normalization | None = None,
+        network: smp.Unet | None = None,
     ) -> None:
         super().__init__()
         self.config = config
         self.classes = classes
         self.data_info = dict(data_info)
         self.normalization = normalization or encoder_normalization(config.train.encoder_name)
-        self.network = build_network(
+        self.network = network or build_network(
             config.train.encoder_name, config.train.encoder_weights, classes.num_classes
         )
         if config.train.freeze_encoder:

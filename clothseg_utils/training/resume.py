@@ -1,8 +1,8 @@
-"""Go on, start anew or return at once: what a run folder holds decides; nothing is ever deleted."""
+"""Go on, start anew, refuse or return: what a run folder holds decides; nothing is ever deleted."""
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from clothseg_utils.core.config import Config
 from clothseg_utils.core.files import read_json
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.core.text import count_text
+from clothseg_utils.core.text import count_text, first_names
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from clothseg_utils.training.module import complete_row
 
@@ -19,8 +19,9 @@ LEARNING_SECTIONS = ("data", "augment", "loss", "train")
 
 FREE_FIELDS = {
     "data": frozenset({"data_root", "derived_root", "mask_workers"}),
-    "augment": frozenset({"pipeline_file"}),  # what it says counts, as the data's "pipeline"
-    "train": frozenset({"num_workers", "devices", "precision", "compile_network"}),
+    # Of these two what the file holds counts, as the data's "pipeline" and "init_from".
+    "augment": frozenset({"pipeline_file"}),
+    "train": frozenset({"init_from", "num_workers", "devices", "precision", "compile_network"}),
 }
 """Settings that change where and how fast, not what is learned."""
 
@@ -29,6 +30,12 @@ _STEERING = ("max_epochs", "max_minutes", "patience", "learning_rate", "batch_si
 
 # Settings younger than a checkpoint: how it was before, where it is not the default.
 _BEFORE = {"train_size": 0, "first_size": 0}
+
+# Of a file that a setting names what it holds counts: what it means where that is another.
+_FILES = {
+    "pipeline": "augment.pipeline_file holds another pipeline",
+    "init_from": "train.init_from holds other weights",
+}
 
 _MOVING = ".moving"  # in a folder of previous/ until the training that replaces it has a checkpoint
 
@@ -55,11 +62,11 @@ def holds_training(run: RunFolder) -> bool:
     return run.checkpoints_dir.exists() and any(run.checkpoints_dir.iterdir())
 
 
-def check_new(run: RunFolder, *, resume: bool) -> None:
-    """Refuse to touch a training that nobody asked to go on with.
+def check_wish(run: RunFolder, *, resume: bool) -> None:
+    """Refuse to touch a training that nobody asked to go on with, or to go on with none.
 
     Raises:
-        ValueError: the run holds a training, and no resume was asked for.
+        ValueError: the run holds a training and no resume was asked for, or the other way round.
     """
     restore_former(run)
     if holds_training(run) and not resume:
@@ -67,45 +74,83 @@ def check_new(run: RunFolder, *, resume: bool) -> None:
             f'run "{run.name}" holds a training; expected a new run. Go on with it by --resume, or '
             "begin another by --run-name."
         )
+    if resume and not holds_training(run):
+        raise ValueError(
+            f'run "{run.name}" holds no training to go on with; expected one that came to its '
+            "first check. Check --run-name, or begin it without --resume."
+        )
 
 
-def plan_start(config: Config, data_info: Mapping[str, Any], run: RunFolder, code: str) -> Start:
+def plan_start(
+    config: Config,
+    data_info: Mapping[str, Any],
+    class_names: Sequence[str],
+    run: RunFolder,
+    code: str,
+    *,
+    resume_only: bool = False,
+) -> Start:
     """Compare settings, data and code with what the run folder holds.
 
     A training that was cut short goes on, also on other devices, in another precision, in other
     batches, for more epochs or minutes, or at another learning rate. A finished one is returned, or
-    goes on where more epochs, minutes or patience are asked for. All other changes begin anew.
+    goes on where more epochs, minutes or patience are asked for. All other changes begin anew, or
+    are refused.
 
     Args:
         config: the run's settings.
         data_info: hashes and counts of the splits, as checkpoints keep them.
+        class_names: index = class id.
         run: the run folder.
         code: hash of the code that decides what is learned.
+        resume_only: refuse where it cannot go on.
 
     Raises:
-        ValueError: more epochs are done than are asked for.
+        ValueError: more epochs or minutes are done than are asked for, or, with `resume_only`, the
+            folder's training cannot go on.
     """
+    if resume_only:
+        check_wish(run, resume=True)
     restore_former(run)
-    state = _read_state(run)
-    if state is None:
-        return _anew("no readable last.ckpt") if holds_training(run) else Start()
+    if not holds_training(run):
+        return Start()
+
+    def otherwise(reason: str, remedy: str) -> Start:
+        if resume_only:
+            raise ValueError(f'run "{run.name}" cannot go on: {reason}; {remedy}.')
+        note = f"training starts anew: {reason}; the former one is in previous/"
+        return Start(note, moves_former=True)
+
+    try:
+        state = _read_state(run)
+    except ValueError as error:
+        remedy = f"expected the file that training wrote. Restore it, or {_another_run(run)}"
+        return otherwise(str(error), remedy)
     is_finished = run.training_path.exists() and run.best_checkpoint.exists()
-    is_longer = _is_longer(config, state)
-    goes_on = not is_finished or is_longer
-    difference = _difference(config, data_info, state, besides=_STEERING if goes_on else ())
-    if difference:
-        return _anew(difference)
-    # None where an earlier version finished it.
-    if is_finished and read_json(run.training_path).get("code") != code:
-        return _anew("the code of training changed since")
-    if not goes_on:
-        return Start("already trained with these settings", is_done=True)
-    n_done = complete_row(state["history"][-1])["epochs_done"]
-    if config.train.max_minutes == 0 and n_done > config.train.max_epochs:
-        raise ValueError(
-            f'run "{run.name}" has {count_text(n_done, "epoch")} done and train.max_epochs is '
-            f"{config.train.max_epochs}; expected more. Raise it, or choose another --run-name."
+    goes_on = not is_finished or _is_longer(config, state)
+    differences = _differences(config, data_info, class_names, state)
+    lasting = {name: text for name, text in differences.items() if name not in _STEERING}
+    if lasting:
+        remedy = "expected the settings and data that it began with. Give these, or "
+        # An encoder cannot begin with the weights of another one.
+        another = _another_run(run, from_this="encoder_name" not in lasting)
+        return otherwise(first_names([*lasting.values()]), remedy + another)
+    row = complete_row(state["history"][-1])
+    epochs = count_text(row["epochs_done"], "epoch")
+    if differences and not goes_on:
+        remedy = (
+            f"expected a longer training, as this one is finished ({epochs}, "
+            f"{row['seconds'] / 60:.2g} minutes). Raise train.max_epochs or train.max_minutes, or "
         )
+        return otherwise(first_names([*differences.values()]), remedy + _another_run(run))
+    # None where an earlier version finished it.
+    by_other_code = is_finished and read_json(run.training_path).get("code") != code
+    if by_other_code and not resume_only:
+        return otherwise("the code of training changed since", "")
+    if not goes_on:
+        told = ", by other code" if by_other_code else ""
+        return Start(f"already trained with these settings{told}", is_done=True)
+    _check_time_left(config, state, run)
     changes = [
         f"{section}.{field} {value:g} instead of {stored:g}"
         for section, field, stored, value in _fields(config, state)
@@ -115,7 +160,7 @@ def plan_start(config: Config, data_info: Mapping[str, Any], run: RunFolder, cod
         changes.append("changed code")
     told = f", with {', '.join(changes)}" if changes else ""
     return Start(
-        f"training goes on from last.ckpt, after {count_text(n_done, 'epoch')}{told}",
+        f"training goes on from last.ckpt, after {epochs}{told}",
         checkpoint=run.last_checkpoint,
     )
 
@@ -155,17 +200,45 @@ def restore_former(run: RunFolder) -> None:
             marker.parent.rmdir()
 
 
-def _anew(reason: str) -> Start:
-    note = f"training starts anew: {reason}; the former one is in previous/"
-    return Start(note, moves_former=True)
+def _another_run(run: RunFolder, *, from_this: bool = True) -> str:
+    """How to begin another run, in words: with what this one learned, where that can be."""
+    if from_this and run.best_checkpoint.exists():
+        return (
+            "begin another run with its weights: --run-name NEW --set "
+            f"train.init_from={run.best_checkpoint}"
+        )
+    return "begin another run by --run-name"
 
 
-def _read_state(run: RunFolder) -> dict[str, Any] | None:
-    """What `last.ckpt` stores about its run; None if it is missing or broken."""
+def _read_state(run: RunFolder) -> dict[str, Any]:
+    """What `last.ckpt` stores about its run.
+
+    Raises:
+        ValueError: it is missing or broken, or nothing can go on from it.
+    """
     try:
-        return read_checkpoint(run.last_checkpoint)[CHECKPOINT_KEY]
+        checkpoint = read_checkpoint(run.last_checkpoint)
     except (FileNotFoundError, ValueError):
-        return None
+        raise ValueError("no readable last.ckpt") from None
+    if "optimizer_states" not in checkpoint:
+        raise ValueError("last.ckpt holds weights alone")
+    return checkpoint[CHECKPOINT_KEY]
+
+
+def _check_time_left(config: Config, state: Mapping[str, Any], run: RunFolder) -> None:
+    """Refuse to go on for less than is done."""
+    row, train = complete_row(state["history"][-1]), config.train
+    n_done, unit, field = row["epochs_done"], "epoch", "max_epochs"
+    if train.max_minutes > 0:
+        if train.max_minutes == state["config"]["train"]["max_minutes"]:
+            return  # it was killed at its very end
+        n_done, unit, field = round(row["seconds"] / 60, 2), "minute", "max_minutes"
+    asked = getattr(train, field)
+    if n_done > asked:
+        raise ValueError(
+            f'run "{run.name}" has {count_text(n_done, unit)} done and train.{field} is '
+            f"{asked:g}; expected more. Raise it, or choose another --run-name."
+        )
 
 
 def _is_longer(config: Config, state: Mapping[str, Any]) -> bool:
@@ -177,7 +250,9 @@ def _is_longer(config: Config, state: Mapping[str, Any]) -> bool:
     }
     if config.train.max_minutes > 0:
         return more["max_minutes"] > 0
-    if more["max_minutes"] < 0 or more["max_epochs"] < 0:
+    if more["max_minutes"] < 0:  # it went by the clock, so its epochs were not counted
+        return config.train.max_epochs > complete_row(state["history"][-1])["epochs_done"]
+    if more["max_epochs"] < 0:
         return False
     return more["max_epochs"] > 0 or more["patience"] > 0
 
@@ -192,16 +267,24 @@ def _fields(config: Config, state: Mapping[str, Any]) -> Iterator[tuple[str, str
                 yield section, field, stored.get(field, before), getattr(now, field)
 
 
-def _difference(
-    config: Config, data_info: Mapping[str, Any], state: Mapping[str, Any], besides: tuple[str, ...]
-) -> str:
-    """The first thing that differs from a stored run, in words; empty if nothing does."""
-    for section, field, stored, value in _fields(config, state):
-        if stored != value and field not in besides:
-            return f"{section}.{field} was {stored!r} and is {value!r}"
-    if state["data"].get("pipeline") != data_info.get("pipeline"):
-        return "augment.pipeline_file holds another pipeline"
-    for name, value in data_info.items():
-        if state["data"].get(name) != value:
-            return f"the data differ ({name})"
-    return ""
+def _differences(
+    config: Config,
+    data_info: Mapping[str, Any],
+    class_names: Sequence[str],
+    state: Mapping[str, Any],
+) -> dict[str, str]:
+    """What differs from a stored run: name of a field or value -> the difference in words."""
+    found = {
+        field: f"{section}.{field} was {stored!r} and is {value!r}"
+        for section, field, stored, value in _fields(config, state)
+        if stored != value
+    }
+    former, now = state["class_names"], list(class_names)
+    if former != now:
+        gone = first_names([name for name in former if name not in now]) or "none"
+        new = first_names([name for name in now if name not in former]) or "none"
+        found["classes"] = f"the classes differ (gone: {gone}; new: {new})"
+    for name in sorted({*_FILES, *data_info}):
+        if state["data"].get(name) != data_info.get(name):
+            found[name] = _FILES.get(name, f"the data differ ({name})")
+    return found

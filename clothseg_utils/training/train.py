@@ -33,7 +33,8 @@ from clothseg_utils.network.encoders import (
     encoder_card,
     encoder_normalization,
 )
-from clothseg_utils.network.unet import default_precision, set_prior_bias
+from clothseg_utils.network.transfer import StoredWeights, read_weights, take_weights
+from clothseg_utils.network.unet import build_network, default_precision, set_prior_bias
 from clothseg_utils.training.callbacks import (
     BestCheckpoint,
     CheckLength,
@@ -58,6 +59,7 @@ from clothseg_utils.training.pipeline_file import pipeline_text
 from clothseg_utils.training.resume import (
     FREE_FIELDS,
     LEARNING_SECTIONS,
+    Start,
     former_aside,
     plan_start,
 )
@@ -104,29 +106,37 @@ class TrainResult:
 
 
 def train(
-    config: Config, train_split: SplitData, val_split: SplitData, run: RunFolder
+    config: Config,
+    train_split: SplitData,
+    val_split: SplitData,
+    run: RunFolder,
+    *,
+    resume_only: bool = False,
 ) -> TrainResult:
     """Train a network and leave `checkpoints/best.ckpt` in the run folder.
 
     What the folder holds decides whether training begins, goes on from `last.ckpt`, begins anew or
-    returns at once (`resume.plan_start`); the code of a finished one is all that this module
-    reaches but pictures and logs. A former training is moved to `previous/<number>/`, never
-    deleted. With several `train.devices` the work is done in a process for each
-    (`launch.train_on_devices`); in such a process, or one that torchrun started, it is done here,
-    and only the first of them writes files.
+    returns at once (`resume.plan_start`). A new one begins with the weights of `train.init_from`,
+    if it is set (`transfer.take_weights`), else of `train.encoder_weights`. The code of a finished
+    one is all that this module reaches but pictures and logs. A former training is moved to
+    `previous/<number>/`, never deleted. With several `train.devices` the work is done in a process
+    for each (`launch.train_on_devices`); in such a process, or one that torchrun started, it is
+    done here, and only the first of them writes files.
 
     Args:
         config: the run's settings.
         train_split: photos to learn from.
         val_split: photos to check on.
         run: the run folder.
+        resume_only: refuse where the folder's training cannot go on, instead of beginning anew.
 
     Raises:
+        FileNotFoundError: a file that the settings name is missing.
         ValueError: settings that do not fit, too little memory, or a loss that is no longer
             finite; the former training is where it was if none of this one's checks was done.
     """
     if config.train.devices > 1 and not is_launched():
-        train_on_devices(config)
+        train_on_devices(config, resume_only=resume_only)
         return _finished_result(run)
     code = _learning_code()  # as it is now: files may change while training runs
     check_encoder_name(config.train.encoder_name)
@@ -139,19 +149,28 @@ def train(
     }
     if config.augment.pipeline_file:
         data_info["pipeline"] = pipeline_text(config.augment.pipeline_file)
-    start = from_first(
-        first_on_each_machine(
-            lambda: plan_start(config, data_info, run, code) if rank() == 0 else None
-        )
-    )
+    stored = read_weights(config)  # before a former training is moved, where it may lie
+    if stored is not None:
+        data_info["init_from"] = stored.sha256
+    class_names = train_split.classes.names
+
+    def plan() -> Start | None:
+        if rank():
+            return None
+        return plan_start(config, data_info, class_names, run, code, resume_only=resume_only)
+
+    start = from_first(first_on_each_machine(plan))
     assert start is not None
     if start.note and rank() == 0:
         print(start.note, flush=True)
     if start.is_done:
         return _finished_result(run)
-    normalization = encoder_normalization(config.train.encoder_name)
     if start.checkpoint is not None:  # it goes on with what it began with
         normalization = stored_normalization(read_checkpoint(start.checkpoint)[CHECKPOINT_KEY])
+    elif stored is not None:
+        normalization = stored.normalization(config.train.encoder_name)
+    else:
+        normalization = encoder_normalization(config.train.encoder_name)
     clock = TrainingClock(config.train)
     data_module = ClothingDataModule(
         config, train_split, val_split, normalization, clock.share_done
@@ -159,7 +178,8 @@ def train(
     data_module.rehearse()
     moves = start.moves_former and rank() == 0
     with former_aside(run) if moves else contextlib.nullcontext():
-        _fit(config, data_module, clock, run, data_info, start.checkpoint, code)
+        about = data_info | {"code": code}
+        _fit(config, data_module, clock, run, about, start.checkpoint, stored)
     return _finished_result(run)
 
 
@@ -170,18 +190,32 @@ def _fit(
     run: RunFolder,
     data_info: dict[str, Any],
     checkpoint_path: Path | None,
-    code: str,
+    stored: StoredWeights | None,
 ) -> None:
     """Train, and write what is told of it; several processes come here together."""
     train = config.train
     pl.seed_everything(train.seed, workers=True, verbose=False)
     card = encoder_card(train.encoder_name, train.encoder_weights)
-    module = ClothingSegmenter(
-        config, data_module.classes, data_info | {"code": code}, data_module.normalization
-    )
+    classes = data_module.classes
+    # What other weights will replace is not fetched.
+    is_new = checkpoint_path is None and stored is None
+    encoder_weights = train.encoder_weights if is_new else "none"
+    network = build_network(train.encoder_name, encoder_weights, classes.num_classes)
+    kept_classes = None
+    if stored is not None:
+        taken = take_weights(network, stored, train.encoder_name, classes.names)
+        kept_classes = taken.kept_classes
+        card = {"weights": taken.note, "license": stored.license}
     if train.prior_bias:
         pixels = data_module.train_split.masks.class_pixels
-        set_prior_bias(module.network, pixels / pixels.sum())
+        set_prior_bias(network, pixels / pixels.sum(), kept_classes)
+    module = ClothingSegmenter(
+        config,
+        classes,
+        data_info | {"license": card["license"]},
+        data_module.normalization,
+        network,
+    )
     freeze_unused(module.network)
     module.to(memory_format=torch.channels_last)
     source = splits_source(data_module.train_split, data_module.val_split)
@@ -192,11 +226,8 @@ def _fit(
             print(_describe(trainer, train, data_module.num_workers), flush=True)
             if checkpoint_path is None:
                 weights, license_name = card.values()
-                print(
-                    f"encoder {train.encoder_name} starts from weights: {weights}; "
-                    f"licence: {license_name}",
-                    flush=True,
-                )
+                what = f"encoder {train.encoder_name}" if stored is None else "network"
+                print(f"{what} starts from weights: {weights}; licence: {license_name}", flush=True)
         with _plain_interrupts(trainer), _plain_memory_errors(train):
             trainer.fit(
                 module, datamodule=data_module, ckpt_path=checkpoint_path, weights_only=True
@@ -211,7 +242,9 @@ def _fit(
             )
         log_layout(trainer.logger.experiment)
         _log_hyperparameters(trainer, config, best_row)
-        about = {"code": code, "encoder": card}
+        about = {"code": data_info["code"], "encoder": card}
+        if stored is not None:
+            about["init_from"] = {"file": stored.path, "sha256": stored.sha256}
         write_json(run.training_path, _summary(train, module.history, clock) | about)
     trainer.strategy.barrier()
 
@@ -371,6 +404,8 @@ def _quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*exists and is not empty")
             # Checkpoints are written at the end of an epoch, never inside one.
             warnings.filterwarnings("ignore", ".*mid-epoch")
+            # A training that goes on by the clock has no patience.
+            warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint")
             # The name of this option from torch 2.15 on is unknown to the versions before it.
             warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated")
             # What is logged at the end of validation is summed over all processes already.

@@ -179,7 +179,7 @@ def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
 
     Raises:
         FileNotFoundError: the data, or a file or folder that a setting names, is missing.
-        ValueError: an encoder or an augmentation pipeline that cannot be used.
+        ValueError: an encoder, weights or an augmentation pipeline that cannot be used.
     """
     convert = config.convert
     if convert.coco_file and NOTEBOOKS[0] in notebooks:
@@ -201,6 +201,11 @@ def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
             "imagenet, none, or a file with the encoder's state dict",
             (_TRAINING,),
         ),
+        "train.init_from": (
+            config.train.init_from,
+            "a checkpoint, or another file with a network's weights",
+            (_TRAINING,),
+        ),
         "augment.pipeline_file": (
             config.augment.pipeline_file,
             "a file that albumentations.save wrote",
@@ -218,6 +223,10 @@ def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
         from clothseg_utils.network.encoders import check_encoder_name
 
         check_encoder_name(encoder_name)
+    if _TRAINING in notebooks and config.train.init_from:
+        from clothseg_utils.network.transfer import check_weights
+
+        check_weights(config)
     if _TRAINING in notebooks and config.augment.pipeline_file:
         from clothseg_utils.training.augment import TrainTransform
 
@@ -286,7 +295,14 @@ def step_key(config: Config, run: RunFolder, notebook: str, parameters: Mapping[
         path = annotation_path(data_root, split)
         parts[path.name] = _hash_if_there(path)
         parts[f"{split} photos"] = _list_files(images_dir(data_root, split))
-    for name in ("checkpoint", "encoder_weights", "pipeline_file", "coco_file", "coco_classes"):
+    for name in (
+        "checkpoint",
+        "encoder_weights",
+        "init_from",
+        "pipeline_file",
+        "coco_file",
+        "coco_classes",
+    ):
         if parameters.get(name):
             parts[name] = _hash_if_there(resolve_path(parameters[name]))
     for name in ("photos_dir", "coco_photos"):
