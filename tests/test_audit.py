@@ -6,6 +6,7 @@ import shutil
 import msgspec
 import pytest
 from PIL import Image
+from pycocotools import mask as mask_api
 from test_coco import IMAGE, annotation_json, read
 
 from clothseg_utils.data import audit as audit_module
@@ -53,6 +54,39 @@ def test_odd_area_and_bbox_are_listed_but_kept(tmp_path):
     ]
     assert report.n_annotations == 4
     assert report.excluded == {}
+
+
+@pytest.mark.parametrize(
+    ("area", "share"),
+    [
+        (400, None),  # the mask's own
+        (470, None),  # within a fifth
+        (0, "100.0 %"),
+        (900, "100.0 %"),  # as the box of a larger outline
+        (4800, "100.0 %"),  # the image's
+    ],
+)
+@pytest.mark.parametrize("is_rle", [False, True])
+def test_area_far_from_the_mask_is_counted(tmp_path, area, share, is_rle):
+    image = IMAGE | {"width": 80, "height": 60}
+    square = [[10, 10, 30, 10, 30, 30, 10, 30]]
+    if is_rle:
+        (rle,) = mask_api.frPyObjects(square, 60, 80)
+        square = {"size": [60, 80], "counts": rle["counts"].decode()}
+    records = [
+        annotation_json(n, segmentation=square, bbox=[10, 10, 20, 20], area=area) for n in (1, 2)
+    ]
+    found = [p for p in audit(read(tmp_path, *records, images=[image])).problems]
+    found = [p for p in found if p.kind == "area_differs"]
+    assert [p.count for p in found] == ([2] if share else [])
+    assert all(f"in {share} of the annotations: {area:,}, not 400 px" in p.detail for p in found)
+
+
+def test_parts_that_overlap_count_once_in_the_area(tmp_path):
+    image = IMAGE | {"width": 80, "height": 60}
+    square = [10, 10, 30, 10, 30, 30, 10, 30]
+    record = annotation_json(segmentation=[square, square], bbox=[10, 10, 20, 20], area=400)
+    assert audit(read(tmp_path, record, images=[image])).problems == []
 
 
 @pytest.mark.parametrize(

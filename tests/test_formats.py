@@ -59,7 +59,17 @@ def test_coco_itself_is_no_other_format(tmp_path, file):
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"[]", b"{}", b"[[1]]", b"nonsense", b'{"a": {"b": 1}}', b"\x00\xff", b"[" * 10_000],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"[[1]]",
+        b"nonsense",
+        b'{"a": {"b": 1}}',
+        b"\x00\xff",
+        b"[" * 10_000,
+        b"a," * 50_000,
+    ],
 )
 def test_what_nobody_knows_has_no_name(data):
     assert recognise(data) is None

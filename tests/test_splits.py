@@ -11,6 +11,7 @@ import pytest
 from clothseg_utils.core.classes import class_table
 from clothseg_utils.core.config import PLAIN_INFERENCE, DataConfig, InferenceConfig
 from clothseg_utils.data.coco import annotation_path
+from clothseg_utils.data.masks import rasterize_split
 from clothseg_utils.data.splits import check_disjoint, load_split, read_splits
 
 
@@ -45,6 +46,25 @@ def val_split(config):
 
 def load_val(root):
     return load_split(data_config(root, root.parent / "derived"), "val")
+
+
+def test_what_the_annotations_leave_out_is_said_when_a_split_is_loaded(
+    synthetic_root, tmp_path, capsys
+):
+    root = tmp_path / "data"
+    shutil.copytree(synthetic_root, root)
+    load_val(root)
+    assert "left out" not in capsys.readouterr().out
+    path = annotation_path(root, "val")
+    file = json.loads(path.read_text())
+    file["annotations"][0]["category_id"] = None
+    path.write_text(json.dumps(file))
+    split = load_val(root)
+    said = f"{path.name}: 1 annotation left out (it has no usable category_id)"
+    assert capsys.readouterr().out.startswith(said)
+    assert split.coco.problems[0].kind == "annotation_left_out"
+    rasterize_split(path, tmp_path / "masks", "supercategory", workers=1)
+    assert capsys.readouterr().out.startswith(said)
 
 
 def test_split_holds_every_photo_in_the_jsons_order(train_split, synthetic_root):

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from clothseg_utils.data.json_bytes import as_float
+
 _PEEK_BYTES = 100_000
 _COCO_KEYS = ("images", "annotations", "categories")
-_RUN_LENGTHS = re.compile(r"^[^\n]*\b(EncodedPixels|rle|encoded_pixels)\b", re.IGNORECASE)
-_YOLO = re.compile(r"\s*(\d+( [-+.\deE]+){4,}\s*(\n|$))+")
+_RUN_LENGTHS = re.compile(r"\b(EncodedPixels|rle|encoded_pixels)\b", re.IGNORECASE)
 
 
 class Format(NamedTuple):
@@ -18,6 +19,21 @@ class Format(NamedTuple):
 
     name: str
     way: str
+
+
+def _is_yolo(text: str) -> bool:
+    words = text.lstrip().partition("\n")[0].split()
+    is_class_first = len(words) > 4 and words[0].isdecimal()
+    return is_class_first and all(as_float(word) is not None for word in words)
+
+
+def _is_csv(text: str) -> bool:
+    first_line, end, _ = text.partition("\n")
+    return first_line.count(",") > 1 and end == "\n"
+
+
+def _is_run_lengths(text: str) -> bool:
+    return _is_csv(text) and _RUN_LENGTHS.search(text.partition("\n")[0]) is not None
 
 
 _NO_MASKS = "it holds boxes, not masks; draw outlines first"
@@ -109,7 +125,7 @@ _TEXT_FORMATS: tuple[tuple[Callable[[str], Any], Format], ...] = (
         Format("a web page", "fetch the file itself"),
     ),
     (
-        _YOLO.match,
+        _is_yolo,
         Format(
             "YOLO's text, one file for each photo",
             "the package supervision reads it by DetectionDataset.from_yolo(..., force_masks=True) "
@@ -117,13 +133,13 @@ _TEXT_FORMATS: tuple[tuple[Callable[[str], Any], Format], ...] = (
         ),
     ),
     (
-        _RUN_LENGTHS.match,
+        _is_run_lengths,
         Format(
             "a CSV of run lengths",
             "decode them to masks, and encode those with pycocotools, or take a folder of masks",
         ),
     ),
-    (re.compile(r"[^\n{\[<]+(,[^\n]*){2,}\n").match, Format("a CSV", "export as COCO instead")),
+    (_is_csv, Format("a CSV", "export as COCO instead")),
 )
 _BINARY_FORMATS = (
     (b"PK\x03\x04", Format("a ZIP archive", "unpack it, and name the JSON inside")),

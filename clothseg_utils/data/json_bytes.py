@@ -80,14 +80,18 @@ def relax_json(data: bytes) -> bytes:
         >>> relax_json(b'{"area": NaN, "name": "NaN"}')
         b'{"area": "NaN", "name": "NaN"}'
     """
-
-    def relaxed(found: re.Match[bytes]) -> bytes:
+    pieces, end = [], 0
+    for found in _STRING_OR_LITERAL.finditer(data):
         text = found[0]
         if not text.startswith(b'"'):
-            return b'"' + text + b'"'
-        return _ESCAPE.sub(_whole_escape, text) if b"\\u" in text else text
-
-    return _STRING_OR_LITERAL.sub(relaxed, data)
+            relaxed = b'"' + text + b'"'
+        elif b"\\u" in text:
+            relaxed = _ESCAPE.sub(_whole_escape, text)
+        else:
+            continue
+        pieces += [data[end : found.start()], relaxed]
+        end = found.end()
+    return b"".join([*pieces, data[end:]])
 
 
 def _whole_escape(found: re.Match[bytes]) -> bytes:
