@@ -67,13 +67,21 @@ def begin_with(words, state):
     return {f"{words}{name}": value for name, value in state.items()}
 
 
+def plus_one(state):
+    return {name: value + 1 for name, value in state.items()}
+
+
+def encoder_of(state):
+    return {name: value for name, value in state.items() if name.startswith("encoder.")}
+
+
 WRAPPED = {
     "a state dict": lambda state: state,
     "under state_dict": lambda state: {"state_dict": state, "epoch": 3},
     "under model_state_dict": lambda state: {"epoch": 3, "model_state_dict": state},
     "under model, then ema": lambda state: {
         "model": state,
-        "ema": {name: value + 1 for name, value in state.items()},
+        "ema": plus_one(state),
         "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 1.0}]},
     },
     "two dicts deep": lambda state: {"nets": {"segmenter": state}},
@@ -90,8 +98,12 @@ WRAPPED = {
         name.replace("encoder.", "encoder._orig_mod."): value for name, value in state.items()
     },
     "student and teacher": lambda state: (
-        begin_with("student.", state)
-        | begin_with("teacher.", {name: value + 1 for name, value in state.items()})
+        begin_with("student.", state) | begin_with("teacher.", plus_one(state))
+    ),
+    "teacher between": lambda state: (  # its decoder comes first
+        begin_with("student.", encoder_of(state))
+        | begin_with("teacher.", plus_one(state))
+        | begin_with("student.", state)
     ),
     "with a classifier": lambda state: state | {"classification_head.3.bias": torch.ones(4)},
     "half precision": lambda state: {

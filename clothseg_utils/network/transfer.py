@@ -22,7 +22,6 @@ from clothseg_utils.network.unet import build_network, read_torch_file
 
 _SETTING = "train.init_from"
 _HEAD = "segmentation_head.0."
-_WHOLE = "decoder whole"
 
 # Counts of batches, which old files lack and nothing reads.
 _NOT_NEEDED = "num_batches_tracked"
@@ -123,14 +122,17 @@ def take_weights(
     start = _common_start(encoder_names)
     encoder = _find(encoder_names, start, stored.tensors)
     _check_encoder(encoder, start, own, stored, encoder_name)
-    rest = _find([name for name in own if name not in encoder_names], "", stored.tensors)
+    # Of the same network, where the file holds several.
+    place = encoder.place.removesuffix(start) if encoder.place.endswith(start) else ""
+    beside = [name for name in stored.tensors if _plain(name).startswith(place)]
+    rest = _find([name for name in own if name not in encoder_names], "", beside)
     found = encoder.names | rest.names
     new = {name: stored.tensors[theirs] for name, theirs in found.items()}
     fitting = {name: value for name, value in new.items() if value.shape == own[name].shape}
-    about_decoder = _about_decoder(own, rest, stored)
+    decoder = [name for name in own if name.startswith("decoder.") and _is_needed(name)]
     rows: list[tuple[int, int]] = []
     about_head = "head new"  # it reads what its own decoder says
-    if about_decoder == _WHOLE:
+    if all(name in fitting for name in decoder):
         rows, about_head = _head_rows(new, own, stored, class_names)
     taken = {name: value for name, value in fitting.items() if not name.startswith(_HEAD)}
     if rows:
@@ -143,12 +145,12 @@ def take_weights(
     left = [name for name, value in stored.tensors.items() if name not in used and value.dim()]
     parts = [
         f"encoder whole ({count_text(len(encoder.names), 'entry', 'entries')})",
-        about_decoder,
+        _about_decoder(decoder, rest, own, stored),
         about_head,
     ]
     if not stored.info:
-        place = encoder.place.removesuffix(start)
-        parts += [f"found under {place}"] if place else []
+        found_under = place or encoder.place.removesuffix(start)
+        parts += [f"found under {found_under}"] if found_under else []
         parts += [f"as much lies under {other}" for other in encoder.others[:1]]
         parts += [f"not taken: {_some(left)}"] if left else []
     kept = np.isin(np.arange(len(class_names)), [row for row, _ in rows])
@@ -293,13 +295,14 @@ def _misshapen(
     ]
 
 
-def _about_decoder(own: Mapping[str, torch.Tensor], rest: _Found, stored: StoredWeights) -> str:
-    needed = [name for name in own if name.startswith("decoder.") and _is_needed(name)]
+def _about_decoder(
+    needed: Sequence[str], rest: _Found, own: Mapping[str, torch.Tensor], stored: StoredWeights
+) -> str:
     there = {name: rest.names[name] for name in needed if name in rest.names}
     misshapen = _misshapen(there, stored.tensors, own)
     n_taken = len(there) - len(misshapen)
     if n_taken == len(needed):
-        return _WHOLE
+        return "decoder whole"
     faults = {
         "misshapes": misshapen,
         "lacks": [name for name in needed if name not in there] if there else [],
