@@ -220,7 +220,7 @@ def open_photo(source: bytes | Path, name: str) -> Image.Image:
         photo.close()
         raise _RefusedError(
             f"photo {name} has {megapixels:,.1f} megapixels, more than the {most:g} that "
-            f"{MEGAPIXELS_VARIABLE} allows; set it to {int(megapixels) + 1} to read the photo, which "
+            f"{MEGAPIXELS_VARIABLE} allows; set it to {int(megapixels) + 1} to read it, which "
             f"takes about {megapixels * _GB_PER_MEGAPIXEL:.0f} GB of memory."
         )
     return photo
