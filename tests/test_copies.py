@@ -155,6 +155,11 @@ def test_low_quality_and_rotation_by_exif_change_nothing(drawn, tmp_path):
     assert pair.bits < 25
 
 
+def test_a_photo_above_pillows_own_limit_is_compared(drawn, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # it warns above, and refuses at double
+    assert hash_paths(drawn[:1]).names == (str(drawn[0]),)
+
+
 def test_different_photos_of_similar_people_are_not_near_equal(drawn):
     assert source_groups({path.name: path for path in drawn}).pairs == ()
 

@@ -186,7 +186,7 @@ def test_one_limit_of_megapixels_that_can_be_raised(tmp_path, monkeypatch, setti
     data = png_of_size(width, 10_000)
     (tmp_path / "big.png").write_bytes(data)
     if refused:
-        reason = rf"big\.png has [\d.]+ megapixels; .* set {MEGAPIXELS_VARIABLE}=\d+; .* GB"
+        reason = rf"big\.png has [\d.]+ megapixels, .*{MEGAPIXELS_VARIABLE} allows; .* GB"
         with pytest.raises(ValueError, match=reason):
             decode_photo(data, "big.png")
         with pytest.raises(ValueError, match=reason):

@@ -25,11 +25,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from clothseg_utils.core.text import first_names
 from clothseg_utils.data.photo_cache import look_once
-from clothseg_utils.data.photos import PHOTO_SUFFIXES, read_photo
+from clothseg_utils.data.photos import PHOTO_SUFFIXES, open_photo, read_photo
 
 MOST_BITS = 60
 """Pictures whose hashes differ in more bits than these are not near-equal."""
@@ -254,7 +254,7 @@ def _close_pairs(first: Hashes, second: Hashes, *, within: bool) -> Iterator[Nea
 
 def _small_picture(path: Path) -> np.ndarray:
     """A photo in grey, shrunk to a square: (64, 64) float32, 0..255."""
-    with Image.open(path) as photo:
+    with open_photo(path, path.name) as photo:
         if photo.format == "JPEG":  # decoded at a fraction of its size: a tenth of the time
             photo.draft("L", (2 * _SIDE, 2 * _SIDE))
             grey = np.asarray(ImageOps.exif_transpose(photo).convert("L"))

@@ -219,9 +219,9 @@ def open_photo(source: bytes | Path, name: str) -> Image.Image:
     if megapixels > most:
         photo.close()
         raise _RefusedError(
-            f"photo {name} has {megapixels:,.1f} megapixels; expected at most {most:g}. To read it "
-            f"set {MEGAPIXELS_VARIABLE}={int(megapixels) + 1}; it takes about "
-            f"{megapixels * _GB_PER_MEGAPIXEL:.0f} GB of memory."
+            f"photo {name} has {megapixels:,.1f} megapixels, more than the {most:g} that "
+            f"{MEGAPIXELS_VARIABLE} allows; set it to {int(megapixels) + 1} to read it, which "
+            f"takes about {megapixels * _GB_PER_MEGAPIXEL:.0f} GB of memory."
         )
     return photo
 
@@ -231,8 +231,8 @@ def _prepare_heif(name: str) -> None:
         importlib.import_module(_HEIF_PACKAGE).register_heif_opener()
     except ImportError:
         raise _RefusedError(
-            f"photo {name} is HEIC, which needs one package more; expected it installed. "
-            f'Type: {sys.executable} -m pip install "pillow-heif>=1"'
+            f"photo {name} is HEIC, which needs one package more, "
+            f'{sys.executable} -m pip install "pillow-heif>=1"; or export it as JPEG.'
         ) from None
 
 
