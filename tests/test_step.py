@@ -28,7 +28,8 @@ def parameters(shell, tmp_path) -> dict[str, object]:
 
 
 def a_figure():
-    return plot_supercategory_counts(pd.DataFrame({"supercategory": ["neck"]}), source="a test")
+    annotations = pd.DataFrame({"supercategory": ["neck"], "class_color": ["#9d84ab"]})
+    return plot_supercategory_counts(annotations, source="a test")
 
 
 def test_settings_and_folder_come_from_the_parameters(parameters, tmp_path):
