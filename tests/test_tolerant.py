@@ -169,6 +169,10 @@ def test_key_given_twice_is_an_error(tmp_path, key, old, new):
 # -- ids
 
 
+def shifted(n):
+    return [[x + n / 8 for x in SQUARE[0]]]
+
+
 @pytest.mark.parametrize("ids", [("img-1", "a1f3"), ("-1", "7e"), (-5, 2**64), ("ä", " b ")])
 def test_ids_that_are_no_numbers_are_numbered_the_same_everywhere(tmp_path, ids):
     images = [IMAGE | {"id": ids[0]}, IMAGE_9 | {"id": ids[1]}]
@@ -198,7 +202,10 @@ def test_numbers_given_to_ids_are_free(tmp_path):
     ],
 )
 def test_annotations_without_an_id_of_their_own_are_numbered(tmp_path, ids, expected):
-    coco = read(tmp_path, *(changed(annotation_json(), id=i) for i in ids))
+    coco = read(
+        tmp_path,
+        *(changed(annotation_json(), id=i, segmentation=shifted(n)) for n, i in enumerate(ids)),
+    )
     assert [a.id for a in coco.annotations] == expected
     n_new = sum(new != old or old is True for new, old in zip(expected, ids, strict=True))
     assert count_kinds(coco.problems)["healed"] == n_new
@@ -331,11 +338,28 @@ def test_one_id_of_two_images_leaves_both_out(tmp_path):
 
 def test_photo_listed_twice_is_one_image_with_the_annotations_of_both(tmp_path):
     images = [IMAGE, IMAGE_9, IMAGE_9 | {"id": 99}]
-    coco = read(tmp_path, *ANNOTATIONS, annotation_json(21, image_id=99), images=images)
+    records = [annotation_json(1), annotation_json(2, image_id=9), annotation_json(3, image_id=99)]
+    records[2]["segmentation"] = SQUARE
+    coco = read(tmp_path, *records, images=images)
     assert [image.id for image in coco.images] == [7, 9]
-    assert [a.id for a in coco.annotations_of(9)] == [*range(1, 21, 2), 21]
+    assert [a.id for a in coco.annotations_of(9)] == [2, 3]
     (problem,) = coco.problems
     assert (problem.kind, problem.subject) == ("healed", "image 99 (b.jpg)")
+
+
+def test_file_joined_with_itself_is_read_once(tmp_path):
+    different = [a | {"segmentation": shifted(n)} for n, a in enumerate(ANNOTATIONS)]
+    file = file_json(*different)
+    twice = {key: file[key] * 2 for key in ("images", "categories", "annotations")}
+    other_ids = [
+        *different,
+        *(a | {"id": a["id"] + 50, "image_id": a["image_id"] + 50} for a in different),
+    ]
+    images = [*file["images"], *(image | {"id": image["id"] + 50} for image in file["images"])]
+    for joined in (twice, file_json(*other_ids, images=images)):
+        coco = read_annotations(write(tmp_path, joined))
+        assert (len(coco.images), len(coco.categories)) == (2, 2)
+        assert [a.id for a in coco.annotations] == list(range(1, 21))
 
 
 def test_photo_listed_twice_with_two_sizes_is_the_first_one(tmp_path):
@@ -395,6 +419,8 @@ BOX = {"x": 1, "y": 1, "width": 2, "height": 2}
         ({"segmentation": [[1, 1, 2, 2]]}, "a box only"),
         ({"segmentation": [[1, 1, 3, 3]]}, "a box only"),
         ({"segmentation": ..., "keypoints": [1, 2, 2]}, "key points only"),
+        ({"segmentation": [], "keypoints": [1, 2, 2]}, "key points only"),
+        ({"segmentation": [], "keypoints": [0, 0, 0]}, "a box only"),
         ({"segmentation": ..., "bbox": ...}, "no segmentation"),
     ],
 )

@@ -77,6 +77,8 @@ class _RawFile(Struct):
     licenses: msgspec.Raw = msgspec.Raw(b"null")
 
 
+_SHORTEST_MASK = 10  # bytes of JSON
+
 _decode_typed = msgspec.json.Decoder(_TypedFile).decode
 _decode_raw = msgspec.json.Decoder(_RawFile).decode
 
@@ -264,8 +266,12 @@ def _check_exists(path: Path) -> None:
 
 def _decode(path: Path, data: bytes) -> _TypedFile | _RawFile:
     """Take the file apart, typed where it can be; ValueError where it is none of ours."""
+    file: _TypedFile | _RawFile
     try:
-        file: _TypedFile | _RawFile = _decode_typed(data)
+        file = typed = _decode_typed(data)
+        # Only the raw records tell key points from boxes.
+        if any(len(a.segmentation) < _SHORTEST_MASK for a in typed.annotations):
+            file = _decode_raw(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         try:
             file = _decode_raw(data)

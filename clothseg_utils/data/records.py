@@ -112,6 +112,42 @@ class PackedAnnotation(Struct, gc=False):
         return Annotation(*ids, segmentation, self.area, self.bbox, self.iscrowd)
 
 
+_NULL = msgspec.Raw(b"null")
+
+
+class LooseAnnotation(Struct, gc=False):
+    """An annotation of any types."""
+
+    id: msgspec.Raw = _NULL
+    image_id: msgspec.Raw = _NULL
+    category_id: msgspec.Raw = _NULL
+    segmentation: msgspec.Raw = _NULL
+    area: msgspec.Raw = _NULL
+    bbox: msgspec.Raw = _NULL
+    iscrowd: msgspec.Raw = msgspec.Raw(b"0")
+    keypoints: msgspec.Raw = _NULL
+
+
+decode_loose = msgspec.json.Decoder(LooseAnnotation).decode
+
+
+def loosen(packed: PackedAnnotation) -> LooseAnnotation:
+    """The same annotation with all its values as JSON."""
+
+    def encode(value: object) -> msgspec.Raw:
+        return msgspec.Raw(msgspec.json.encode(value))
+
+    return LooseAnnotation(
+        id=encode(packed.id),
+        image_id=encode(packed.image_id),
+        category_id=encode(packed.category_id),
+        segmentation=packed.segmentation,
+        area=encode(packed.area),
+        bbox=encode(packed.bbox),
+        iscrowd=encode(packed.iscrowd),
+    )
+
+
 class Problem(Struct, frozen=True, gc=False):
     """One finding: of what kind, about which annotation or file, and what is wrong.
 

@@ -2,13 +2,14 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, TypeGuard, TypeVar
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from clothseg_utils.core.text import first_names
 from clothseg_utils.data.json_bytes import as_float, as_int, shown, value_of
@@ -17,10 +18,13 @@ from clothseg_utils.data.records import (
     MAX_SIDE,
     Category,
     ImageRecord,
+    LooseAnnotation,
     PackedAnnotation,
     Problem,
     ProblemKind,
+    decode_loose,
     decode_segmentation,
+    loosen,
 )
 from clothseg_utils.data.rle import MAX_COORDINATE, Rle, segmentation_fault
 from clothseg_utils.data.segmentations import (
@@ -47,6 +51,10 @@ _NAME_KEYS = ("file_name", "fileName", "filename")  # the second is LabelU's
 _NUMBERED = "are numbered anew"
 _IMAGE_LEFT_OUT = "its image was left out"
 _LEFT_OUT = {"image_id": _IMAGE_LEFT_OUT, "category_id": "its category was left out"}
+_REMEDY = {
+    "images": "; `convert` matches names and sizes with the photos themselves",
+    "annotations": "",
+}
 _NO_ID = -1
 _UNKNOWN_BOX: Box = (math.nan, math.nan, math.nan, math.nan)
 _SHARES = "coordinates from 0 to 1, read as shares of the image's size"
@@ -58,23 +66,6 @@ _decode_sound_segmentation = msgspec.json.Decoder(
 ).decode
 _decode_annotation = msgspec.json.Decoder(PackedAnnotation).decode
 _UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_NULL = msgspec.Raw(b"null")
-
-
-class _LooseAnnotation(Struct, gc=False):
-    """An annotation of any types."""
-
-    id: msgspec.Raw = _NULL
-    image_id: msgspec.Raw = _NULL
-    category_id: msgspec.Raw = _NULL
-    segmentation: msgspec.Raw = _NULL
-    area: msgspec.Raw = _NULL
-    bbox: msgspec.Raw = _NULL
-    iscrowd: msgspec.Raw = msgspec.Raw(b"0")
-    keypoints: msgspec.Raw = _NULL
-
-
-_decode_loose = msgspec.json.Decoder(_LooseAnnotation).decode
 
 
 class RecordReader:
@@ -97,6 +88,7 @@ class RecordReader:
         self._images: dict[_Key, ImageRecord | None] = {}
         self._maybe_shares: list[PackedAnnotation] = []
         self._any_in_pixels = False
+        self._joined_images: set[int] = set()  # listed under several ids
         self._to_measure: list[PackedAnnotation] = []
         self.damaged: set[int] = set()
         """Ids of images that lost an annotation."""
@@ -140,6 +132,7 @@ class RecordReader:
             subject = f"image {shown(key)} ({image.file_name})"
             if (first.width, first.height) == (image.width, image.height):
                 kept[key] = first
+                self._joined_images.add(first.id)
                 detail = f"a photo listed more than once is one image: also image {first.id}"
                 self._left_out.append(Problem("healed", subject, detail))
             else:
@@ -169,6 +162,7 @@ class RecordReader:
                 f"({first_names(found)}); expected polygons or run lengths as `segmentation`. "
                 "Draw outlines in the labelling tool, or choose an export that has them."
             )
+        packed = self._without_repeats(packed)
         self._number(packed)
         image_of_id = {image.id: image for image in self._images.values() if image is not None}
         self._scale_shares(image_of_id)
@@ -216,7 +210,7 @@ class RecordReader:
         raise ValueError(
             f"{self._path}: {n_broken:,} of {n_records:,} {what} cannot be used "
             f"({first_names(told)}); expected at most a tenth. Correct the file, or export it "
-            "again."
+            f"again{_REMEDY[what]}."
         )
 
     # -- values
@@ -269,7 +263,7 @@ class RecordReader:
             if len(records) > 1:
                 self._tally("healed", subject, f"the same {noun} is listed more than once")
             if not _is_id(key):
-                self._tally("healed", subject, f"ids that are not numbers from 0 on, {_NUMBERED}")
+                self._tally("healed", subject, f"ids that are not numbers from 0 on {_NUMBERED}")
             number = key if _is_id(key) else next(fresh)
             is_numbered = record.id == number
             kept[key] = record if is_numbered else msgspec.structs.replace(record, id=number)
@@ -359,9 +353,9 @@ class RecordReader:
         self, index: int, record: PackedAnnotation | msgspec.Raw
     ) -> PackedAnnotation | None:
         if isinstance(record, PackedAnnotation):
-            return self._mend(index, _loosen(record))
+            return self._mend(index, loosen(record))
         try:
-            return self._mend(index, _decode_loose(record))
+            return self._mend(index, decode_loose(record))
         except _UNDECODABLE:
             detail = f"it is no record: {shown(value_of(record))}"
             self._leave_out("annotation_left_out", f"annotations[{index}]", detail)
@@ -400,7 +394,7 @@ class RecordReader:
         size = self._photo_size(image)
         return size is not None and rle.size == size[::-1]
 
-    def _mend(self, index: int, loose: _LooseAnnotation) -> PackedAnnotation | None:
+    def _mend(self, index: int, loose: LooseAnnotation) -> PackedAnnotation | None:
         """Read an annotation that is not as it should be; None where it leaves itself out."""
         subject, box = f"annotations[{index}]", _read_box(value_of(loose.bbox))
         image: ImageRecord | None = None
@@ -462,7 +456,7 @@ class RecordReader:
         if not self._check_sound(packed, image):
             raise ValueError("its segmentation cannot be rasterized")
 
-    def _mend_values(self, packed: PackedAnnotation, loose: _LooseAnnotation, subject: str) -> None:
+    def _mend_values(self, packed: PackedAnnotation, loose: LooseAnnotation, subject: str) -> None:
         written, crowd = value_of(loose.area), value_of(loose.iscrowd)
         area = as_float(written)
         packed.area = math.nan if area is None else area
@@ -478,6 +472,24 @@ class RecordReader:
         packed.iscrowd = int(crowd) if isinstance(crowd, bool) else as_int(crowd) or 0
 
     # -- all annotations together
+
+    def _without_repeats(self, packed: list[PackedAnnotation]) -> list[PackedAnnotation]:
+        """Drop what is listed again, in a file that was joined with itself."""
+        times = Counter(annotation.id for annotation in packed)
+        if len(times) == len(packed) and not self._joined_images:
+            return packed
+        kept: list[PackedAnnotation] = []
+        seen: set[tuple[int, int, bytes]] = set()
+        for annotation in packed:
+            if times[annotation.id] > 1 or annotation.image_id in self._joined_images:
+                what = annotation.image_id, annotation.category_id, bytes(annotation.segmentation)
+                if what in seen:
+                    detail = "the same annotation is listed more than once"
+                    self._tally("healed", f"annotation {annotation.id}", detail)
+                    continue
+                seen.add(what)
+            kept.append(annotation)
+        return kept
 
     def _number(self, packed: Sequence[PackedAnnotation]) -> None:
         """Give ids to annotations without one, and to all but the first of equal ones."""
@@ -537,21 +549,6 @@ def _decode_typed(raw: msgspec.Raw) -> PackedAnnotation | None:
         return None
 
 
-def _loosen(packed: PackedAnnotation) -> _LooseAnnotation:
-    def encode(value: object) -> msgspec.Raw:
-        return msgspec.Raw(msgspec.json.encode(value))
-
-    return _LooseAnnotation(
-        id=encode(packed.id),
-        image_id=encode(packed.image_id),
-        category_id=encode(packed.category_id),
-        segmentation=packed.segmentation,
-        area=encode(packed.area),
-        bbox=encode(packed.bbox),
-        iscrowd=encode(packed.iscrowd),
-    )
-
-
 def _read_box(value: Any) -> Box | None:
     if not (isinstance(value, list) and len(value) == 4):
         return None
@@ -562,7 +559,7 @@ def _read_box(value: Any) -> Box | None:
     return x, y, width, height
 
 
-def _what_instead(error: Exception, loose: _LooseAnnotation, box: Box | None) -> str:
+def _what_instead(error: Exception, loose: LooseAnnotation, box: Box | None) -> str:
     """What an annotation without a mask has."""
     points = value_of(loose.keypoints)
     if isinstance(points, list) and any(points):
