@@ -398,9 +398,7 @@ def train(
     config = _config(profile, data_root, run_name, set_)
     _check_gpu(profile, on_cpu)
     with heavy_imports():
-        from clothseg_utils.core.files import resolve_path
         from clothseg_utils.core.runs import RunFolder
-        from clothseg_utils.data.conversion import conversion_changes
         from clothseg_utils.data.splits import load_training_splits
         from clothseg_utils.training.devices import first_on_each_machine, process_group
         from clothseg_utils.training.resume import check_new
@@ -420,8 +418,6 @@ def train(
         train_split, val_split = first_on_each_machine(prepare)
         if rank() == 0:
             _say_excluded(train_split.excluded | val_split.excluded)
-            for line in conversion_changes(resolve_path(config.data.data_root)):
-                _say(f"convert: {line}")
         result = fit(config, train_split, val_split, folder)
     if rank():
         return 0

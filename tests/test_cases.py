@@ -173,6 +173,19 @@ def exif_turned_runs(export: Export) -> None:
     )
 
 
+def exif_turned_runs_upright(export: Export) -> None:
+    """Run lengths of the photo as it is seen; only the file's width and height are swapped."""
+    exif_turned(export)
+    boxes = {1: turned(SHIRT), 2: turned(PANTS)}
+    export.each("annotations", segmentation=lambda r: rle(boxes[r["category_id"]], HEIGHT, WIDTH))
+
+
+def photos_shrunk_runs_too(export: Export) -> None:
+    boxes = {1: SHIRT, 2: PANTS}
+    export.each("images", width=10 * WIDTH, height=10 * HEIGHT)
+    export.each("annotations", segmentation=lambda r: rle(boxes[r["category_id"]]))
+
+
 def exif_stripped(export: Export) -> None:
     """Further down than the file says that the photo is high."""
     export.size_wh = HEIGHT, WIDTH
@@ -282,6 +295,14 @@ WHOLE = {
     "exif, half of them": (exif_turned_half, f"{OTHER_SIZE}, width and height swapped"),
     "exif, annotated unturned": (exif_turned_annotations_not, f"{OTHER_SIZE}, annotations turned"),
     "exif, run lengths": (exif_turned_runs, f"{OTHER_SIZE}, annotations turned"),
+    "exif, run lengths upright": (
+        exif_turned_runs_upright,
+        f"{OTHER_SIZE}, width and height swapped",
+    ),
+    "photos shrunk, run lengths too": (
+        photos_shrunk_runs_too,
+        f"{OTHER_SIZE}, size taken from the photo",
+    ),
     "exif, taken out since": (exif_stripped, f"{OTHER_SIZE}, width and height swapped"),
     "photos shrunk": (photos_shrunk, f"{OTHER_SIZE}, annotations scaled"),
     "sizes of other photos": (sizes_of_other_photos, f"{OTHER_SIZE}, size taken from the photo"),

@@ -1,4 +1,4 @@
-"""Annotation files are read whole or refused with one line; nothing is dropped in silence."""
+"""Annotation files are read or refused with one line; nothing is dropped in silence."""
 
 import hashlib
 import json
@@ -111,10 +111,13 @@ def test_both_forms_of_rle_are_read(tmp_path, counts):
 @pytest.mark.parametrize(
     ("segmentation", "fault"),
     [
-        ([], "no polygon part"),
-        ([[1, 1, 3, 3]], "polygon part 0 has 4 coordinates"),
-        ([*TRIANGLE, [1, 1, 3, 1, 3, 3, 2]], "polygon part 1 has 7 coordinates"),
+        ([[1, 1, 6, 5]], "a polygon part has fewer than 3 points: 4 coordinates"),
+        ([[1, 1, 3, 1, 3, 3, 2]], "a polygon part has an odd number of coordinates: 7"),
         ([[1, 1, 3, 1, 3, 200_000]], "beyond 100000 px"),
+        ([["a"] * 6], "a coordinate is not a number"),
+        (5, "neither polygons nor run lengths: 5"),
+        ({"size": [6, 5], "counts": [30]}, "swapped, and nothing says which way round"),
+        ({"size": [6, 6], "counts": [36]}, "not the image's: 6 x 6, not 5 x 6"),
         ({"size": [5, 6], "counts": [1, 1]}, "add up to 2 pixels; expected 5 x 6 = 30"),
     ],
 )
@@ -132,18 +135,24 @@ def test_infinite_coordinate_is_left_out(tmp_path):
     text = json.dumps(file_json(annotation_json())).replace("[[1, 1,", "[[1e999, 1,")
     coco = read_annotations(write(tmp_path, text))
     assert len(coco.annotations) == 0
-    assert "too large to be finite" in coco.problems[0].detail
+    assert "a coordinate is not a number, or beyond 100000 px: inf" in coco.problems[0].detail
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is not JSON"),
-        ("<html>404</html>", "is not JSON"),
+        ("", "is empty"),
+        (" \n", "is empty"),
+        ("<html>404</html>", "looks like a web page"),
         ('{"images": [', "is not JSON"),
-        ("[1, 2]", "is no annotation file .*expected an object with categories"),
+        ("[" * 100_000, "is no COCO annotation file"),
+        ('{"a": ' * 100_000, "is not JSON .*nested too deeply"),
+        ("[1, 2]", "is no COCO annotation file .*expected an object with lists of categories"),
         ('{"images": [], "categories": []}', "missing required field `annotations`"),
-        ('{"images": 3, "annotations": [], "categories": []}', "no annotation file .* images"),
+        (
+            '{"images": 3, "annotations": [], "categories": []}',
+            "no COCO annotation file .* in images",
+        ),
     ],
 )
 def test_file_of_another_kind_is_refused(tmp_path, text, message):
@@ -154,65 +163,6 @@ def test_file_of_another_kind_is_refused(tmp_path, text, message):
 
 
 IMAGE = {"id": 7, "file_name": "a.jpg", "width": 6, "height": 5}
-
-
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [
-        (
-            file_json(annotation_json(1), annotation_json(57, category_id="shoe")),
-            r"annotations\[1\] with id 57 is malformed at category_id: Expected `int`, got `str`",
-        ),
-        (
-            file_json({"id": 57, "image_id": 7}),
-            r"annotations\[0\] with id 57 is malformed: .*missing required field `category_id`",
-        ),
-        (file_json(["?"]), r"annotations\[0\] with id unknown is malformed"),
-        (
-            file_json(images=[IMAGE | {"width": 0}]),
-            r"images\[0\] with id 7 is malformed at width: Expected `int` >= 1",
-        ),
-        (
-            file_json(annotation_json(57, segmentation=[["a"] * 6])),
-            "annotation 57 has a malformed segmentation at .*got `str`",
-        ),
-        (
-            file_json(annotation_json(57, segmentation=None)),
-            "annotation 57 has a malformed segmentation: .*got `null`",
-        ),
-        (
-            file_json(annotation_json(57, image_id=8)),
-            "annotation 57 has the image_id 8, which is not in the file",
-        ),
-        (
-            file_json(annotation_json(57, category_id=8)),
-            "annotation 57 has the category_id 8, which is not in the file",
-        ),
-        (
-            file_json(annotation_json(57, segmentation={"size": [6, 5], "counts": [30]})),
-            "annotation 57 has an RLE of height x width 6 x 5; expected 5 x 6",
-        ),
-        (file_json(annotation_json(57), annotation_json(57)), "id 57 occurs .* in annotations"),
-        (file_json(images=[IMAGE, IMAGE]), "id 7 occurs more than once in images"),
-        (
-            file_json(categories=[{"id": 0, "name": "a", "supercategory": "b"}] * 2),
-            "id 0 occurs more than once in categories",
-        ),
-    ],
-)
-def test_malformed_record_is_named_by_its_id(tmp_path, file, message):
-    with pytest.raises(ValueError, match=message) as caught:
-        read_annotations(write(tmp_path, file))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["/etc/passwd.jpg", "../a.jpg", "sub/a.jpg", "sub\\a.jpg", "..", "", ".a.jpg", "a\0.jpg"],
-)
-def test_file_name_that_leaves_the_folder_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match=r"image 7 has the file_name .*plain file name"):
-        read(tmp_path, images=[IMAGE | {"file_name": name}])
 
 
 def test_missing_file_is_named(tmp_path):

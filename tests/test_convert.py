@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
+from clothseg_utils.core.config import DataConfig
+from clothseg_utils.data import convert, own_photos
 from clothseg_utils.data.audit import audit
 from clothseg_utils.data.coco import annotation_path, images_dir, read_annotations
 from clothseg_utils.data.conversion import (
@@ -17,6 +19,7 @@ from clothseg_utils.data.conversion import (
 )
 from clothseg_utils.data.convert import convert_photos
 from clothseg_utils.data.masks import rasterize_split
+from clothseg_utils.data.splits import load_split
 
 CLASSES = {"T-shirt": "upperbody", "jeans": "lowerbody", "person": None}
 SQUARE = [[2, 3, 7, 3, 7, 8, 2, 8]]  # 5 x 5 pixels
@@ -282,6 +285,17 @@ def test_record_lists_every_name_and_is_found_from_the_dataset(own):
     assert any("p6.jpg" in line and "and 2 more" in line for line in conversion_changes(own.out))
 
 
+def test_what_was_lost_is_said_again_where_training_reads_the_dataset(own, tmp_path, capsys):
+    (own.photos / "p2.jpg").unlink()
+    own.convert()
+    config = DataConfig(data_root=str(own.out), derived_root=str(tmp_path / "derived"))
+    load_split(config, "train")
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("convert: photos left out, not in the folder: 1") for line in lines)
+    coco = read_annotations(annotation_path(own.out, "val"))
+    assert any("not in the folder: 1" in line for line in audit(coco).summary().splitlines())
+
+
 def test_painting_order_follows_the_masks_not_the_area_of_the_file(own):
     """A tool wrote the area of the photo for the small one, which must stay visible."""
     large = [[0, 0, 20, 0, 20, 16, 0, 16]]
@@ -482,6 +496,22 @@ def test_change_makes_it_anew(own, change):
     assert (second.recipe == first.recipe) is (change == "part")
     assert annotation_path(own.out, "val").is_file()
     assert [path.name for path in own.out.parent.glob(".*")] == []
+
+
+@pytest.mark.parametrize("step", ["measure_parts", "_link_or_copy"])
+def test_an_interruption_leaves_nothing_half(own, monkeypatch, step):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    room = own_photos if step == "measure_parts" else convert
+    monkeypatch.setattr(room, step, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        own.convert()
+    assert {path.name for path in own.out.parent.iterdir()} == {
+        "photos",
+        "own.json",
+        "classes.json",
+    }
 
 
 def test_folder_of_other_files_is_never_replaced(own):

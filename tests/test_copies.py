@@ -15,7 +15,6 @@ from clothseg_utils.data.copies import (
     hash_folder,
     hash_photos,
     near_equal,
-    near_equal_pairs,
     read_pairs,
     source_groups,
 )
@@ -113,6 +112,10 @@ def drawn(synthetic_root):
     return sorted((synthetic_root / "train").iterdir())
 
 
+def hash_paths(paths):
+    return hash_photos({str(path): path for path in paths})
+
+
 def cropped(image, share):
     margin_y, margin_x = (round(share * side / 2) for side in image.shape[:2])
     return image[margin_y : -margin_y or None, margin_x : -margin_x or None]
@@ -136,7 +139,7 @@ def test_changed_copy_is_found(drawn, tmp_path, change, suffix):
     for index, path in enumerate(drawn[:4]):
         paths.append(tmp_path / f"{index}.{suffix}")
         write_image(paths[-1], np.ascontiguousarray(COPIES[change](read_photo(path))))
-    pairs = near_equal_pairs(drawn, paths)
+    pairs = near_equal(hash_paths(drawn), hash_paths(paths))
     expected = list(zip(map(str, drawn[:4]), map(str, paths), strict=True))
     assert sorted((pair.first, pair.second) for pair in pairs) == sorted(expected)
     assert [pair.bits for pair in pairs] == sorted(pair.bits for pair in pairs)
@@ -147,20 +150,20 @@ def test_low_quality_and_rotation_by_exif_change_nothing(drawn, tmp_path):
     exif = turned.getexif()
     exif[0x0112] = 6  # to be turned back when shown
     turned.save(tmp_path / "a.jpg", quality=50, exif=exif)
-    (pair,) = near_equal_pairs(drawn, [tmp_path / "a.jpg"])
+    (pair,) = near_equal(hash_paths(drawn), hash_paths([tmp_path / "a.jpg"]))
     assert pair.first == str(drawn[0])
     assert pair.bits < 25
 
 
 def test_different_photos_of_similar_people_are_not_near_equal(drawn):
-    assert near_equal(hash_photos({path.name: path for path in drawn})) == []
+    assert source_groups({path.name: path for path in drawn}).pairs == ()
 
 
 @pytest.mark.real
 def test_real_photos_are_paired_where_they_are_one(real_data):
     """Looked at: these six pairs are one photo each, recoloured or cropped; there are no others."""
     folders = (real_data / "ccp" / "train", real_data / "ccp" / "test")
-    pairs = near_equal(hash_photos({p.stem: p for folder in folders for p in folder.iterdir()}))
+    pairs = source_groups({p.stem: p for folder in folders for p in folder.iterdir()}).pairs
     numbers = {tuple(sorted((pair.first, pair.second))) for pair in pairs}
     assert numbers == {
         *(("0183", "0730"), ("0594", "0722"), ("0078", "0984")),
@@ -181,7 +184,6 @@ def test_pictures_without_detail_are_no_copies(tmp_path, picture):
     for name in ("a.png", "b.png"):
         cv2.imwrite(str(tmp_path / name), picture.astype(np.uint8))
     assert hash_folder(tmp_path).names == ()
-    assert near_equal(hash_folder(tmp_path)) == []
 
 
 def test_photo_that_cannot_be_read_has_no_picture(drawn, tmp_path):
@@ -212,9 +214,17 @@ def test_every_pair_is_compared_once(monkeypatch, within, block):
             distance = even.sum() + min(odd.sum(), (~odd).sum())
             if distance <= MOST_BITS:
                 expected[str(i), str(j)] = distance
-    pairs = near_equal(hashes) if within else near_equal(first, hashes)
+    pairs = list(copies._close_pairs(first, hashes, within=within))
     assert {(pair.first, pair.second): pair.bits for pair in pairs} == expected
     assert len(pairs) == len(expected) >= (5 if within else 30)
+
+
+def test_each_photo_is_paired_with_the_closest(drawn, tmp_path):
+    image = read_photo(drawn[0])
+    for name, changed in (("far", cropped(image, 0.04)), ("near", image), ("other", image[::-1])):
+        write_image(tmp_path / f"{name}.png", changed.copy())
+    (pair,) = near_equal(hash_folder(tmp_path), hash_paths(drawn))
+    assert (pair.first, pair.second) == ("near.png", str(drawn[0]))
 
 
 def test_pictures_join_what_names_do_not(drawn, tmp_path):
@@ -229,18 +239,9 @@ def test_pictures_join_what_names_do_not(drawn, tmp_path):
     assert groups.sizes == {"b_crop0.jpg": 4}
     found = {frozenset((pair.first, pair.second)) for pair in groups.pairs}
     assert found == {frozenset(("b_crop1.jpg", "c.jpg")), frozenset(("b_crop0.jpg", "e.jpg"))}
-    first, second = groups.summary()
-    assert "1 group of 4 photos" in first
-    assert second.startswith("near-equal pictures: 2: ")
     # The order of the photos decides nothing.
     turned = source_groups(dict(reversed(photos.items())))
     assert (turned.key_of, turned.pairs) == (groups.key_of, groups.pairs)
-
-
-def test_that_there_are_no_groups_is_said():
-    assert source_groups({"a.jpg": Path("nowhere")}).summary() == [
-        "photos that belong together: none found"
-    ]
 
 
 def test_hashes_are_remembered_until_a_photo_changes(drawn, tmp_path, monkeypatch):
@@ -255,8 +256,8 @@ def test_hashes_are_remembered_until_a_photo_changes(drawn, tmp_path, monkeypatc
     assert looked_at == []
     monkeypatch.undo()
     photo.write_bytes(drawn[2].read_bytes())
-    assert near_equal(hash_photos(photos, cache_path=cache_path), first)[0].first == "b"
-    assert len(near_equal(hash_photos(photos, cache_path=cache_path), first)) == 1
+    pairs = near_equal(hash_photos(photos, cache_path=cache_path), first)
+    assert [(pair.first, pair.second) for pair in pairs] == [("b", "b")]
     assert set(json.loads(cache_path.read_text())) == set(photos)
 
 

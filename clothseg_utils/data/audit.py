@@ -49,8 +49,8 @@ class Audit(Struct, frozen=True):
         counts: findings of each kind that occurs.
         excluded: file_name -> reason, for every image left out.
         licenses: name -> images listed under it, most first; those without one are not counted.
-        near_equal: photos of another split, each with the photo of this one that is near-equal,
-            and the bits that differ, the closest first; None where they were not compared.
+        near_equal: photos of this split (second) that are near-equal to one of another (first),
+            the closest of it, and the bits that differ; None where they were not compared.
         converted: what `convert` left out or read in another way, where it made the dataset.
     """
 

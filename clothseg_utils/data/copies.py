@@ -27,7 +27,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from clothseg_utils.core.text import count_text, first_names
+from clothseg_utils.core.text import first_names
 from clothseg_utils.data.photo_cache import look_once
 from clothseg_utils.data.photos import PHOTO_SUFFIXES, read_photo
 
@@ -82,21 +82,6 @@ class Groups:
     def sizes(self) -> dict[str, int]:
         """Key -> photos of each group of two or more."""
         return {key: n for key, n in Counter(self.key_of.values()).items() if n > 1}
-
-    def summary(self) -> list[str]:
-        """Lines for a terminal; none found is said too."""
-        n_photos = count_text(sum(self.sizes.values()), "photo")
-        groups = f"{count_text(len(self.sizes), 'group')} of {n_photos}, each kept in one split"
-        lines = [f"photos that belong together: {groups if self.sizes else 'none found'}"]
-        if self.pairs:
-            pairs = [f"{pair.first} = {pair.second}" for pair in self.pairs]
-            lines.append(f"near-equal pictures: {len(pairs):,}: {first_names(pairs)}")
-        if self.unmatched:
-            lines.append(
-                f"not matched by the pattern, each on its own: {len(self.unmatched):,}: "
-                f"{first_names(self.unmatched)}"
-            )
-        return lines
 
 
 def source_groups(
@@ -214,15 +199,8 @@ def hash_folder(folder: Path) -> Hashes:
     return hash_photos(photos)
 
 
-def near_equal(first: Hashes, second: Hashes | None = None) -> list[NearEqual]:
-    """Find near-equal photos, the closest first.
-
-    Args:
-        first: photos to compare among themselves, or with `second`.
-        second: of each of these photos the closest one of `first` is given.
-    """
-    if second is None:
-        return sorted(_close_pairs(first, first, within=True), key=_closeness)
+def near_equal(first: Hashes, second: Hashes) -> list[NearEqual]:
+    """Find which photos of `second` are near-equal to one of `first`: the closest one of each."""
     closest: dict[str, NearEqual] = {}
     for pair in _close_pairs(first, second, within=False):
         if pair.second not in closest or pair.bits < closest[pair.second].bits:
@@ -245,12 +223,6 @@ def _take_equal(hashes: Hashes) -> tuple[list[NearEqual], Hashes]:
     kept = list(first_of.values())
     names = tuple(hashes.names[number] for number in kept)
     return equal, Hashes(names, np.ascontiguousarray(hashes.words[:, kept]))
-
-
-def near_equal_pairs(train: Sequence[Path], val: Sequence[Path]) -> list[NearEqual]:
-    """Find near-equal photos of two splits, by path; the closest first."""
-    first, second = (hash_photos({str(path): path for path in paths}) for paths in (train, val))
-    return near_equal(first, second)
 
 
 def read_pairs(

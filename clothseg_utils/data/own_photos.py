@@ -164,6 +164,7 @@ class _SizeOfName:
     def __init__(self, labels: Path, photos_dir: Path) -> None:
         self._labels = labels
         self._photos_dir = photos_dir
+        self._known: dict[str, tuple[int, int] | None] = {}
 
     @cached_property
     def _photos(self) -> Mapping[str, Path]:
@@ -175,10 +176,12 @@ class _SizeOfName:
         return {names[number]: path for number, path in found.items()}
 
     def __call__(self, image: ImageRecord) -> tuple[int, int] | None:
-        with contextlib.suppress(KeyError, OSError, ValueError):
-            size = read_size(self._photos[image.file_name])
-            return size.width, size.height
-        return None
+        if image.file_name not in self._known:
+            self._known[image.file_name] = None
+            with contextlib.suppress(KeyError, OSError, ValueError):
+                size = read_size(self._photos[image.file_name])
+                self._known[image.file_name] = size.width, size.height
+        return self._known[image.file_name]
 
 
 def gather_photos(labels: Sequence[Labels], photos_dir: Path, notes: Notes) -> list[OwnPhoto]:

@@ -159,7 +159,7 @@ def _leaves(
 
     `depth` is 1 for a part that stands where it should.
     """
-    if value is None or value in ("", [], {}):
+    if value in (None, "", [], {}) or (isinstance(value, list) and not any(map(_is_there, value))):
         return
     if isinstance(value, dict):
         yield value
@@ -180,6 +180,10 @@ def _leaves(
         if depth != 1:
             healed.append(_NESTED if depth else _ONE_LIST)
         yield value
+
+
+def _is_there(value: Any) -> bool:
+    return value is not None
 
 
 def _point(item: Any) -> list[Any] | None:

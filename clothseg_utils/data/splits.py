@@ -9,6 +9,7 @@ import numpy as np
 from clothseg_utils.core.classes import ClassTable, class_table, name_differences
 from clothseg_utils.core.config import DataConfig, InferenceConfig
 from clothseg_utils.core.files import resolve_path
+from clothseg_utils.core.ranks import rank
 from clothseg_utils.data.audit import photo_cache_path, photo_problems
 from clothseg_utils.data.coco import (
     CocoFile,
@@ -20,6 +21,7 @@ from clothseg_utils.data.coco import (
     read_annotations,
     say_problems,
 )
+from clothseg_utils.data.conversion import conversion_changes
 from clothseg_utils.data.coverage import check_coverage
 from clothseg_utils.data.masks import MaskIndex, make_masks, read_mask, select_images
 from clothseg_utils.data.photos import read_photo
@@ -121,7 +123,8 @@ def _read_pair(
 def load_split(config: DataConfig, split: Split, *, annotations: bool = True) -> SplitData:
     """Read a split's annotations, check its photos, and make the masks that are missing or stale.
 
-    Prints a line where records of the annotations were left out.
+    Prints a line where records of the annotations were left out, and for train what `convert` left
+    out or read in another way.
     Needs the files of this split only.
 
     Args:
@@ -144,6 +147,9 @@ def load_split(config: DataConfig, split: Split, *, annotations: bool = True) ->
         )
     coco = read_annotations(path)
     say_problems(coco)
+    if split == "train" and rank() == 0:
+        for line in conversion_changes(data_root):
+            print(f"convert: {line}", flush=True)
     image_dir = images_dir(data_root, split)
     derived_root = resolve_path(config.derived_root)
     masks = make_masks(

@@ -387,6 +387,19 @@ class RecordReader:
             self._any_in_pixels = True
         return True
 
+    def _has_size_of_photo(self, packed: PackedAnnotation, image: ImageRecord) -> bool:
+        """Whether these are run lengths of the photo's size, where the file says another one."""
+        if self._photo_size is None:
+            return False
+        try:
+            rle = decode_segmentation(packed.segmentation)
+        except _UNDECODABLE:
+            return False
+        if not isinstance(rle, Rle) or segmentation_fault(rle) is not None:
+            return False
+        size = self._photo_size(image)
+        return size is not None and rle.size == size[::-1]
+
     def _mend(self, index: int, loose: _LooseAnnotation) -> PackedAnnotation | None:
         """Read an annotation that is not as it should be; None where it leaves itself out."""
         subject, box = f"annotations[{index}]", _read_box(value_of(loose.bbox))
@@ -406,7 +419,7 @@ class RecordReader:
                 area=0.0,
                 bbox=box or _UNKNOWN_BOX,
             )
-            if not self._check_sound(packed, image):
+            if not (self._check_sound(packed, image) or self._has_size_of_photo(packed, image)):
                 self._mend_segmentation(packed, image, box, subject)
         except ValueError as error:
             if isinstance(error, WithoutMaskError):
@@ -416,6 +429,8 @@ class RecordReader:
             if image is not None:
                 self.damaged.add(image.id)
             return None
+        if packed.id == _NO_ID:
+            self._tally("healed", subject, f"annotations without a number as id {_NUMBERED}")
         self._mend_values(packed, loose, subject)
         return packed
 
