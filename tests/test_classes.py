@@ -1,11 +1,14 @@
 """Class ids never move, and colours stay apart for every reader."""
 
+import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from clothseg_utils.core.classes import IGNORE_INDEX, SUPERCATEGORY_NAMES, class_colors, class_table
+from clothseg_utils.data.coco import annotation_path
 
 SHIRT = SimpleNamespace(id=0, name="shirt, blouse", supercategory="upperbody")
 SHOE = SimpleNamespace(id=23, name="shoe", supercategory="legs and feet")
@@ -189,3 +192,38 @@ def test_47_colours_stay_apart():
 def test_every_long_table_starts_alike():
     """A taxonomy that grows keeps the colours of its first classes."""
     np.testing.assert_array_equal(class_colors(60)[:47], class_colors(47))
+
+
+# --- from the file to the report -----------------------------------------------------------------
+
+
+def test_own_names_go_from_the_file_through_the_checkpoint_to_the_scores(
+    cli, synthetic_root, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    own = {"upperbody": "Top & more", "lowerbody": "Hose", "wholebody": "Top & more"}
+    root = tmp_path / "own"
+    shutil.copytree(synthetic_root, root)
+    for split in ("train", "val"):
+        path = annotation_path(root, split)
+        file = json.loads(path.read_text())
+        for record in file["categories"]:
+            record["supercategory"] = own.get(record["supercategory"], "")
+            record["name"] = record["name"] if record["supercategory"] else "small things"
+        path.write_text(json.dumps(file))
+    names = ["background", "Top & more", "Hose", "small things"]
+    settings = ["data.image_size=32", f"run.outputs_root={tmp_path}", "train.max_epochs=1"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    trained = cli("train", "--profile", "smoke", "--data-root", root, "--run-name", "x", *options)
+    assert (trained.code, trained.err) == (0, "")
+    best = tmp_path / "x/checkpoints/best.ckpt"
+    scored = cli("evaluate", "--checkpoint", best, "--data-root", root, "--out", "scores")
+    assert (scored.code, scored.err) == (0, "")
+    assert list(json.loads((tmp_path / "scores/metrics.json").read_text())["per_class"]) == names
+    photo = next((root / "test").iterdir())
+    assert cli("predict", "--checkpoint", best, "--out", "masks", "--json", photo).code == 0
+    found = json.loads((tmp_path / "masks" / f"{photo.stem}.json").read_text())["annotations"]
+    assert {one["class_name"] for one in found} <= set(names)
+    refused = cli("evaluate", "--checkpoint", best, "--data-root", synthetic_root, "--out", "no")
+    assert refused.code != 0
+    assert "only in the first: Top & more; Hose; small things" in refused.err
