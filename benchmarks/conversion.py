@@ -21,7 +21,7 @@ _MOST_TIMES = 2.2  # of twice as many photos, beside once
 def ours(data_root: str, out: str) -> None:
     """Convert the train split of a dataset, as if its file were a user's own."""
     from clothseg_utils.data.coco import annotation_path, images_dir
-    from clothseg_utils.data.convert import convert_photos
+    from clothseg_utils.intake.convert import convert_photos
 
     photos, file = images_dir(data_root, "train"), annotation_path(data_root, "train")
     seconds, made = seconds_of(lambda: convert_photos(photos, out, annotations=[file]))

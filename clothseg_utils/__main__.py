@@ -292,7 +292,7 @@ def convert(
     \b
       {"T-shirt": "upperbody", "jeans": "lowerbody", "person": null}
     """
-    from clothseg_utils.data.convert import convert_photos
+    from clothseg_utils.intake.convert import convert_photos
 
     made = convert_photos(
         photos,

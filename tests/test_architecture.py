@@ -16,6 +16,7 @@ FOLDERS = (
     "core",
     "drawing",
     "data",
+    "intake",
     "scores",
     "pictures",
     "network",
@@ -157,7 +158,7 @@ def test_libraries_stay_behind_their_doors(room):
         assert not libraries & {"pytorch_lightning", "lightning"}
     if folder != "pictures":
         assert not libraries & {"matplotlib", "seaborn", "matplotlib_inline"}
-    if folder in ("core", "drawing", "data") and room.name != "exploration.py":
+    if folder in ("core", "drawing", "data", "intake") and room.name != "exploration.py":
         assert "pandas" not in libraries
 
 
@@ -184,7 +185,9 @@ def test_modules_without_torch_do_nothing_when_imported(tmp_path):
     check_does_nothing(seen)
     assert [module for module, loaded in seen["loaded"].items() if "torch" in loaded] == []
     # Drawing figures is the only job here that needs these two.
-    early = [m for m in WITHOUT_TORCH if m.partition(".")[0] in ("core", "drawing", "data")]
+    early = [
+        m for m in WITHOUT_TORCH if m.partition(".")[0] in ("core", "drawing", "data", "intake")
+    ]
     assert [m for m in early if {"matplotlib", "pandas"} & set(seen["loaded"][m])] == []
 
 

@@ -18,8 +18,8 @@ from PIL import Image
 from clothseg_utils.data.audit import audit
 from clothseg_utils.data.coco import annotation_path, images_dir, read_annotations
 from clothseg_utils.data.conversion import Conversion
-from clothseg_utils.data.convert import convert_photos
 from clothseg_utils.data.masks import rasterize_split
+from clothseg_utils.intake.convert import convert_photos
 
 WIDTH, HEIGHT, N_PHOTOS = 64, 48, 10
 SHIRT, PANTS = (11, 5, 41, 23), (13, 22, 39, 42)  # x0, y0, x1, y1; a row of pixels overlaps

@@ -9,7 +9,6 @@ import pytest
 from pycocotools import mask as mask_api
 
 from clothseg_utils.core.config import DataConfig
-from clothseg_utils.data import convert, own_photos
 from clothseg_utils.data.audit import audit
 from clothseg_utils.data.coco import annotation_path, images_dir, read_annotations
 from clothseg_utils.data.conversion import (
@@ -17,9 +16,10 @@ from clothseg_utils.data.conversion import (
     conversion_changes,
     read_conversion,
 )
-from clothseg_utils.data.convert import convert_photos
 from clothseg_utils.data.masks import rasterize_split
 from clothseg_utils.data.splits import load_split
+from clothseg_utils.intake import convert, own_photos
+from clothseg_utils.intake.convert import convert_photos
 
 CLASSES = {"T-shirt": "upperbody", "jeans": "lowerbody", "person": None}
 SQUARE = [[2, 3, 7, 3, 7, 8, 2, 8]]  # 5 x 5 pixels

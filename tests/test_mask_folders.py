@@ -10,13 +10,13 @@ from PIL import Image
 
 from clothseg_utils.core.classes import class_table
 from clothseg_utils.core.config import DataConfig
-from clothseg_utils.data import mask_folders
 from clothseg_utils.data.coco import CocoFile
-from clothseg_utils.data.convert import convert_photos
-from clothseg_utils.data.mask_folders import read_mask_folder
-from clothseg_utils.data.mask_names import code_to_color, read_mask_names
 from clothseg_utils.data.rasterize import rasterize
 from clothseg_utils.data.splits import load_split
+from clothseg_utils.intake import mask_folders
+from clothseg_utils.intake.convert import convert_photos
+from clothseg_utils.intake.mask_folders import read_mask_folder
+from clothseg_utils.intake.mask_names import code_to_color, read_mask_names
 
 WIDTH, HEIGHT = 12, 8
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

@@ -7,7 +7,7 @@ import pytest
 
 from clothseg_utils.data.coco import CocoFile, read_annotations
 from clothseg_utils.data.conversion import Notes
-from clothseg_utils.data.own_classes import OwnClasses, read_classes, unite_categories
+from clothseg_utils.intake.own_classes import OwnClasses, read_classes, unite_categories
 
 
 class Files:

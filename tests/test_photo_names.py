@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from clothseg_utils.data.photo_files import HIDDEN, NO_FILE, NOT_FOLLOWED, list_photos
-from clothseg_utils.data.photo_names import Matches, match_photos
+from clothseg_utils.intake.photo_names import Matches, match_photos
 
 JPEG_HEAD = b"\xff\xd8\xff\xe0"
 NFC, NFD = (unicodedata.normalize(form, "café.jpg") for form in ("NFC", "NFD"))

@@ -9,7 +9,7 @@ from pycocotools import mask as mask_api
 from clothseg_utils.data.coco import PackedAnnotation
 from clothseg_utils.data.photos import read_photo
 from clothseg_utils.data.rle import Rle
-from clothseg_utils.data.sizes import (
+from clothseg_utils.intake.sizes import (
     Fit,
     PhotoSize,
     Sized,

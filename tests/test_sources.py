@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clothseg_utils.data.sources import Source, find_sources
+from clothseg_utils.intake.sources import Source, find_sources
 
 
 def lay_out(folder: Path, *names: str) -> Path:

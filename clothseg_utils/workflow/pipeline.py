@@ -32,8 +32,8 @@ from clothseg_utils.core.progress import never_silent
 from clothseg_utils.core.reach import code_hash, notebook_imports
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.data.coco import annotation_path, images_dir
-from clothseg_utils.data.own_classes import read_classes
-from clothseg_utils.data.sources import find_sources
+from clothseg_utils.intake.own_classes import read_classes
+from clothseg_utils.intake.sources import find_sources
 
 NOTEBOOKS = (
     "01_data_exploration",

@@ -11,7 +11,7 @@ from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.core.workers import usable_cores, worker_pool
 from clothseg_utils.data.coco import PackedAnnotation
 from clothseg_utils.data.rasterize import annotation_to_code
-from clothseg_utils.data.sizes import Fit, move_segmentation
+from clothseg_utils.intake.sizes import Fit, move_segmentation
 
 _CHUNK_IMAGES = 64
 _MIN_IMAGES_PER_WORKER = 500  # below this a process costs more to start than it saves

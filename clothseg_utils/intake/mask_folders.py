@@ -18,9 +18,9 @@ from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.core.text import count_text, first_names
 from clothseg_utils.core.workers import usable_cores, worker_pool
 from clothseg_utils.data.coco import Category, CocoFile, ImageRecord, PackedAnnotation, Problem
-from clothseg_utils.data.mask_images import MaskReading, read_mask_image
-from clothseg_utils.data.mask_names import MaskNames, code_to_color, read_mask_names
 from clothseg_utils.data.photos import PHOTO_SUFFIXES
+from clothseg_utils.intake.mask_images import MaskReading, read_mask_image
+from clothseg_utils.intake.mask_names import MaskNames, code_to_color, read_mask_names
 
 _STEM_ENDING = re.compile(r"[-_. ](masks?|seg|segmentation|labels?)$", re.IGNORECASE)
 _VOID = (255, 65_535)  # in index masks the usual value of pixels that nobody knows

@@ -21,12 +21,12 @@ from clothseg_utils.data.coco import (
 )
 from clothseg_utils.data.conversion import Notes
 from clothseg_utils.data.json_bytes import read_json_bytes, relax_json
-from clothseg_utils.data.mask_folders import read_mask_folder
-from clothseg_utils.data.measure import Measured, Part, measure_parts
-from clothseg_utils.data.own_classes import OwnClasses
-from clothseg_utils.data.photo_names import match_photos
-from clothseg_utils.data.sizes import Fit, PhotoSize, Sized, fit_photos, photo_sizes, read_size
-from clothseg_utils.data.sources import SPLITS, Source
+from clothseg_utils.intake.mask_folders import read_mask_folder
+from clothseg_utils.intake.measure import Measured, Part, measure_parts
+from clothseg_utils.intake.own_classes import OwnClasses
+from clothseg_utils.intake.photo_names import match_photos
+from clothseg_utils.intake.sizes import Fit, PhotoSize, Sized, fit_photos, photo_sizes, read_size
+from clothseg_utils.intake.sources import SPLITS, Source
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from clothseg_utils.core.text import count_text
 from clothseg_utils.data.coco import Split
 from clothseg_utils.data.conversion import Notes
 from clothseg_utils.data.copies import Groups, source_groups
-from clothseg_utils.data.own_photos import OwnPhoto
+from clothseg_utils.intake.own_photos import OwnPhoto
 
 
 def divide(

@@ -21,9 +21,9 @@ from clothseg_utils.data.conversion import (
     write_conversion,
 )
 from clothseg_utils.data.coverage import check_coverage
-from clothseg_utils.data.division import divide
-from clothseg_utils.data.own_classes import OwnClasses, read_classes, unite_categories
-from clothseg_utils.data.own_photos import (
+from clothseg_utils.intake.division import divide
+from clothseg_utils.intake.own_classes import OwnClasses, read_classes, unite_categories
+from clothseg_utils.intake.own_photos import (
     Labels,
     OwnPhoto,
     covered_pixels,
@@ -31,7 +31,7 @@ from clothseg_utils.data.own_photos import (
     gather_photos,
     read_labels,
 )
-from clothseg_utils.data.sources import SPLITS, find_sources
+from clothseg_utils.intake.sources import SPLITS, find_sources
 
 _CONVERSION_VERSION = 3  # a change of the rules makes every converted dataset anew
 _LONGEST_NAME = 150  # characters; masks and temporary files are named after photos too

@@ -11,9 +11,9 @@ from PIL import Image
 from pycocotools import mask as mask_api
 
 from clothseg_utils.core.classes import MOST_CLASSES, is_background
-from clothseg_utils.data.mask_names import MOST_VALUE, MaskNames, color_to_code
 from clothseg_utils.data.photos import open_photo
-from clothseg_utils.data.sizes import PhotoSize, Sized, read_size
+from clothseg_utils.intake.mask_names import MOST_VALUE, MaskNames, color_to_code
+from clothseg_utils.intake.sizes import PhotoSize, Sized, read_size
 
 _COMMONEST = 50  # of the values without a name, of which a JPEG has thousands
 

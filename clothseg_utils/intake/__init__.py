@@ -1,0 +1,1 @@
+"""Photos and labels of others become a dataset: what `convert` does."""
