@@ -34,7 +34,6 @@ __all__ = [
     "Category",
     "CocoFile",
     "ImageRecord",
-    "Info",
     "PackedAnnotation",
     "Problem",
     "ProblemKind",
@@ -49,12 +48,6 @@ __all__ = [
 ]
 
 Split = Literal["train", "val", "test"]
-
-
-class Info(Struct):
-    """The JSON's `info`, as far as it is used."""
-
-    description: str = ""
 
 
 class _TypedFile(Struct):
