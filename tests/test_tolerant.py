@@ -313,12 +313,21 @@ def test_size_that_the_file_does_not_say_is_the_photos(tmp_path, image_id):
     assert asked[0].id == coco.images[0].id
 
 
-@pytest.mark.parametrize("name", [None, ..., []])
-def test_broken_category_leaves_its_annotations_out(tmp_path, name):
+@pytest.mark.parametrize("name", [None, ..., [], "", " "])
+def test_category_without_a_name_is_called_by_its_id(tmp_path, name):
     records = [*ANNOTATIONS, annotation_json(21, category_id=23)]
     categories = file_json()["categories"]
     categories[1] = changed(categories[1], name=name)
     coco = read(tmp_path, *records, categories=categories)
+    assert [category.name for category in coco.categories][1] == "category 23"
+    assert len(coco.annotations) == len(records)
+    assert [p.kind for p in coco.problems] == ["healed"]
+
+
+def test_broken_category_leaves_its_annotations_out(tmp_path):
+    records = [*ANNOTATIONS, annotation_json(21, category_id=23)]
+    categories = file_json()["categories"]
+    coco = read(tmp_path, *records, categories=[*categories, changed(categories[1], name="bag")])
     assert [category.id for category in coco.categories] == [0]
     assert [p.kind for p in coco.problems] == ["category_left_out", "annotation_left_out"]
     assert coco.problems[1].detail == "its category was left out: 23"

@@ -269,22 +269,29 @@ class RecordReader:
             kept[key] = record if is_numbered else msgspec.structs.replace(record, id=number)
         return kept
 
+    def _name_by_id(self, subject: str, key: _Key) -> str:
+        self._tally("healed", subject, "a category without a name is called by its id")
+        return f"category {key}"
+
     def _read_category(
         self, index: int, raw: Category | msgspec.Raw
     ) -> tuple[_Key, Category] | None:
-        if isinstance(raw, Category):
-            return raw.id, raw
         subject = f"categories[{index}]"
+        if isinstance(raw, Category):
+            if raw.name.strip():
+                return raw.id, raw
+            name = self._name_by_id(subject, raw.id)
+            return raw.id, Category(raw.id, name, raw.supercategory)
         fields = self._fields("category_left_out", subject, raw)
         if fields is None:
             return None
         key = self._key(subject, "id", fields.get("id"))
-        name = self._text(subject, "name", fields.get("name"))
-        if key is None or name is None:
-            self._leave_out("category_left_out", subject, "it has no usable id or name")
-            if key is not None:
-                self._categories[key] = None
+        if key is None:
+            self._leave_out("category_left_out", subject, "it has no usable id")
             return None
+        name = self._text(subject, "name", fields.get("name")) or ""
+        if not name.strip():
+            name = self._name_by_id(subject, key)
         supercategory = fields.get("supercategory")
         return key, Category(0, name, supercategory if isinstance(supercategory, str) else "")
 
