@@ -138,8 +138,8 @@ def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Probl
         if len(found) == 1:
             masks_of[found[0]].append(mask)
         else:
-            why = f"fits several photos: {first_names(found)}" if found else "fits no photo"
-            problems.append(Problem("image_left_out", mask, f"the mask {why}"))
+            why = f"several photos fit: {first_names(found)}" if found else "no photo fits"
+            problems.append(Problem("mask_left_out", mask, why))
     for photo, own in masks_of.items():
         if len(own) != 1:
             why = f"several masks fit: {first_names(own)}" if own else "no mask of its name"
@@ -254,8 +254,12 @@ def _unnamed_categories(
     if values:
         called = first_names([category.name for category in category_of.values()])
         template = json.dumps({str(value): "name" for value in values[:3]})
-        detail = f"values have no names: called {called}; name them by --mask-names: {template}"
-        notes.append(Problem("healed", masks_dir.name, detail))
+        what = "photos with masks whose values have no names"
+        detail = f"{what}: called {called}; name them by --mask-names: {template}"
+        n_photos = sum(
+            not reading.regions.keys().isdisjoint(values) for reading in readings.values()
+        )
+        notes.append(Problem("healed", masks_dir.name, detail, n_photos))
     return category_of, notes
 
 
@@ -316,10 +320,9 @@ class _Unknown:
         what = "colours" if names is not None and names.by_color else "values"
         commonest = [value for value, _ in self.pixels.most_common()]
         texts = [self._text(value, names) for value in commonest]
-        found = f"{what} without a name, {self.total:,} pixels in all"
         if ignore_unknown:
-            detail = f"{found}, taken for background: {first_names(texts)}"
-            return [Problem("annotation_left_out", masks_dir.name, detail)]
+            detail = f"pixels of {what} without a name, taken for background: {first_names(texts)}"
+            return [Problem("healed", masks_dir.name, detail, self.total)]
         hint = ""
         if what == "values" and not set(_VOID).isdisjoint(commonest):
             hint = "255 often marks what nobody knows, for which annotations have no word. "
@@ -329,7 +332,8 @@ class _Unknown:
                 "without smoothing. "
             )
         raise ValueError(
-            f"{masks_dir}: {found}: {first_names(texts)}; expected a name for each. {hint}"
+            f"{masks_dir}: {what} without a name, {self.total:,} pixels in all: "
+            f"{first_names(texts)}; expected a name for each. {hint}"
             "Name them in --mask-names, or take them for background by --ignore-unknown."
         )
 
