@@ -261,9 +261,7 @@ class RecordReader:
                 kept[key] = None
                 continue
             if len(records) > 1:
-                self._tally(
-                    "healed", subject, f"the same {noun} is listed more than once, taken once"
-                )
+                self._tally("healed", subject, f"the same {noun} listed more than once, taken once")
             if not _is_id(key):
                 self._tally("healed", subject, f"ids that are not numbers from 0 on, {_NUMBERED}")
             number = key if _is_id(key) else next(fresh)
@@ -478,12 +476,8 @@ class RecordReader:
             self._to_measure.append(packed)
         number = int(crowd) if isinstance(crowd, bool) else as_int(crowd)
         if type(crowd) is not int:
-            how = (
-                "is no number, taken for 0"
-                if number is None
-                else "is not a whole number, read as one"
-            )
-            self._tally("healed", subject, f"iscrowd {how}")
+            how = "no number, taken for 0" if number is None else "not a whole number, read as one"
+            self._tally("healed", subject, f"iscrowd is {how}")
         packed.iscrowd = number or 0
 
     # -- all annotations together
@@ -499,7 +493,7 @@ class RecordReader:
             if times[annotation.id] > 1 or annotation.image_id in self._joined_images:
                 what = annotation.image_id, annotation.category_id, bytes(annotation.segmentation)
                 if what in seen:
-                    detail = "the same annotation is listed more than once, taken once"
+                    detail = "the same annotation listed more than once, taken once"
                     self._tally("healed", f"annotation {annotation.id}", detail)
                     continue
                 seen.add(what)
