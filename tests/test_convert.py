@@ -1,6 +1,7 @@
 """Tests of `data.convert`: own photos and their labels become a dataset like any other."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -491,10 +492,10 @@ def test_change_makes_it_anew(own, change):
     elif change == "photo":
         own.add_photo("p1.jpg").write_bytes((own.photos / "p2.jpg").read_bytes() + b"\0")
     else:
-        annotation_path(own.out, "val").unlink()
+        shutil.rmtree(images_dir(own.out, "val"))
     second = own.convert(**options)
     assert (second.recipe == first.recipe) is (change == "part")
-    assert annotation_path(own.out, "val").is_file()
+    assert len(list(images_dir(own.out, "val").iterdir())) == second.photos["val"]
     assert [path.name for path in own.out.parent.glob(".*")] == []
 
 
@@ -525,6 +526,49 @@ def test_folder_of_other_files_is_never_replaced(own):
     with pytest.raises(ValueError, match="out holds other files than `convert` makes"):
         own.convert(val_share=0.5)
     assert (own.out / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("place", ["thesis.txt", "train/mine.jpg", "test/sub/p1.jpg", "new/a.txt"])
+def test_files_that_convert_did_not_write_are_never_deleted(own, place):
+    own.convert()
+    mine = own.out / place
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(ValueError, match=rf"holds other files than .* \({place}\); expected a new"):
+        own.convert(val_share=0.5)
+    assert mine.read_text() == "mine"
+    assert annotation_path(own.out, "val").is_file()
+
+
+def test_what_a_file_manager_leaves_is_no_hindrance(own):
+    own.convert()
+    (own.out / "train" / ".DS_Store").touch()
+    assert own.convert(val_share=0.6).photos == {"train": 2, "val": 3}
+
+
+@pytest.mark.parametrize("source", ["photos", "links", "annotations", "classes", "masks"])
+def test_sources_inside_the_folder_to_make_are_refused(own, source):
+    """The dataset that is there would be replaced by a part of itself."""
+    own.convert()
+    before = sorted(own.out.rglob("*"))
+    train = own.out / "train"
+    options: dict = {"annotations": [annotation_path(own.out, "train")], "classes_file": None}
+    photos = own.photos
+    if source == "photos":
+        photos = train
+    elif source == "links":
+        photos = own.photos.with_name("links")
+        photos.mkdir()
+        for path in train.iterdir():
+            (photos / path.name).symlink_to(path)
+        options["annotations"] = [own.coco_file]
+    elif source == "classes":
+        options |= {"annotations": [own.coco_file], "classes_file": own.out / "convert.json"}
+    elif source == "masks":
+        options = {"masks_dir": train}
+    with pytest.raises(ValueError, match=r"lies in .*out, the folder to make, .* Name another"):
+        convert_photos(photos, own.out, **options)
+    assert sorted(own.out.rglob("*")) == before
 
 
 # --- bad input -----------------------------------------------------------------------------------

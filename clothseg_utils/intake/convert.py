@@ -14,7 +14,6 @@ from clothseg_utils.core.files import sha256_json, whole_folder
 from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.data.coco import annotation_path, images_dir
 from clothseg_utils.data.conversion import (
-    RECORD_NAME,
     Conversion,
     Notes,
     read_conversion,
@@ -32,6 +31,7 @@ from clothseg_utils.intake.own_photos import (
     read_labels,
 )
 from clothseg_utils.intake.sources import SPLITS, find_sources
+from clothseg_utils.intake.target import check_outside, check_target
 
 _CONVERSION_VERSION = 3  # a change of the rules makes every converted dataset anew
 _LONGEST_NAME = 150  # characters; masks and temporary files are named after photos too
@@ -75,18 +75,20 @@ def convert_photos(
         FileNotFoundError: no such folder or file.
         ValueError: a malformed file, a category without a class, no photo found, too few photos
             with annotations, masks that are nearly all background, or an `out_dir` that holds
-            anything else.
+            a source or anything else.
     """
     photos_dir, out_dir = Path(photos_dir), Path(out_dir)
     if not 0 < val_share < 1:
         raise ValueError(f"val_share is {val_share}; expected above 0 and below 1, such as 0.2.")
     sources = find_sources(photos_dir, annotations, masks_dir)
+    files = [Path(path) for path in (masks_dir, mask_names, classes_file) if path is not None]
+    check_target(out_dir, [photos_dir, *files, *(source.labels for source in sources)])
     mapping = read_classes(classes_file) if classes_file else None
-    _check_target(out_dir)
     notes = Notes(strict=strict)
     labels = [
         read_labels(source, photos_dir, mask_names, ignore_unknown, notes) for source in sources
     ]
+    check_outside(out_dir, (path for one in labels for path in one.photos.values()))
     choices = {"mapping": mapping, "val_share": val_share, "group_by": group_by}
     recipe = _recipe(labels, choices | {"strict": strict, "ignore_unknown": ignore_unknown})
     known = read_conversion(out_dir)
@@ -116,20 +118,6 @@ def _recipe(labels: Sequence[Labels], choices: Mapping[str, Any]) -> str:
             stamps.append([image_id, path.name, stat.st_size, stat.st_mtime_ns])
         sources.append([one.coco.sha256, one.source.split, stamps])
     return sha256_json({"version": _CONVERSION_VERSION, "sources": sources, **choices})
-
-
-def _check_target(out_dir: Path) -> None:
-    """Refuse a folder that holds what `convert` did not make."""
-    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
-        return
-    parts = [path(out_dir, split) for split in SPLITS for path in (annotation_path, images_dir)]
-    ours = {RECORD_NAME, *(part.name for part in parts)}
-    is_ours = (out_dir / RECORD_NAME).is_file()
-    if not is_ours or {path.name for path in out_dir.iterdir()} - ours:
-        raise ValueError(
-            f"{out_dir} holds other files than `convert` makes; expected a new folder, or one that "
-            "it made. Name another one."
-        )
 
 
 def _is_whole(out_dir: Path, made: Conversion) -> bool:
