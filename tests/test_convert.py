@@ -627,3 +627,34 @@ def test_photos_that_would_share_a_mask_get_names_of_their_own(own):
     names = [image["file_name"] for image in own.both("images")]
     assert len({Path(name).stem.casefold() for name in names}) == 5
     assert "photos renamed" in made.summary()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{'写' * 80}{n}.jpg" for n in range(5)],
+        [f"{'x' * 245}{n}.png" for n in range(5)],
+        [f"{'👗' * 40}/{'é' * 110}/{n}.jpg" for n in range(5)],
+        ["写" * 79 + ending for ending in (".jpg", ".png", ".webp", "写.bmp", "写.tiff")],
+        ["é" * 115 + ending for ending in (".jpg", ".JPG", ".png", "_jpg.jpg", "_jpg_2.jpg")],
+        [f"{n}. {'a title ' * 25}é" for n in range(5)],
+        ["12:30.jpg", "c:a.jpg", "c_a.jpg", "d\\a.jpg", "d_a.jpg"],
+    ],
+    ids=["Chinese", "long", "folders", "suffixes", "numbered", "no suffix", "drives"],
+)
+def test_every_name_that_convert_writes_is_one_that_all_can_read(own, tmp_path, names):
+    photos = tmp_path / "own"
+    file = content()
+    for number, (image, name) in enumerate(zip(file["images"], names, strict=True)):
+        path = photos / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(noise(str(number)))
+        image["file_name"] = name
+    own.write(file)
+    made = convert_photos(photos, own.out, annotations=[own.coco_file])
+    assert sum(made.photos.values()) == 5
+    for split in ("train", "val"):
+        coco = read_annotations(annotation_path(own.out, split), strict=True)
+        assert not audit(coco, image_dir=images_dir(own.out, split)).problems
+        index = rasterize_split(coco.path, tmp_path / split, "category", workers=1)
+        assert len(index.entries) == made.photos[split]

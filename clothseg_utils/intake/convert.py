@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import msgspec
 
 from clothseg_utils.core.files import sha256_json, whole_folder
 from clothseg_utils.core.progress import progress_bar
+from clothseg_utils.core.text import folded
 from clothseg_utils.data.coco import annotation_path, images_dir
 from clothseg_utils.data.conversion import (
     Conversion,
@@ -20,6 +22,7 @@ from clothseg_utils.data.conversion import (
     write_conversion,
 )
 from clothseg_utils.data.coverage import check_coverage
+from clothseg_utils.data.records import MAX_NAME
 from clothseg_utils.intake.division import divide
 from clothseg_utils.intake.own_classes import OwnClasses, read_classes, unite_categories
 from clothseg_utils.intake.own_photos import (
@@ -33,8 +36,9 @@ from clothseg_utils.intake.own_photos import (
 from clothseg_utils.intake.sources import SPLITS, find_sources
 from clothseg_utils.intake.target import check_outside, check_target
 
-_CONVERSION_VERSION = 3  # a change of the rules makes every converted dataset anew
-_LONGEST_NAME = 150  # characters; masks and temporary files are named after photos too
+_CONVERSION_VERSION = 4  # a change of the rules makes every converted dataset anew
+_NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff\\:]")  # what no reader takes as a plain name
+_LONGEST_SUFFIX = 16  # what is longer follows a full stop within the name
 
 
 def convert_photos(
@@ -131,29 +135,41 @@ def _name_files(photos: Sequence[OwnPhoto], notes: Notes) -> None:
     Folders become part of the name. On some disks names that differ in case only are one.
     """
     flat = {photo.label: _flat_name(photo.label) for photo in photos}
-    counts = Counter(name.stem.casefold() for name in flat.values())
+    counts = Counter(folded(stem) for stem, _ in flat.values())
     taken: set[str] = set()
     renamed = []
     for photo in sorted(photos, key=lambda photo: photo.label):
-        name = flat[photo.label]
-        of_suffix = f"_{name.suffix[1:]}" if counts[name.stem.casefold()] > 1 else ""
-        stem = candidate = name.stem + of_suffix
+        stem, suffix = flat[photo.label]
+        of_suffix = f"_{suffix[1:]}" if counts[folded(stem)] > 1 else ""
+        name = _fit_name(stem, of_suffix, suffix)
         number = 1
-        while candidate.casefold() in taken:
+        while folded(name) in taken:
             number += 1
-            candidate = f"{stem}_{number}"
-        taken.add(candidate.casefold())
-        photo.file_name = candidate + name.suffix
-        if candidate != name.stem:
+            name = _fit_name(stem, f"{of_suffix}_{number}", suffix)
+        taken.add(folded(name))
+        photo.file_name = name + suffix
+        if name != stem:
             renamed.append(f"{photo.label} is {photo.file_name}")
-    notes.add("healed", "photos renamed, as their masks would have one name", renamed)
+    text = "photos renamed, of too long a name, or as their masks would have one name"
+    notes.add("healed", text, renamed)
 
 
-def _flat_name(label: str) -> PurePosixPath:
-    name = label.replace("/", "__").replace("\\", "_").lstrip(".")
-    if len(name) > _LONGEST_NAME:
-        name = f"{sha256_json(name)[:8]}_{name[-_LONGEST_NAME:]}"
-    return PurePosixPath(name)
+def _flat_name(label: str) -> tuple[str, str]:
+    """Plain stem of a photo, as long as it may be, and its suffix."""
+    name = _NO_NAME.sub("_", label.replace("/", "__")).lstrip(".")
+    path = PurePosixPath(name)
+    if len(path.suffix) > _LONGEST_SUFFIX:
+        return name.replace(".", "_"), ""
+    return path.stem, path.suffix
+
+
+def _fit_name(stem: str, ending: str, suffix: str) -> str:
+    """Stem and ending; only the end of a long stem, behind a hash of all of it."""
+    room = MAX_NAME - len(f"{ending}{suffix}".encode())
+    if len(stem.encode()) > room:
+        mark = f"{sha256_json(stem)[:8]}_"
+        stem = mark + stem.encode()[len(mark) - room :].decode(errors="ignore")
+    return stem + ending
 
 
 def _write_dataset(
