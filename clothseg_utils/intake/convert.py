@@ -72,7 +72,8 @@ def convert_photos(
         classes_file: JSON object, category name -> class name, or null to leave it out. None
             keeps the supercategories of the files.
         val_share: share of the photos that validate where no split is given, above 0 and below 1.
-        group_by: regular expression; photos of which it finds the same in the name stay together.
+        group_by: regular expression; photos of which it finds the same in the name stay together,
+            beside copies of one source.
         strict: anything broken is an error instead of being left out.
 
     Raises:
