@@ -571,6 +571,56 @@ def test_sources_inside_the_folder_to_make_are_refused(own, source):
     assert sorted(own.out.rglob("*")) == before
 
 
+def test_earlier_dataset_among_the_photos_is_left_alone(own):
+    """Its photos are the same ones again, under the same names."""
+    own.convert()
+    folder = own.photos.parent
+    (folder / "earlier").mkdir()
+    own.out.rename(folder / "earlier" / "out")
+    made = convert_photos(folder, own.out, annotations=[own.coco_file])
+    assert sum(made.photos.values()) == 5
+    assert made.count("photos") == 0
+    of_masks = [folder / "earlier" / "out", folder / "masks"]
+    of_masks[1].mkdir()
+    for number in range(1, 6):
+        mask = np.full((HEIGHT, WIDTH), 1, np.uint8)
+        cv2.imwrite(str(of_masks[1] / f"p{number}.png"), mask)
+    shutil.rmtree(own.out)
+    assert convert_photos(folder, own.out, masks_dir=of_masks[1]).count("images left out") == 0
+
+
+def test_links_to_one_file_are_one_photo(own):
+    (own.photos / "more").mkdir()
+    for number in range(1, 6):
+        (own.photos / "more" / f"p{number}.jpg").hardlink_to(own.photos / f"p{number}.jpg")
+    (own.photos / "a").mkdir()
+    for place in (own.photos, own.photos / "more"):
+        (place / "p1.jpg").rename(own.photos / "a" / f"{place.name}.jpg")
+    file = content()
+    file["images"][0]["file_name"] = "a/more.jpg"
+    file["images"].append(file["images"][0] | {"id": 9, "file_name": "a/photos.jpg"})
+    file["annotations"].append(annotation(99, 9, 90))
+    for image in file["images"][1:5]:
+        image["file_name"] = f"C:/{image['file_name']}"
+    own.write(file)
+    made = own.convert()
+    assert sum(made.photos.values()) == 5
+    assert made.annotations == 7
+    assert made.count("photos left out") == 0
+    assert made.count("photos in the folder that no file names") == 0
+
+
+def test_photos_that_cannot_be_told_apart_are_shown_by_their_paths(own):
+    for name in ("a/p1.jpg", "b/p1.jpg"):
+        own.add_photo(name).write_bytes(noise(name))
+    (own.photos / "p1.jpg").unlink()
+    line = "photos left out, several fit the name: 1 (p1.jpg: a/p1.jpg or b/p1.jpg)"
+    assert line in own.convert().summary()
+    own.write(content(1))
+    with pytest.raises(ValueError, match=r"none can be told: p1\.jpg: a/p1\.jpg or b/p1\.jpg; exp"):
+        own.convert(val_share=0.5)
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 

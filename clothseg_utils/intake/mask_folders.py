@@ -18,6 +18,8 @@ from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.core.text import count_text, first_names
 from clothseg_utils.core.workers import usable_cores, worker_pool
 from clothseg_utils.data.coco import Category, CocoFile, ImageRecord, PackedAnnotation, Problem
+from clothseg_utils.data.conversion import RECORD_NAME
+from clothseg_utils.data.photo_files import list_photos
 from clothseg_utils.data.photos import PHOTO_SUFFIXES
 from clothseg_utils.intake.mask_images import MaskReading, read_mask_image
 from clothseg_utils.intake.mask_names import MaskNames, code_to_color, read_mask_names
@@ -112,8 +114,8 @@ def read_mask_folder(
 
 def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Problem]]:
     """Find the mask of each photo; name those that have none, or more than one."""
-    photos = _list_pictures(photos_dir, PHOTO_SUFFIXES, masks_dir)
-    masks = _list_pictures(masks_dir, PHOTO_SUFFIXES, photos_dir)
+    photos = _list_pictures(photos_dir, masks_dir)
+    masks = _list_pictures(masks_dir, photos_dir)
     if masks_dir.resolve() == photos_dir.resolve():
         is_mask = {name: _STEM_ENDING.search(PurePosixPath(name).stem) for name in photos}
         masks = [name for name in masks if is_mask.get(name, True)]
@@ -153,17 +155,14 @@ def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Probl
     return pairs, problems
 
 
-def _list_pictures(folder: Path, suffixes: Sequence[str], other: Path) -> list[str]:
+def _list_pictures(folder: Path, other: Path) -> list[str]:
     """Paths of pictures below a folder, sorted; `other` is left out where it lies inside."""
     inside = other.resolve() if folder.resolve() in other.resolve().parents else None
-    return sorted(
+    return [
         path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
-        and path.is_file()
-        and not path.name.startswith(".")
-        and (inside is None or inside not in path.resolve().parents)
-    )
+        for path in list_photos(folder, without=RECORD_NAME).photos
+        if inside is None or inside not in path.resolve().parents
+    ]
 
 
 def _keys(name: str) -> tuple[str, str, str]:

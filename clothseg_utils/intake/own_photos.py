@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from clothseg_utils.data.json_bytes import read_json_bytes, relax_json
 from clothseg_utils.intake.mask_folders import read_mask_folder
 from clothseg_utils.intake.measure import Measured, Part, measure_parts
 from clothseg_utils.intake.own_classes import OwnClasses
-from clothseg_utils.intake.photo_names import match_photos
+from clothseg_utils.intake.photo_names import file_key, match_photos
 from clothseg_utils.intake.sizes import Fit, PhotoSize, Sized, fit_photos, photo_sizes, read_size
 from clothseg_utils.intake.sources import SPLITS, Source
 
@@ -122,12 +122,28 @@ def read_labels(
             photo_size=_SizeOfName(source.labels, source.photos_dir),
         )
     notes.add_problems(coco.problems)
+    return _find_photos(source, coco, photos_dir, notes)
+
+
+def _find_photos(source: Source, coco: CocoFile, photos_dir: Path, notes: Notes) -> Labels:
+    """Find the photos that a source names: in its own folder, else in that of all."""
     names = {image.id: image.file_name for image in coco.images}
     matches = match_photos(names, source.photos_dir)
     lost = {i: name for i, name in names.items() if i not in matches.found}
     if lost and source.photos_dir != photos_dir:
         elsewhere = match_photos(lost, photos_dir)
         matches = replace(elsewhere, found=matches.found | elsewhere.found)
+    several = [
+        f"{name}: {' or '.join(_below(photos_dir, path) for path in paths)}"
+        + (", which other names fit too" if len(paths) == 1 else "")
+        for name, paths in matches.ambiguous.items()
+    ]
+    if not matches.found and several:
+        raise ValueError(
+            f"{source.photos_dir}: of the photos that {source.labels} names none can be told: "
+            f"{first_names(several)}; expected names that fit one photo each. Name a folder that "
+            "holds these photos alone, or write the names with their folders."
+        )
     if not matches.found:
         first, near = next(iter(matches.missing.items()), (next(iter(names.values()), "none"), []))
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -140,14 +156,15 @@ def read_labels(
         for name, near in matches.missing.items()
     ]
     notes.add("left_out", "photos left out, not in the folder", missing, broken=True)
-    several = [
-        f"{name}: {' or '.join(path.name for path in paths)}"
-        for name, paths in matches.ambiguous.items()
-    ]
     notes.add("left_out", "photos left out, several fit the name", several, broken=True)
     lost_annotations = sum(len(coco.packed_of(i)) for i in names if i not in matches.found)
     notes.count("left_out", "annotations of photos left out", lost_annotations)
     return Labels(source, coco, matches.found, tuple(matches.not_listed))
+
+
+def _below(photos_dir: Path, path: Path) -> str:
+    """A photo's path as it is shown."""
+    return path.relative_to(photos_dir).as_posix()
 
 
 class _NamedImage(msgspec.Struct):
@@ -186,7 +203,7 @@ class _SizeOfName:
 
 def gather_photos(labels: Sequence[Labels], photos_dir: Path, notes: Notes) -> list[OwnPhoto]:
     """Photos of all sources, each once, however many records or splits it is in."""
-    by_file: dict[Path, OwnPhoto] = {}
+    by_file: dict[Hashable, OwnPhoto] = {}
     repeated: dict[str, None] = {}
     in_two_splits: dict[str, None] = {}
     for number, one in enumerate(labels):
@@ -194,7 +211,7 @@ def gather_photos(labels: Sequence[Labels], photos_dir: Path, notes: Notes) -> l
             path = one.photos.get(image.id)
             if path is None:
                 continue
-            file = path.resolve()
+            file = file_key(path)
             split = one.source.split or "train"
             new = OwnPhoto(path, one.source, [(number, image)], split=split)
             known = by_file.setdefault(file, new)
@@ -202,15 +219,15 @@ def gather_photos(labels: Sequence[Labels], photos_dir: Path, notes: Notes) -> l
                 continue
             if known.split == split:
                 known.records.append((number, image))
-                repeated[path.name] = None
+                repeated[_below(photos_dir, path)] = None
                 continue
-            in_two_splits[path.name] = None
+            in_two_splits[_below(photos_dir, path)] = None
             if SPLITS.index(split) > SPLITS.index(known.split):
                 by_file[file] = new
     notes.add("healed", "photos listed more than once, their annotations united", repeated)
     text = "photos left out of one split that are in another too; test keeps them, then val"
     notes.add("left_out", text, in_two_splits)
-    others = {path.resolve() for one in labels for path in one.not_listed} - set(by_file)
+    others = {file_key(path) for one in labels for path in one.not_listed} - set(by_file)
     notes.count("said", "photos in the folder that no file names, not used", len(others))
     photos = list(by_file.values())
     for n, photo in enumerate(photos, 1):
@@ -224,11 +241,11 @@ def _label(photos: Sequence[OwnPhoto], photos_dir: Path) -> None:
     for photo in photos:
         own_dir = photo.source.photos_dir
         below = own_dir if photo.path.is_relative_to(own_dir) else photos_dir
-        photo.label = photo.path.relative_to(below).as_posix()
+        photo.label = _below(below, photo.path)
     counts = Counter(photo.label for photo in photos)
     for photo in photos:
         if counts[photo.label] > 1:
-            photo.label = photo.path.relative_to(photos_dir).as_posix()
+            photo.label = _below(photos_dir, photo.path)
 
 
 def fit_and_measure(
