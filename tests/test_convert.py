@@ -363,7 +363,8 @@ def test_two_files_become_one_dataset(own):
     for image, name in zip(second["images"], ["p4.jpg", "p5.jpg", "p1.jpg"], strict=True):
         image["file_name"] = name
     second["categories"] = [{"id": 3, "name": "jeans "}, {"id": 7, "name": "t-shirt"}]
-    second["annotations"] = [annotation(i, i, 7) for i in (1, 2, 3)]
+    larger = [[1, 1, 9, 1, 9, 9, 1, 9]]
+    second["annotations"] = [annotation(i, i, 7, segmentation=larger) for i in (1, 2, 3)]
     own.write(first)
     other = own.coco_file.with_name("other.json")
     other.write_text(json.dumps(second))
@@ -378,6 +379,38 @@ def test_two_files_become_one_dataset(own):
     names = {image["id"]: image["file_name"] for image in own.both("images")}
     of_first = [r for r in own.both("annotations") if names[r["image_id"]] == "p1.jpg"]
     assert sorted(record["category_id"] for record in of_first) == [3, 3, 90]
+
+
+@pytest.mark.parametrize("second", ["own.json", "link.json", "copy.json", "val=own.json"])
+def test_file_given_twice_is_refused(own, second):
+    folder = own.coco_file.parent
+    (folder / "link.json").symlink_to(own.coco_file)
+    shutil.copy(own.coco_file, folder / "copy.json")
+    split, _, name = second.rpartition("=")
+    given = f"{split}={folder / name}" if split else folder / name
+    with pytest.raises(ValueError, match=r"(are one file|hold the same); expected each file once"):
+        own.convert(annotations=[own.coco_file, given])
+
+
+def test_annotations_that_are_there_twice_are_taken_once_and_counted(own):
+    """In one file, in other spelling and in another one; another class or outline is another."""
+    file = content()
+    spelled = [[float(value) for value in SQUARE[0]]]
+    nearly = [[*SQUARE[0][:-1], 8.25]]
+    file["annotations"] += [
+        annotation(60, 2, 3, area=7),
+        annotation(61, 2, 3, segmentation=spelled, iscrowd=1),
+        annotation(62, 2, 90),
+        annotation(63, 2, 3, segmentation=nearly),
+    ]
+    own.write(file)
+    other = own.coco_file.with_name("other.json")
+    other.write_text(json.dumps(content(3) | {"annotations": [annotation(1, 3, 3)]}))
+    made = own.convert(annotations=[own.coco_file, other])
+    assert made.count("annotations left out that are there already") == 3
+    assert made.annotations == 6 + 2
+    own.convert(classes_file=None)
+    assert {r["id"] for r in own.both("annotations")} == {1, 2, 3, 4, 5, 50, 51, 62, 63}
 
 
 def test_given_splits_are_kept_and_equal_names_stay_apart(own):
@@ -599,7 +632,7 @@ def test_links_to_one_file_are_one_photo(own):
     file = content()
     file["images"][0]["file_name"] = "a/more.jpg"
     file["images"].append(file["images"][0] | {"id": 9, "file_name": "a/photos.jpg"})
-    file["annotations"].append(annotation(99, 9, 90))
+    file["annotations"].append(annotation(99, 9, 90, segmentation=[[1, 1, 9, 1, 9, 9, 1, 9]]))
     for image in file["images"][1:5]:
         image["file_name"] = f"C:/{image['file_name']}"
     own.write(file)

@@ -93,6 +93,7 @@ def convert_photos(
     labels = [
         read_labels(source, photos_dir, mask_names, ignore_unknown, notes) for source in sources
     ]
+    _check_read_once(labels)
     check_outside(out_dir, (path for one in labels for path in one.photos.values()))
     choices = {"mapping": mapping, "val_share": val_share, "group_by": group_by}
     recipe = _recipe(labels, choices | {"strict": strict, "ignore_unknown": ignore_unknown})
@@ -111,6 +112,18 @@ def convert_photos(
         if out_dir.exists():
             shutil.rmtree(out_dir.resolve())
     return made
+
+
+def _check_read_once(labels: Sequence[Labels]) -> None:
+    """Refuse a file that is given again under another name; its like for other photos is none."""
+    first_of: dict[tuple[str, tuple[Path, ...]], Path] = {}
+    for one in labels:
+        path = one.source.labels
+        first = first_of.setdefault((one.coco.sha256, tuple(one.photos.values())), path)
+        if first is not path:
+            raise ValueError(
+                f"{path} and {first} hold the same; expected each file once. Leave one of them out."
+            )
 
 
 def _recipe(labels: Sequence[Labels], choices: Mapping[str, Any]) -> str:

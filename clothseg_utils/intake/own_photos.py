@@ -17,6 +17,7 @@ from clothseg_utils.data.coco import (
     ImageRecord,
     PackedAnnotation,
     Split,
+    decode_segmentation,
     read_annotations,
 )
 from clothseg_utils.data.conversion import Notes
@@ -55,15 +56,20 @@ class OwnAnnotation:
     packed: PackedAnnotation
     measured: Measured
 
+    @property
+    def segmentation(self) -> msgspec.Raw:
+        """JSON of the segmentation as it lies in the photo."""
+        moved = self.measured.segmentation
+        return self.packed.segmentation if moved is None else msgspec.Raw(moved)
+
     def to_json(self, image_id: int) -> bytes:
         """Write the record, with area and box of the mask itself."""
-        moved = self.measured.segmentation
         return msgspec.json.encode(
             {
                 "id": self.id,
                 "image_id": image_id,
                 "category_id": self.category_id,
-                "segmentation": self.packed.segmentation if moved is None else msgspec.Raw(moved),
+                "segmentation": self.segmentation,
                 "area": self.measured.area,
                 "bbox": self.measured.bbox,
                 "iscrowd": self.packed.iscrowd,
@@ -272,20 +278,30 @@ def fit_and_measure(
     notes.count("left_out", "annotations of photos left out", n_of_photos)
     notes.count("left_out", "annotations left out, of categories to leave out", n_by_choice)
     empty: list[str] = []
+    doubled: list[str] = []
+    seen: dict[tuple[Any, ...], list[msgspec.Raw]] = {}
     damaged: set[str] = set()
     # Among equal areas the higher id is painted on top, so ids stay where there is one file.
     new_ids = itertools.count(1) if len(labels) > 1 else None
     measured = measure_parts([part for _, _, part in todo])
     for (photo, number, part), found in zip(todo, measured, strict=True):
         for annotation, one in zip(part.packed, found, strict=True):
-            if one.area:
-                new_id = annotation.id if new_ids is None else next(new_ids)
-                category_id = classes.id_of[number, annotation.category_id]
-                photo.annotations.append(OwnAnnotation(new_id, category_id, annotation, one))
-            else:
-                empty.append(f"annotation {annotation.id} of {photo.label}")
+            name = f"annotation {annotation.id} of {photo.label}"
+            if not one.area:
+                empty.append(name)
                 damaged.add(photo.label)
+                continue
+            category_id = classes.id_of[number, annotation.category_id]
+            new = OwnAnnotation(annotation.id, category_id, annotation, one)
+            alike = seen.setdefault((photo.label, category_id, one.area, one.bbox), [])
+            outline = decode_segmentation(new.segmentation) if alike else None
+            if any(decode_segmentation(other) == outline for other in alike):
+                doubled.append(name)
+                continue
+            alike.append(new.segmentation)
+            photo.annotations.append(new if new_ids is None else replace(new, id=next(new_ids)))
     notes.add("left_out", "annotations left out that cover no pixel", empty, broken=True)
+    notes.add("left_out", "annotations left out that are there already", doubled)
     damaged |= {
         photo.label
         for photo in photos
