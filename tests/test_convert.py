@@ -654,6 +654,86 @@ def test_photos_that_cannot_be_told_apart_are_shown_by_their_paths(own):
         own.convert(val_share=0.5)
 
 
+# --- most of it lost ----------------------------------------------------------------------------
+
+
+def add_masks(own: Own, *names: str) -> Path:
+    folder = own.photos.with_name("masks")
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        mask[2:9, 3:12] = 1
+        cv2.imwrite(str(path), mask)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("wrong", "deleted", "is_refused"),
+    [
+        ([1, 2, 3], [], True),  # three photos are there under other names
+        ([1, 2], [], False),
+        ([1, 2, 3], [1, 2, 3], False),  # labels of more photos than the user has
+    ],
+)
+@pytest.mark.parametrize("labels", ["file", "masks"])
+def test_labels_of_which_most_find_no_photo_are_refused(own, labels, wrong, deleted, is_refused):
+    stems = [f"other{i}" if i in wrong else f"p{i}" for i in range(1, 6)]
+    for number in deleted:
+        (own.photos / f"p{number}.jpg").unlink()
+    file = content()
+    for image, stem in zip(file["images"], stems, strict=True):
+        image["file_name"] = f"{stem}.jpg"
+    own.write(file)
+    options: dict = {}
+    if labels == "masks":
+        folder = add_masks(own, *(f"{stem}.png" for stem in stems))
+        options = {"annotations": [], "masks_dir": folder, "classes_file": None}
+    if is_refused:
+        with pytest.raises(ValueError, match=r"3 of 5 .* fit no photo, .* 3 photos have no label"):
+            own.convert(**options)
+        return
+    made = own.convert(**options)
+    assert sum(made.photos.values()) == 5 - len(wrong)
+    assert sum(n.count for n in made.notes if n.text.startswith(("photos", "images"))) == (
+        len(wrong) + (2 if not deleted else 0)
+    )
+    with pytest.raises(ValueError, match=r"leave out --strict|cannot be used"):
+        own.convert(**options, strict=True)
+
+
+@pytest.mark.parametrize(("n_wrong", "is_refused"), [(2, False), (3, True)])
+@pytest.mark.parametrize("fault", ["shape", "broken"])
+def test_photos_of_which_most_do_not_fit_are_refused(own, n_wrong, is_refused, fault):
+    file = content()
+    for number, image in enumerate(file["images"][:n_wrong], 1):
+        if fault == "shape":
+            image["width"] += 7
+        else:
+            (own.photos / f"p{number}.jpg").write_bytes(b"no photo")
+    own.write(file)
+    if is_refused:
+        with pytest.raises(
+            ValueError, match="3 of 5 photos cannot be read, or are of another shape"
+        ):
+            own.convert()
+    else:
+        assert sum(own.convert().photos.values()) == 3
+
+
+def test_masks_of_given_splits_with_all_photos_in_one_folder_lose_nothing(own):
+    names = ["train/p1.png", "train/p2.png", "valid/p3.png", "test/p4.png", "test/p5.png"]
+    options = {"annotations": [], "masks_dir": add_masks(own, *names), "classes_file": None}
+    made = own.convert(**options, strict=True)
+    assert made.photos == {"train": 2, "val": 1, "test": 2}
+    assert made.count("photos") == made.count("images") == 0
+    own.add_photo("more.jpg")
+    made = own.convert(**options)
+    assert "photos left out, without a mask of their name: 1 (more.jpg)" in made.summary()
+    with pytest.raises(ValueError, match=r"without a mask of their name: more\.jpg"):
+        own.convert(**options, strict=True)
+
+
 # --- bad input -----------------------------------------------------------------------------------
 
 

@@ -24,6 +24,10 @@ from clothseg_utils.data.photos import PHOTO_SUFFIXES
 from clothseg_utils.intake.mask_images import MaskReading, read_mask_image
 from clothseg_utils.intake.mask_names import MaskNames, code_to_color, read_mask_names
 
+NO_MASK = "no mask of its name"
+NO_PHOTO = "the mask fits no photo"
+"""What `CocoFile.problems` say of a photo, and of a mask, on its own."""
+
 _STEM_ENDING = re.compile(r"[-_. ](masks?|seg|segmentation|labels?)$", re.IGNORECASE)
 _VOID = (255, 65_535)  # in index masks the usual value of pixels that nobody knows
 _MOST_UNNAMED = 64  # more values than this are smoothed edges rather than classes
@@ -65,7 +69,7 @@ def read_mask_folder(
             {"shirt": 1}, {"1": "shirt"} and ["shirt", "jeans"]: the list counts from 1, or from 0
             where its first name is background. None calls the values class 1, class 2, ...
         ignore_unknown: take values and colours without a name, and 255, for background.
-        strict: a photo or mask that cannot be used is an error instead of being left out.
+        strict: a mask or its photo that cannot be used is an error instead of being left out.
 
     Returns:
         Photos with a mask, by their path below `photos_dir`; `problems` names what was left out.
@@ -96,7 +100,9 @@ def read_mask_folder(
         if reading.healed:
             healed.append(Problem("healed", pair.photo, f"mask {reading.healed}"))
     problems += broken
-    too_many = problems if strict else broken if len(broken) > _MOST_BROKEN * len(pairs) else []
+    too_many = broken if len(broken) > _MOST_BROKEN * len(pairs) else []
+    if strict:  # the mask of a photo may lie in the folder of another split
+        too_many = [problem for problem in problems if problem.detail != NO_MASK]
     if too_many:
         texts = [f"{problem.subject}: {problem.detail}" for problem in too_many]
         raise ValueError(
@@ -140,11 +146,11 @@ def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Probl
         if len(found) == 1:
             masks_of[found[0]].append(mask)
         else:
-            why = f"fits several photos: {first_names(found)}" if found else "fits no photo"
-            problems.append(Problem("image_left_out", mask, f"the mask {why}"))
+            several = f"the mask fits several photos: {first_names(found)}"
+            problems.append(Problem("image_left_out", mask, several if found else NO_PHOTO))
     for photo, own in masks_of.items():
         if len(own) != 1:
-            why = f"several masks fit: {first_names(own)}" if own else "no mask of its name"
+            why = f"several masks fit: {first_names(own)}" if own else NO_MASK
             problems.append(Problem("image_left_out", photo, why))
     pairs = [_Pair(photo, own[0]) for photo, own in masks_of.items() if len(own) == 1]
     if not pairs:

@@ -22,12 +22,14 @@ from clothseg_utils.data.coco import (
 )
 from clothseg_utils.data.conversion import Notes
 from clothseg_utils.data.json_bytes import read_json_bytes, relax_json
-from clothseg_utils.intake.mask_folders import read_mask_folder
+from clothseg_utils.intake.mask_folders import NO_MASK, NO_PHOTO, read_mask_folder
 from clothseg_utils.intake.measure import Measured, Part, measure_parts
 from clothseg_utils.intake.own_classes import OwnClasses
 from clothseg_utils.intake.photo_names import file_key, match_photos
 from clothseg_utils.intake.sizes import Fit, PhotoSize, Sized, fit_photos, photo_sizes, read_size
 from clothseg_utils.intake.sources import SPLITS, Source
+
+_MOST_LOST = 0.5  # of the photos; beyond it the labels are of others
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,16 @@ class Labels:
         source: where from.
         coco: its records.
         photos: image_id -> photo, of those that were found.
-        not_listed: photos in the folder that it does not name.
+        not_listed: photos in the folder that it does not name, or has no mask of.
+        n_missing, n_unsure: names, or masks, that no photo fits, and that several may fit.
     """
 
     source: Source
     coco: CocoFile
     photos: Mapping[int, Path]
     not_listed: Sequence[Path]
+    n_missing: int = 0
+    n_unsure: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +132,12 @@ def read_labels(
             plain_names=False,
             photo_size=_SizeOfName(source.labels, source.photos_dir),
         )
-    notes.add_problems(coco.problems)
+    notes.add_problems(problem for problem in coco.problems if problem.detail != NO_MASK)
+    if source.has_masks:
+        found = {image.id: source.photos_dir / image.file_name for image in coco.images}
+        alone = [source.photos_dir / p.subject for p in coco.problems if p.detail == NO_MASK]
+        n_missing = sum(problem.detail == NO_PHOTO for problem in coco.problems)
+        return Labels(source, coco, found, alone, n_missing)
     return _find_photos(source, coco, photos_dir, notes)
 
 
@@ -165,7 +175,14 @@ def _find_photos(source: Source, coco: CocoFile, photos_dir: Path, notes: Notes)
     notes.add("left_out", "photos left out, several fit the name", several, broken=True)
     lost_annotations = sum(len(coco.packed_of(i)) for i in names if i not in matches.found)
     notes.count("left_out", "annotations of photos left out", lost_annotations)
-    return Labels(source, coco, matches.found, tuple(matches.not_listed))
+    return Labels(
+        source=source,
+        coco=coco,
+        photos=matches.found,
+        not_listed=matches.not_listed,
+        n_missing=len(missing),
+        n_unsure=len(several),
+    )
 
 
 def _below(photos_dir: Path, path: Path) -> str:
@@ -233,13 +250,34 @@ def gather_photos(labels: Sequence[Labels], photos_dir: Path, notes: Notes) -> l
     notes.add("healed", "photos listed more than once, their annotations united", repeated)
     text = "photos left out of one split that are in another too; test keeps them, then val"
     notes.add("left_out", text, in_two_splits)
-    others = {file_key(path) for one in labels for path in one.not_listed} - set(by_file)
-    notes.count("said", "photos in the folder that no file names, not used", len(others))
+    others = {file_key(path): path for one in labels for path in one.not_listed}
+    unused = [_below(photos_dir, path) for key, path in others.items() if key not in by_file]
+    _check_names(labels, len(unused))
+    if labels[0].source.has_masks:
+        notes.add("left_out", "photos left out, without a mask of their name", unused, broken=True)
+    else:
+        notes.count("said", "photos in the folder that no file names, not used", len(unused))
     photos = list(by_file.values())
     for n, photo in enumerate(photos, 1):
         photo.image_id = photo.records[0][1].id if len(labels) == 1 else n
     _label(photos, photos_dir)
     return photos
+
+
+def _check_names(labels: Sequence[Labels], n_unused: int) -> None:
+    """Refuse labels of which most find no photo though there are as many photos without labels.
+
+    Labels of more photos than are there are no fault, nor are more photos than labels.
+    """
+    n_missing = sum(one.n_missing for one in labels)
+    n_lost = n_missing + sum(one.n_unsure for one in labels)
+    n_all = n_lost + sum(len(one.photos) for one in labels)
+    if n_lost > _MOST_LOST * n_all and n_unused >= n_missing:
+        what = "masks" if labels[0].source.has_masks else "names of photos"
+        raise ValueError(
+            f"{n_lost:,} of {n_all:,} {what} fit no photo, or several, and {n_unused:,} photos "
+            "have no label; expected at most half. Rename them, or check the folder."
+        )
 
 
 def _label(photos: Sequence[OwnPhoto], photos_dir: Path) -> None:
@@ -302,13 +340,19 @@ def fit_and_measure(
             photo.annotations.append(new if new_ids is None else replace(new, id=next(new_ids)))
     notes.add("left_out", "annotations left out that cover no pixel", empty, broken=True)
     notes.add("left_out", "annotations left out that are there already", doubled)
+    fitting = [photo for photo in photos if photo.size_wh != (0, 0)]
+    n_lost = len(photos) - len(fitting)
+    if n_lost > _MOST_LOST * len(photos):
+        raise ValueError(
+            f"{n_lost:,} of {len(photos):,} photos cannot be read, or are of another shape than "
+            "the labels; expected at most half. Check the folder."
+        )
     damaged |= {
         photo.label
         for photo in photos
         for number, image in photo.records
         if image.id in labels[number].coco.damaged
     }
-    fitting = [photo for photo in photos if photo.size_wh != (0, 0)]
     bare = {photo.label for photo in fitting if not photo.annotations}
     notes.add("left_out", "photos left out, as all their annotations are", sorted(bare & damaged))
     notes.add("said", "photos without annotations, taken as all background", sorted(bare - damaged))
