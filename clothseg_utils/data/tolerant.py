@@ -15,6 +15,7 @@ from clothseg_utils.core.text import first_names
 from clothseg_utils.data.json_bytes import as_float, as_int, shown, value_of
 from clothseg_utils.data.records import (
     MAX_ID,
+    MAX_NAME,
     MAX_SIDE,
     Category,
     ImageRecord,
@@ -45,7 +46,6 @@ _Key = int | str  # an id as the file has it, "7" and 7.0 being 7
 _Record = TypeVar("_Record", Category, ImageRecord)
 
 _MOST_BROKEN = 0.1  # of the images or annotations; beyond it something else is wrong
-_LONGEST_NAME = 240  # bytes; file systems take 255, and masks and copies have longer suffixes
 _OTHER_FOLDER = re.compile(r"\.|.:|.*[/\\]")  # or a hidden file, or a Windows drive
 _UNUSABLE_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NAME_KEYS = ("file_name", "fileName", "filename")  # the second is LabelU's
@@ -344,7 +344,7 @@ class RecordReader:
         # A name that leads out of the folder would read, and for its mask write, anywhere.
         if _OTHER_FOLDER.match(name):
             return "its file_name is not a plain file name, without folders and leading dot"
-        return "its file_name is too long" if len(name.encode()) > _LONGEST_NAME else None
+        return "its file_name is too long" if len(name.encode()) > MAX_NAME else None
 
     # -- annotations
 
