@@ -406,7 +406,7 @@ def train(
         from clothseg_utils.workflow.pipeline import check_inputs
 
     if rank() == 0:
-        check_inputs(config, ["03_training"])
+        check_inputs(config, ["03_training"], resume=resume)
     folder = RunFolder(config.run.outputs_root, config.run.run_name)
 
     def prepare() -> Any:

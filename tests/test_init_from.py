@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -358,6 +359,7 @@ def test_training_begins_with_a_checkpoint_and_says_so(begin, tiny_training, cap
     }
     assert equal(module.network.state_dict(), theirs)
     assert module.data_info["init_from"] == sha256_file(best)
+    assert module.data_info["weights"].startswith(f"{best}: encoder whole")
     out = capsys.readouterr().out
     assert f"network starts from weights: {best}: encoder whole" in out
     assert "licence: none of others" in out  # it began with random weights
@@ -409,15 +411,21 @@ def test_weights_are_tried_before_any_work(plain, tmp_path):
 @pytest.mark.slow
 def test_training_that_began_with_a_file_goes_on_and_names_it(tiny_training, tmp_path, capsys):
     best = tiny_training.run.best_checkpoint
-    fields = {"outputs_root": str(tmp_path), "init_from": str(best), "max_epochs": 1}
+    start = tmp_path / "start.ckpt"
+    shutil.copy(best, start)
+    fields = {"outputs_root": str(tmp_path), "init_from": str(start)}
     config = replace_fields(tiny_training.config, fields)
     run = RunFolder(config.run.outputs_root, config.run.run_name)
     splits = tiny_training.train_split, tiny_training.val_split
-    for n_epochs in (1, 2):
-        longer = replace_fields(config, {"max_epochs": n_epochs})
+    # The second resume finds what the first one wrote.
+    for n_epochs, given in ((1, str(start)), (2, ""), (3, "")):
+        longer = replace_fields(config, {"max_epochs": n_epochs, "init_from": given})
         assert train(longer, *splits, run, resume_only=n_epochs > 1).epochs == n_epochs
+        start.unlink(missing_ok=True)
         told = read_json(run.training_path)
-        assert told["init_from"] == {"file": str(best), "sha256": sha256_file(best)}
-        assert told["encoder"]["weights"].startswith(f"{best}: encoder whole")
-    with pytest.raises(ValueError, match=r"cannot go on: train\.init_from holds other"):
-        train(replace_fields(config, {"init_from": ""}), *splits, run, resume_only=True)
+        assert told["init_from"] == {"file": str(start), "sha256": sha256_file(best)}
+        assert told["encoder"]["weights"].startswith(f"{start}: encoder whole")
+    capsys.readouterr()
+    other = replace_fields(config, {"init_from": str(best), "max_epochs": 3})
+    assert train(other, *splits, run, resume_only=True).epochs == 3
+    assert capsys.readouterr().out == "already trained with these settings\n"

@@ -335,6 +335,10 @@ def bad_root(here) -> Path:
         ),
         ("train --data-root {good} --run-name x --set train.init_from=no.pt", "init_from is"),
         ("train --data-root {good} --run-name x --resume", "holds no training to go on with"),
+        (
+            "train --data-root {good} --run-name x --resume --set train.init_from=no.pt",
+            "holds no training to go on with",
+        ),
         ("evaluate --checkpoint nowhere.ckpt --data-root {good} --out x", "nowhere.ckpt"),
         ("evaluate --checkpoint {bad}/" + VAL_JSON + " --data-root {good} --out x", VAL_JSON),
         ("evaluate --checkpoint {best} --data-root nowhere --out x", "nowhere"),

@@ -468,8 +468,12 @@ def test_names_file_must_be_there_and_json(own):
     own.names.write_text("shirt: 1")
     with pytest.raises(ValueError, match="is not JSON"):
         read_mask_names(own.names)
-    own.names.write_bytes(b'\xef\xbb\xbf{"shirt": 1}')
-    assert read_mask_names(own.names).name_of == {1: "shirt"}
+    own.names.write_text('{"shirt": 1, "shirt": 2}')
+    with pytest.raises(ValueError, match="the key 'shirt' occurs twice"):
+        read_mask_names(own.names)
+    for encoding in ("utf-8-sig", "utf-16", "utf-16-le"):
+        own.names.write_bytes('{"shirt": 1}'.encode(encoding))
+        assert read_mask_names(own.names).name_of == {1: "shirt"}
 
 
 def test_colours_and_codes():

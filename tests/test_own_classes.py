@@ -171,6 +171,11 @@ def test_254_classes_fit(files):
         ("[1]", "holds a list; expected an object of category -> class"),
         ('{"a": 2}', '"a" has the class 2; expected the name of a class'),
         ('{"a": " "}', "expected the name of a class, or null"),
+        ('{"a": "b", "a": null}', "the key 'a' occurs twice"),
+        (
+            '{"a": "b", "A ": null}',
+            '"a" and "A " are one name, but have the classes \'b\' and None',
+        ),
     ],
 )
 def test_bad_mapping_is_one_clear_error(tmp_path, text, message):
@@ -178,6 +183,23 @@ def test_bad_mapping_is_one_clear_error(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         read_classes(path)
+
+
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_mapping_is_read_as_editors_and_shells_write_it(tmp_path, encoding):
+    path = tmp_path / "classes.json"
+    path.write_bytes('{"Mütze": "head", "hose": null, "HOSE": null}\r\n'.encode(encoding))
+    assert read_classes(path) == {"Mütze": "head", "hose": None, "HOSE": None}
+
+
+def test_names_in_a_mapping_that_are_no_category_are_said(files):
+    files.add((1, "shirt"), (2, "background"))
+    mapping = {"Shirt": "upperbody", "background": None, "boots": "foot", "sandals": "foot"}
+    assert shown(files.unite(mapping)) == [(1, "shirt", "upperbody")]
+    assert "no category, not used: 2 (boots; sandals)" in files.said()
 
 
 def test_background_in_a_mapping_leaves_out(tmp_path):

@@ -577,6 +577,12 @@ def test_weights_are_tried_before_the_first_notebook(config, tmp_path):
     check_inputs(changed, NOTEBOOKS[:2])  # they are of training alone
 
 
+@pytest.mark.parametrize("field", ["encoder_weights", "init_from"])
+def test_a_training_that_goes_on_needs_no_weights_to_begin_with(config, tmp_path, field):
+    gone = replace_fields(config, {field: str(tmp_path / "gone.pth")})
+    check_inputs(gone, ["03_training"], resume=True)
+
+
 def test_pipeline_file_is_read_before_the_first_notebook(config, tmp_path):
     changed = replace_fields(config, {"pipeline_file": str(tmp_path / "own.yaml")})
     with pytest.raises(

@@ -846,27 +846,69 @@ def test_training_by_the_clock_goes_on_for_what_is_left(
         train(replace_fields(finished, now), *splits, run, resume_only=True)
 
 
-def test_content_of_init_from_decides_on_going_on_not_its_name(
-    monkeypatch, capsys, tiny_training, finished, splits, tmp_path
-):
-    stop_at_fit(monkeypatch)
+@pytest.fixture
+def begun_with(tiny_training, finished, tmp_path):
+    """Files a, its copy b and another c; as if the training had begun with the first."""
     run = folder_of(finished)
     paths = [tmp_path / name for name in ("a.ckpt", "b.ckpt", "c.ckpt")]
     for path in paths:
         shutil.copy(tiny_training.run.best_checkpoint, path)
     torch.save(read_checkpoint(paths[2]) | {"note": "another file"}, paths[2])
-    for path in (run.last_checkpoint, run.best_checkpoint):  # as if it had begun with one
+    for path in (run.last_checkpoint, run.best_checkpoint):
         checkpoint = read_checkpoint(path)
         checkpoint[CHECKPOINT_KEY]["config"]["train"]["init_from"] = str(paths[0])
         checkpoint[CHECKPOINT_KEY]["data"]["init_from"] = sha256_file(paths[0])
         path.unlink()
         torch.save(checkpoint, path)
-    train(replace_fields(finished, {"init_from": str(paths[1])}), *splits, run)
+    return paths
+
+
+def test_content_of_init_from_decides_on_going_on_not_its_name(
+    monkeypatch, capsys, finished, splits, begun_with
+):
+    stop_at_fit(monkeypatch)
+    run = folder_of(finished)
+    train(replace_fields(finished, {"init_from": str(begun_with[1])}), *splits, run)
     assert capsys.readouterr().out == "already trained with these settings\n"
-    for other in (replace_fields(finished, {"init_from": str(paths[2])}), finished):
+    for other in (str(begun_with[2]), ""):
         with pytest.raises(Crash):
-            train(other, *splits, run)
-        assert "starts anew: train.init_from holds other weights" in capsys.readouterr().out
+            train(replace_fields(finished, {"init_from": other}), *splits, run)
+        told = f"starts anew: train.init_from was '{begun_with[0]}' and is '{other}'"
+        assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("number", "is_gone", "goes_on"),
+    [
+        (None, False, True),  # what last.ckpt began with counts
+        (None, True, True),
+        (0, True, True),
+        (1, False, True),  # the same weights by another name
+        (1, True, False),
+        (2, False, False),
+    ],
+)
+def test_resume_needs_neither_init_from_nor_its_file(
+    monkeypatch, finished, splits, begun_with, number, is_gone, goes_on
+):
+    stop_at_fit(monkeypatch)
+    given = "" if number is None else str(begun_with[number])
+    if is_gone:
+        for path in begun_with:
+            path.unlink()
+    asked = replace_fields(finished, {"init_from": given, "max_epochs": 3})
+    difference = f"train.init_from was '{begun_with[0]}' and is '{given}'"
+    with pytest.raises(
+        Crash if goes_on else ValueError, match=None if goes_on else re.escape(difference)
+    ):
+        train(asked, *splits, folder_of(finished), resume_only=True)
+
+
+def test_resume_does_not_take_other_weights_of_the_same_name(finished, splits, begun_with):
+    shutil.copy(begun_with[2], begun_with[0])
+    asked = replace_fields(finished, {"init_from": str(begun_with[0])})
+    with pytest.raises(ValueError, match=r"a\.ckpt holds other weights than it did; expected"):
+        train(asked, *splits, folder_of(finished), resume_only=True)
 
 
 def test_weights_that_do_not_fit_leave_the_former_training_where_it_is(finished, splits, tmp_path):

@@ -53,6 +53,24 @@ def read_json_bytes(path: Path) -> tuple[bytes, str]:
     return data, sha256
 
 
+def read_hand_written(path: Path, expected: str) -> Any:
+    """Read a small JSON that somebody wrote, in whatever encoding their editor or shell has.
+
+    Args:
+        path: the file.
+        expected: what it is to hold, in words.
+
+    Raises:
+        ValueError: no JSON, or a key twice in an object.
+    """
+    data, _ = read_json_bytes(path)
+    check_keys_once(path, data)
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); expected {expected}.") from None
+
+
 def _unzip(path: Path, data: bytes) -> bytes:
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
@@ -112,7 +130,7 @@ def check_keys_once(path: Path, data: bytes) -> None:
     except _RepeatedKeyError as error:
         raise ValueError(
             f"{path}: the key {shown(error.args[0])} occurs twice in one object; expected it once. "
-            "Join what stands in both, or export the file again."
+            "Join what stands in both, or write the file again."
         ) from None
     except (ValueError, RecursionError):
         return  # other readers say what is wrong

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from clothseg_utils.core.classes import is_background, plain_name
+from clothseg_utils.data.json_bytes import read_hand_written
 
 _FORMS = (
     '{"shirt": [255, 0, 0]}, {"shirt": "#ff0000"}, {"shirt": 1}, {"1": "shirt"} or '
@@ -51,10 +50,7 @@ def read_mask_names(path: str | Path) -> MaskNames:
         raise FileNotFoundError(
             f"{path} not found; expected a JSON of the masks' names. Check the path."
         )
-    try:
-        content = msgspec.json.decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); expected {_FORMS}.") from None
+    content = read_hand_written(path, _FORMS)
     pairs = _list_pairs(content)
     if not pairs:
         raise ValueError(f"{path} is no names file; expected names of one form: {_FORMS}.")

@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from clothseg_utils.core.classes import (
     MOST_CLASSES,
     SUPERCATEGORY_NAMES,
@@ -16,6 +14,7 @@ from clothseg_utils.core.classes import (
 from clothseg_utils.core.text import first_names, suggestion
 from clothseg_utils.data.coco import Category, CocoFile
 from clothseg_utils.data.conversion import Notes
+from clothseg_utils.data.json_bytes import read_hand_written
 
 _KNOWN = SUPERCATEGORY_NAMES[1:]
 _NO_SUPERCATEGORY = ("", "none", "null")  # as tools write it that have none
@@ -80,6 +79,9 @@ def unite_categories(
         )
     names = list(dict.fromkeys(entry.category.name for entry in entries))
     said = _supercategories(entries) if mapping is None else _mapped(names, mapping, where)
+    there = {_key(category.name) for file in files for category in file.categories}
+    foreign = [name for name in mapping or () if _key(name) not in there]
+    notes.add("said", "names in --classes that are no category, not used", foreign)
     left_out = [name for name in names if said[name] is None]
     notes.add("left_out", "categories left out by --classes", left_out)
     class_of = _spelled_alike({n: own for n, own in said.items() if own is not None}, where)
@@ -108,23 +110,25 @@ def read_classes(path: str | Path) -> ClassMapping:
         raise FileNotFoundError(
             f"{path} not found; expected a JSON of category -> class. Check the path."
         )
-    try:
-        mapping = msgspec.json.decode(path.read_bytes())
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path} is not JSON ({error}); expected an object of category -> class, such as "
-            f"{_EXAMPLE}. Correct it: names stand in double quotes."
-        ) from None
+    expected = f"an object of category -> class, such as {_EXAMPLE}: names stand in double quotes"
+    mapping = read_hand_written(path, expected)
     if not isinstance(mapping, dict):
         raise ValueError(
             f"{path} holds a {type(mapping).__name__}; expected an object of category -> class, "
             f"such as {_EXAMPLE}."
         )
+    first: dict[str, str] = {}
     for name, own in mapping.items():
         if own is not None and not (isinstance(own, str) and plain_name(own)):
             raise ValueError(
                 f'{path}: "{name}" has the class {own!r}; expected the name of a class, or null to '
                 "leave the category out."
+            )
+        alike = first.setdefault(_key(name), name)
+        if _key(own or "") != _key(mapping[alike] or ""):
+            raise ValueError(
+                f'{path}: "{alike}" and "{name}" are one name, but have the classes '
+                f"{mapping[alike]!r} and {own!r}; expected one class. Remove one of the two."
             )
     return {
         name: None if own is None or is_background(own) else own for name, own in mapping.items()

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from clothseg_utils.core.config import Config
-from clothseg_utils.core.files import resolve_path, sha256_file
+from clothseg_utils.core.files import resolve_path
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.text import count_text, first_names
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, stored_normalization
@@ -33,13 +33,11 @@ class StoredWeights:
 
     Attributes:
         path: as the settings name it.
-        sha256: of the file.
         tensors: name -> tensor; names of dicts inside dicts are joined by dots.
         info: what a checkpoint of ours says of itself; empty for other files.
     """
 
     path: str
-    sha256: str
     tensors: Mapping[str, torch.Tensor]
     info: Mapping[str, Any]
 
@@ -95,7 +93,7 @@ def read_weights(config: Config) -> StoredWeights | None:
             f"{_SETTING} {path} holds a {type(content).__name__} without named tensors; expected "
             "a checkpoint, or a state dict that torch.save(network.state_dict(), ...) wrote."
         )
-    return StoredWeights(path, sha256_file(file), tensors, content.get(CHECKPOINT_KEY, {}))
+    return StoredWeights(path, tensors, content.get(CHECKPOINT_KEY, {}))
 
 
 def take_weights(

@@ -19,7 +19,7 @@ LEARNING_SECTIONS = ("data", "augment", "loss", "train")
 
 FREE_FIELDS = {
     "data": frozenset({"data_root", "derived_root", "mask_workers"}),
-    # Of these two what the file holds counts, as the data's "pipeline" and "init_from".
+    # Of these two what the file holds counts: see `pipeline` of the data, and `_other_start`.
     "augment": frozenset({"pipeline_file"}),
     "train": frozenset({"init_from", "num_workers", "devices", "precision", "compile_network"}),
 }
@@ -31,11 +31,7 @@ _STEERING = ("max_epochs", "max_minutes", "patience", "learning_rate", "batch_si
 # Settings younger than a checkpoint: how it was before, where it is not the default.
 _BEFORE = {"train_size": 0, "first_size": 0}
 
-# Of a file that a setting names what it holds counts: what it means where that is another.
-_FILES = {
-    "pipeline": "augment.pipeline_file holds another pipeline",
-    "init_from": "train.init_from holds other weights",
-}
+_PIPELINE = "augment.pipeline_file holds another pipeline"
 
 _MOVING = ".moving"  # in a folder of previous/ until the training that replaces it has a checkpoint
 
@@ -129,6 +125,8 @@ def plan_start(
     is_finished = run.training_path.exists() and run.best_checkpoint.exists()
     goes_on = not is_finished or _is_longer(config, state)
     differences = _differences(config, data_info, class_names, state)
+    if other_start := _other_start(config, data_info, state, resume_only=resume_only):
+        differences["init_from"] = other_start
     lasting = {name: text for name, text in differences.items() if name not in _STEERING}
     if lasting:
         remedy = "expected the settings and data that it began with. Give these, or "
@@ -284,7 +282,24 @@ def _differences(
         gone = first_names([name for name in former if name not in now]) or "none"
         new = first_names([name for name in now if name not in former]) or "none"
         found["classes"] = f"the classes differ (gone: {gone}; new: {new})"
-    for name in sorted({*_FILES, *data_info}):
+    for name in sorted({"pipeline", *data_info} - {"init_from"}):
         if state["data"].get(name) != data_info.get(name):
-            found[name] = _FILES.get(name, f"the data differ ({name})")
+            found[name] = _PIPELINE if name == "pipeline" else f"the data differ ({name})"
     return found
+
+
+def _other_start(
+    config: Config, data_info: Mapping[str, Any], state: Mapping[str, Any], *, resume_only: bool
+) -> str:
+    """How the weights to begin with differ from a stored run's; empty where they do not.
+
+    What goes on needs them no more: a resume may leave the setting out, and the file may be gone.
+    """
+    began, now = state["config"]["train"].get("init_from", ""), config.train.init_from
+    sha256 = data_info.get("init_from")  # None without the setting, and where its file is gone
+    is_same = now == began if sha256 is None else sha256 == state["data"].get("init_from")
+    if is_same or (resume_only and not now):
+        return ""
+    if now == began:
+        return f"train.init_from {now} holds other weights than it did"
+    return f"train.init_from was {began!r} and is {now!r}"

@@ -15,8 +15,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
-from clothseg_utils.core.config import Config, TrainConfig
-from clothseg_utils.core.files import read_json, write_json
+from clothseg_utils.core.config import Config, TrainConfig, replace_fields
+from clothseg_utils.core.files import read_json, resolve_path, sha256_file, write_json
 from clothseg_utils.core.progress import in_notebook, is_attended
 from clothseg_utils.core.ranks import is_launched, local_world_size, rank, world_size
 from clothseg_utils.core.reach import code_hash
@@ -149,9 +149,9 @@ def train(
     }
     if config.augment.pipeline_file:
         data_info["pipeline"] = pipeline_text(config.augment.pipeline_file)
-    stored = read_weights(config)  # before a former training is moved, where it may lie
-    if stored is not None:
-        data_info["init_from"] = stored.sha256
+    init_from = config.train.init_from
+    if init_from and resolve_path(init_from).is_file():
+        data_info["init_from"] = sha256_file(resolve_path(init_from))
     class_names = train_split.classes.names
 
     def plan() -> Start | None:
@@ -161,12 +161,21 @@ def train(
 
     start = from_first(first_on_each_machine(plan))
     assert start is not None
+    begins = start.checkpoint is None and not start.is_done
+    # Before a former training is moved, where the file may lie.
+    stored = read_weights(config) if begins else None
     if start.note and rank() == 0:
         print(start.note, flush=True)
     if start.is_done:
         return _finished_result(run)
     if start.checkpoint is not None:  # it goes on with what it began with
-        normalization = stored_normalization(read_checkpoint(start.checkpoint)[CHECKPOINT_KEY])
+        began = read_checkpoint(start.checkpoint)[CHECKPOINT_KEY]
+        normalization = stored_normalization(began)
+        init_from = began["config"]["train"].get("init_from", "")
+        config = replace_fields(config, {"init_from": init_from})
+        if init_from:
+            names = ("init_from", "weights", "license")
+            data_info |= {name: began["data"].get(name, init_from) for name in names}
     elif stored is not None:
         normalization = stored.normalization(config.train.encoder_name)
     else:
@@ -196,6 +205,7 @@ def _fit(
     train = config.train
     pl.seed_everything(train.seed, workers=True, verbose=False)
     card = encoder_card(train.encoder_name, train.encoder_weights)
+    card = {name: data_info.get(name, told) for name, told in card.items()}
     classes = data_module.classes
     # What other weights will replace is not fetched.
     is_new = checkpoint_path is None and stored is None
@@ -212,7 +222,7 @@ def _fit(
     module = ClothingSegmenter(
         config,
         classes,
-        data_info | {"license": card["license"]},
+        data_info | card,
         data_module.normalization,
         network,
     )
@@ -243,8 +253,8 @@ def _fit(
         log_layout(trainer.logger.experiment)
         _log_hyperparameters(trainer, config, best_row)
         about = {"code": data_info["code"], "encoder": card}
-        if stored is not None:
-            about["init_from"] = {"file": stored.path, "sha256": stored.sha256}
+        if train.init_from:
+            about["init_from"] = {"file": train.init_from, "sha256": data_info["init_from"]}
         write_json(run.training_path, _summary(train, module.history, clock) | about)
     trainer.strategy.barrier()
 

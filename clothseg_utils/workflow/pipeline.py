@@ -172,15 +172,22 @@ def _check_same_data(run: RunFolder, config: Config) -> None:
             )
 
 
-def check_inputs(config: Config, notebooks: Sequence[str]) -> None:
+def check_inputs(config: Config, notebooks: Sequence[str], *, resume: bool = False) -> None:
     """Check what the notebooks will read, before the first of them starts.
 
     A misspelt path must not show only when training is over.
+
+    Args:
+        config: the run's settings.
+        notebooks: names without suffix.
+        resume: a training goes on, which needs the weights no more that it began with.
 
     Raises:
         FileNotFoundError: the data, or a file or folder that a setting names, is missing.
         ValueError: an encoder, weights or an augmentation pipeline that cannot be used.
     """
+    if resume:
+        config = replace_fields(config, {"init_from": "", "encoder_weights": "none"})
     convert = config.convert
     if convert.coco_file and NOTEBOOKS[0] in notebooks:
         find_sources(resolve_path(convert.coco_photos), [resolve_path(convert.coco_file)])
