@@ -1,6 +1,7 @@
 """Tests of `data.convert`: own photos and their labels become a dataset like any other."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -362,7 +363,8 @@ def test_two_files_become_one_dataset(own):
     for image, name in zip(second["images"], ["p4.jpg", "p5.jpg", "p1.jpg"], strict=True):
         image["file_name"] = name
     second["categories"] = [{"id": 3, "name": "jeans "}, {"id": 7, "name": "t-shirt"}]
-    second["annotations"] = [annotation(i, i, 7) for i in (1, 2, 3)]
+    larger = [[1, 1, 9, 1, 9, 9, 1, 9]]
+    second["annotations"] = [annotation(i, i, 7, segmentation=larger) for i in (1, 2, 3)]
     own.write(first)
     other = own.coco_file.with_name("other.json")
     other.write_text(json.dumps(second))
@@ -377,6 +379,38 @@ def test_two_files_become_one_dataset(own):
     names = {image["id"]: image["file_name"] for image in own.both("images")}
     of_first = [r for r in own.both("annotations") if names[r["image_id"]] == "p1.jpg"]
     assert sorted(record["category_id"] for record in of_first) == [3, 3, 90]
+
+
+@pytest.mark.parametrize("second", ["own.json", "link.json", "copy.json", "val=own.json"])
+def test_file_given_twice_is_refused(own, second):
+    folder = own.coco_file.parent
+    (folder / "link.json").symlink_to(own.coco_file)
+    shutil.copy(own.coco_file, folder / "copy.json")
+    split, _, name = second.rpartition("=")
+    given = f"{split}={folder / name}" if split else folder / name
+    with pytest.raises(ValueError, match=r"(are one file|hold the same); expected each file once"):
+        own.convert(annotations=[own.coco_file, given])
+
+
+def test_annotations_that_are_there_twice_are_taken_once_and_counted(own):
+    """In one file, in other spelling and in another one; another class or outline is another."""
+    file = content()
+    spelled = [[float(value) for value in SQUARE[0]]]
+    nearly = [[*SQUARE[0][:-1], 8.25]]
+    file["annotations"] += [
+        annotation(60, 2, 3, area=7),
+        annotation(61, 2, 3, segmentation=spelled, iscrowd=1),
+        annotation(62, 2, 90),
+        annotation(63, 2, 3, segmentation=nearly),
+    ]
+    own.write(file)
+    other = own.coco_file.with_name("other.json")
+    other.write_text(json.dumps(content(3) | {"annotations": [annotation(1, 3, 3)]}))
+    made = own.convert(annotations=[own.coco_file, other])
+    assert made.count("annotations left out that are there already") == 3
+    assert made.annotations == 6 + 2
+    own.convert(classes_file=None)
+    assert {r["id"] for r in own.both("annotations")} == {1, 2, 3, 4, 5, 50, 51, 62, 63}
 
 
 def test_given_splits_are_kept_and_equal_names_stay_apart(own):
@@ -491,10 +525,10 @@ def test_change_makes_it_anew(own, change):
     elif change == "photo":
         own.add_photo("p1.jpg").write_bytes((own.photos / "p2.jpg").read_bytes() + b"\0")
     else:
-        annotation_path(own.out, "val").unlink()
+        shutil.rmtree(images_dir(own.out, "val"))
     second = own.convert(**options)
     assert (second.recipe == first.recipe) is (change == "part")
-    assert annotation_path(own.out, "val").is_file()
+    assert len(list(images_dir(own.out, "val").iterdir())) == second.photos["val"]
     assert [path.name for path in own.out.parent.glob(".*")] == []
 
 
@@ -525,6 +559,181 @@ def test_folder_of_other_files_is_never_replaced(own):
     with pytest.raises(ValueError, match="out holds other files than `convert` makes"):
         own.convert(val_share=0.5)
     assert (own.out / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize("place", ["thesis.txt", "train/mine.jpg", "test/sub/p1.jpg", "new/a.txt"])
+def test_files_that_convert_did_not_write_are_never_deleted(own, place):
+    own.convert()
+    mine = own.out / place
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    with pytest.raises(ValueError, match=rf"holds other files than .* \({place}\); expected a new"):
+        own.convert(val_share=0.5)
+    assert mine.read_text() == "mine"
+    assert annotation_path(own.out, "val").is_file()
+
+
+def test_what_a_file_manager_leaves_is_no_hindrance(own):
+    own.convert()
+    (own.out / "train" / ".DS_Store").touch()
+    assert own.convert(val_share=0.6).photos == {"train": 2, "val": 3}
+
+
+@pytest.mark.parametrize("source", ["photos", "links", "annotations", "classes", "masks"])
+def test_sources_inside_the_folder_to_make_are_refused(own, source):
+    """The dataset that is there would be replaced by a part of itself."""
+    own.convert()
+    before = sorted(own.out.rglob("*"))
+    train = own.out / "train"
+    options: dict = {"annotations": [annotation_path(own.out, "train")], "classes_file": None}
+    photos = own.photos
+    if source == "photos":
+        photos = train
+    elif source == "links":
+        photos = own.photos.with_name("links")
+        photos.mkdir()
+        for path in train.iterdir():
+            (photos / path.name).symlink_to(path)
+        options["annotations"] = [own.coco_file]
+    elif source == "classes":
+        options |= {"annotations": [own.coco_file], "classes_file": own.out / "convert.json"}
+    elif source == "masks":
+        options = {"masks_dir": train}
+    with pytest.raises(ValueError, match=r"lies in .*out, the folder to make, .* Name another"):
+        convert_photos(photos, own.out, **options)
+    assert sorted(own.out.rglob("*")) == before
+
+
+def test_earlier_dataset_among_the_photos_is_left_alone(own):
+    """Its photos are the same ones again, under the same names."""
+    own.convert()
+    folder = own.photos.parent
+    (folder / "earlier").mkdir()
+    own.out.rename(folder / "earlier" / "out")
+    made = convert_photos(folder, own.out, annotations=[own.coco_file])
+    assert sum(made.photos.values()) == 5
+    assert made.count("photos") == 0
+    of_masks = [folder / "earlier" / "out", folder / "masks"]
+    of_masks[1].mkdir()
+    for number in range(1, 6):
+        mask = np.full((HEIGHT, WIDTH), 1, np.uint8)
+        cv2.imwrite(str(of_masks[1] / f"p{number}.png"), mask)
+    shutil.rmtree(own.out)
+    made = convert_photos(folder, own.out, masks_dir=of_masks[1])
+    assert made.count("photos left out") == made.count("masks left out") == 0
+
+
+def test_links_to_one_file_are_one_photo(own):
+    (own.photos / "more").mkdir()
+    for number in range(1, 6):
+        (own.photos / "more" / f"p{number}.jpg").hardlink_to(own.photos / f"p{number}.jpg")
+    (own.photos / "a").mkdir()
+    for place in (own.photos, own.photos / "more"):
+        (place / "p1.jpg").rename(own.photos / "a" / f"{place.name}.jpg")
+    file = content()
+    file["images"][0]["file_name"] = "a/more.jpg"
+    file["images"].append(file["images"][0] | {"id": 9, "file_name": "a/photos.jpg"})
+    file["annotations"].append(annotation(99, 9, 90, segmentation=[[1, 1, 9, 1, 9, 9, 1, 9]]))
+    for image in file["images"][1:5]:
+        image["file_name"] = f"C:/{image['file_name']}"
+    own.write(file)
+    made = own.convert()
+    assert sum(made.photos.values()) == 5
+    assert made.annotations == 7
+    assert made.count("photos left out") == 0
+    assert made.count("photos in the folder that no file names") == 0
+
+
+def test_photos_that_cannot_be_told_apart_are_shown_by_their_paths(own):
+    for name in ("a/p1.jpg", "b/p1.jpg"):
+        own.add_photo(name).write_bytes(noise(name))
+    (own.photos / "p1.jpg").unlink()
+    line = "photos left out, several fit the name: 1 (p1.jpg: a/p1.jpg or b/p1.jpg)"
+    assert line in own.convert().summary()
+    own.write(content(1))
+    with pytest.raises(ValueError, match=r"none can be told: p1\.jpg: a/p1\.jpg or b/p1\.jpg; exp"):
+        own.convert(val_share=0.5)
+
+
+# --- most of it lost ----------------------------------------------------------------------------
+
+
+def add_masks(own: Own, *names: str) -> Path:
+    folder = own.photos.with_name("masks")
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        mask[2:9, 3:12] = 1
+        cv2.imwrite(str(path), mask)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("wrong", "deleted", "is_refused"),
+    [
+        ([1, 2, 3], [], True),  # three photos are there under other names
+        ([1, 2], [], False),
+        ([1, 2, 3], [1, 2, 3], False),  # labels of more photos than the user has
+    ],
+)
+@pytest.mark.parametrize("labels", ["file", "masks"])
+def test_labels_of_which_most_find_no_photo_are_refused(own, labels, wrong, deleted, is_refused):
+    stems = [f"other{i}" if i in wrong else f"p{i}" for i in range(1, 6)]
+    for number in deleted:
+        (own.photos / f"p{number}.jpg").unlink()
+    file = content()
+    for image, stem in zip(file["images"], stems, strict=True):
+        image["file_name"] = f"{stem}.jpg"
+    own.write(file)
+    options: dict = {}
+    if labels == "masks":
+        folder = add_masks(own, *(f"{stem}.png" for stem in stems))
+        options = {"annotations": [], "masks_dir": folder, "classes_file": None}
+    if is_refused:
+        with pytest.raises(ValueError, match=r"3 of 5 .* fit no photo, .* 3 photos have no label"):
+            own.convert(**options)
+        return
+    made = own.convert(**options)
+    assert sum(made.photos.values()) == 5 - len(wrong)
+    told = ("photos left out", "masks left out", "photos in the folder")
+    assert sum(n.count for n in made.notes if n.text.startswith(told)) == (
+        len(wrong) + (2 if not deleted else 0)
+    )
+    with pytest.raises(ValueError, match=r"leave out --strict|cannot be used"):
+        own.convert(**options, strict=True)
+
+
+@pytest.mark.parametrize(("n_wrong", "is_refused"), [(2, False), (3, True)])
+@pytest.mark.parametrize("fault", ["shape", "broken"])
+def test_photos_of_which_most_do_not_fit_are_refused(own, n_wrong, is_refused, fault):
+    file = content()
+    for number, image in enumerate(file["images"][:n_wrong], 1):
+        if fault == "shape":
+            image["width"] += 7
+        else:
+            (own.photos / f"p{number}.jpg").write_bytes(b"no photo")
+    own.write(file)
+    if is_refused:
+        with pytest.raises(
+            ValueError, match="3 of 5 photos cannot be read, or are of another shape"
+        ):
+            own.convert()
+    else:
+        assert sum(own.convert().photos.values()) == 3
+
+
+def test_masks_of_given_splits_with_all_photos_in_one_folder_lose_nothing(own):
+    names = ["train/p1.png", "train/p2.png", "valid/p3.png", "test/p4.png", "test/p5.png"]
+    options = {"annotations": [], "masks_dir": add_masks(own, *names), "classes_file": None}
+    made = own.convert(**options, strict=True)
+    assert made.photos == {"train": 2, "val": 1, "test": 2}
+    assert made.count("photos left out") == made.count("masks left out") == 0
+    own.add_photo("more.jpg")
+    made = own.convert(**options)
+    assert "photos left out, without a mask of their name: 1 (more.jpg)" in made.summary()
+    with pytest.raises(ValueError, match=r"without a mask of their name: more\.jpg"):
+        own.convert(**options, strict=True)
 
 
 # --- bad input -----------------------------------------------------------------------------------
@@ -583,3 +792,34 @@ def test_photos_that_would_share_a_mask_get_names_of_their_own(own):
     names = [image["file_name"] for image in own.both("images")]
     assert len({Path(name).stem.casefold() for name in names}) == 5
     assert "photos renamed" in made.summary()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{'写' * 80}{n}.jpg" for n in range(5)],
+        [f"{'x' * 245}{n}.png" for n in range(5)],
+        [f"{'👗' * 40}/{'é' * 110}/{n}.jpg" for n in range(5)],
+        ["写" * 79 + ending for ending in (".jpg", ".png", ".webp", "写.bmp", "写.tiff")],
+        ["é" * 115 + ending for ending in (".jpg", ".JPG", ".png", "_jpg.jpg", "_jpg_2.jpg")],
+        [f"{n}. {'a title ' * 25}é" for n in range(5)],
+        ["12:30.jpg", "c:a.jpg", "c_a.jpg", "d\\a.jpg", "d_a.jpg"],
+    ],
+    ids=["Chinese", "long", "folders", "suffixes", "numbered", "no suffix", "drives"],
+)
+def test_every_name_that_convert_writes_is_one_that_all_can_read(own, tmp_path, names):
+    photos = tmp_path / "own"
+    file = content()
+    for number, (image, name) in enumerate(zip(file["images"], names, strict=True)):
+        path = photos / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(noise(str(number)))
+        image["file_name"] = name
+    own.write(file)
+    made = convert_photos(photos, own.out, annotations=[own.coco_file])
+    assert sum(made.photos.values()) == 5
+    for split in ("train", "val"):
+        coco = read_annotations(annotation_path(own.out, split), strict=True)
+        assert not audit(coco, image_dir=images_dir(own.out, split)).problems
+        index = rasterize_split(coco.path, tmp_path / split, "category", workers=1)
+        assert len(index.entries) == made.photos[split]

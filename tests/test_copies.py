@@ -74,7 +74,7 @@ def test_names_of_different_photos_do_not(names):
     assert groups_of(names) == []
 
 
-def test_pattern_decides_instead_of_the_marks():
+def test_pattern_puts_more_photos_together():
     names = ["anna_1.jpg", "anna_2.jpg", "ben_1.jpg", "ben_1_crop0.jpg", "7.jpg", "8.jpg"]
     by_group = source_groups(dict.fromkeys(names, Path("nowhere")), pattern="^([a-z]+)_")
     assert by_group.key_of == {
@@ -89,7 +89,11 @@ def test_pattern_decides_instead_of_the_marks():
     assert groups_of(names, pattern="_1") == [["anna_1.jpg", "ben_1.jpg", "ben_1_crop0.jpg"]]
     series = ["a1_x.jpg", "a1_y.jpg", "a2_x.jpg", "b1_x.jpg"]
     assert groups_of(series, pattern=r"^(\w)(\d)") == [["a1_x.jpg", "a1_y.jpg"]]
-    assert groups_of(["anna_1_crop0.jpg", "anna_1_crop1.jpg"], pattern="crop.") == []
+    # Names still tell copies, and where nothing is found nothing is shared.
+    copies = ["anna_1_crop0.jpg", "anna_1_crop1.jpg", "b.jpg", "b_jpg.rf.0123456789.jpg"]
+    assert groups_of(copies, pattern="crop.") == [copies[:2], copies[2:]]
+    assert groups_of(names, pattern="^(anna)?") == [names[:2], names[2:4]]
+    assert groups_of(["a.jpg", "b.jpg", "anna.jpg"], pattern="^(anna)?") == []
 
 
 @pytest.mark.parametrize(

@@ -528,7 +528,7 @@ def test_what_convert_says_of_masks_counts_photos_masks_and_pixels(own, tmp_path
     assert made.count("pixels of values without a name, taken for background") == 15
     assert made.count("photos with masks whose values have no names") == 3
     assert made.count("masks left out, no photo fits") == 1
-    assert made.count("photos left out, no mask of its name") == 1
+    assert made.count("photos left out, without a mask of their name") == 1
 
 
 def test_one_of_each_is_no_plural(own, tmp_path):

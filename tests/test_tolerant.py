@@ -86,7 +86,7 @@ def test_what_was_read_from_another_type_is_counted(tmp_path):
     healed = {problem.reason: problem.count for problem in coco.problems}
     assert healed == {
         "area is text, read as a number": 20,
-        "iscrowd is not a whole number, read as one": 20,
+        "iscrowd is not a whole number, read as 0 or 1": 20,
     }
     assert coco.problems_line.startswith("annotations.json: 40 values read from another form (")
     assert audit(coco).counts == {"healed": 40}
@@ -298,7 +298,7 @@ def test_size_that_the_file_does_not_say_is_the_photos(tmp_path, image_id):
 
     def photo_size(image):
         asked.append(image)
-        return (6, 5) if image.file_name == "a.jpg" else None
+        return (6, 5, False) if image.file_name == "a.jpg" else None
 
     images = [changed(IMAGE, id=image_id, width=None, height=...), IMAGE_9, IMAGE_9 | {"id": 11}]
     images[2] |= {"file_name": "c.jpg", "height": 0}

@@ -71,7 +71,7 @@ class Groups:
     Attributes:
         key_of: photo name -> name of the first photo of its group; a photo on its own is its own.
         pairs: near-equal photos that names alone had not put together.
-        unmatched: photos whose names the user's pattern does not match; each stays on its own.
+        unmatched: photos whose names the user's pattern does not match.
     """
 
     key_of: Mapping[str, str]
@@ -87,22 +87,19 @@ class Groups:
 def source_groups(
     photos: Mapping[str, Path], *, pattern: str | None = None, cache_path: Path | None = None
 ) -> Groups:
-    """Put photos together that are copies of one source, or near-equal.
+    """Put photos together that are copies of one source by their names, or near-equal.
 
     Args:
         photos: name, which may have folders, -> file. A photo that cannot be read has no picture.
         pattern: regular expression, searched in each name: photos with equal groups of it, or equal
-            matches if it has no group, belong together. None takes the marks that programs add to
-            the names of copies. Near-equal pictures belong together either way.
+            matches if it has no group, belong together too.
         cache_path: as for `hash_photos`.
 
     Raises:
         ValueError: the pattern is no regular expression, or matches no name.
     """
     names = sorted(photos)
-    sources = (
-        {name: _source(name) for name in names} if pattern is None else _matched(names, pattern)
-    )
+    matched = {} if pattern is None else _matched(names, pattern)
     parent = {name: name for name in names}
 
     def first_of(name: str) -> str:
@@ -115,9 +112,10 @@ def source_groups(
         parent[second] = first
         return first != second
 
-    seen: dict[str, str] = {}
-    for name, source in sources.items():
-        join(name, seen.setdefault(source, name))
+    for source_of in ({name: _source(name) for name in names}, matched):
+        seen: dict[str, str] = {}
+        for name, source in source_of.items():
+            join(name, seen.setdefault(source, name))
     hashes = hash_photos({name: photos[name] for name in names}, cache_path=cache_path)
     # A thousand frames of one scene are half a million pairs: only those are kept that join.
     equal, different = _take_equal(hashes)
@@ -126,7 +124,7 @@ def source_groups(
     return Groups(
         key_of={name: first_of(name) for name in photos},
         pairs=tuple(pairs),
-        unmatched=tuple(name for name in names if name not in sources),
+        unmatched=() if pattern is None else tuple(n for n in names if n not in matched),
     )
 
 
@@ -138,7 +136,7 @@ def _source(name: str) -> str:
 
 
 def _matched(names: Sequence[str], pattern: str) -> dict[str, str]:
-    """What the user's pattern finds in each name that it matches."""
+    """What the user's pattern finds in each name; names where it finds nothing share nothing."""
     try:
         search = re.compile(pattern).search
     except re.error as error:
@@ -147,15 +145,14 @@ def _matched(names: Sequence[str], pattern: str) -> dict[str, str]:
             "puts photos together by what stands before the first underscore."
         ) from None
     found = {name: match for name in names if (match := search(name))}
-    if not found:
+    parts = {name: match.groups("") or (match[0],) for name, match in found.items()}
+    keys = {name: "/".join(of_name) for name, of_name in parts.items() if any(of_name)}
+    if not keys:
         raise ValueError(
             f"{pattern!r} matches no photo name, such as {first_names(names[:2])}; expected a part "
             "that photos of one group share."
         )
-    return {
-        name: "/".join(part or "" for part in match.groups() or (match[0],))
-        for name, match in found.items()
-    }
+    return keys
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from clothseg_utils.data.photos import IMAGE_HEAD_BYTES, PHOTO_SUFFIXES, image_f
 NOT_FOLLOWED = "link to a folder, not followed"
 HIDDEN = "hidden"
 NO_FILE = "pipe, socket or device"
+LEFT_ALONE = "folder of another kind"
 
 _RAW_SUFFIXES = (
     *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".rw2", ".srw"),
@@ -31,11 +32,13 @@ class PhotoListing:
 
     def other_files(self) -> list[Path]:
         """Files that are no photos, neither hidden nor anything else."""
-        no_files = (HIDDEN, NOT_FOLLOWED, NO_FILE)
+        no_files = (HIDDEN, NOT_FOLLOWED, NO_FILE, LEFT_ALONE)
         return [path for path, reason in self.others.items() if reason not in no_files]
 
 
-def list_photos(folder: str | Path, *, below: bool = True) -> PhotoListing:
+def list_photos(
+    folder: str | Path, *, below: bool = True, without: str | None = None
+) -> PhotoListing:
     """List a folder and what lies below it, once.
 
     Links to files are what they lead to; links to folders are not followed, so that nothing is
@@ -45,6 +48,7 @@ def list_photos(folder: str | Path, *, below: bool = True) -> PhotoListing:
     Args:
         folder: may be a link itself.
         below: list its subfolders too.
+        without: subfolders that hold a file of this name are left alone.
 
     Raises:
         OSError: the folder itself cannot be listed.
@@ -60,6 +64,8 @@ def list_photos(folder: str | Path, *, below: bool = True) -> PhotoListing:
             elif entry.is_dir():
                 if entry.is_symlink():
                     listing.others[path] = NOT_FOLLOWED
+                elif without and (path / without).is_file():
+                    listing.others[path] = LEFT_ALONE
                 elif below:
                     with os.scandir(path) as its_entries:
                         entries += its_entries

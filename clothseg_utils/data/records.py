@@ -32,6 +32,8 @@ MAX_ID = 2**63 - 1
 Id = Annotated[int, Meta(ge=0, le=MAX_ID)]
 MAX_SIDE = 65_535
 Side = Annotated[int, Meta(ge=1, le=MAX_SIDE)]  # pixels
+MAX_NAME = 240
+"""Bytes of a photo's name: file systems take 255, and masks and copies have longer suffixes."""
 
 decode_segmentation = msgspec.json.Decoder(Segmentation).decode
 

@@ -15,6 +15,7 @@ from clothseg_utils.core.text import first_names
 from clothseg_utils.data.json_bytes import as_float, as_int, shown, value_of
 from clothseg_utils.data.records import (
     MAX_ID,
+    MAX_NAME,
     MAX_SIDE,
     Category,
     ImageRecord,
@@ -37,14 +38,14 @@ from clothseg_utils.data.segmentations import (
     scale_shares,
 )
 
-PhotoSize = Callable[[ImageRecord], tuple[int, int] | None]
-"""(width, height) of an image's photo in pixels, or None where it cannot be told."""
+PhotoSize = Callable[[ImageRecord], tuple[int, int, bool] | None]
+"""(width, height) of an image's photo in pixels as it is seen, and whether EXIF turns it on its
+side; None where it cannot be told."""
 
 _Key = int | str  # an id as the file has it, "7" and 7.0 being 7
 _Record = TypeVar("_Record", Category, ImageRecord)
 
 _MOST_BROKEN = 0.1  # of the images or annotations; beyond it something else is wrong
-_LONGEST_NAME = 240  # bytes; file systems take 255, and masks and copies have longer suffixes
 _OTHER_FOLDER = re.compile(r"\.|.:|.*[/\\]")  # or a hidden file, or a Windows drive
 _UNUSABLE_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NAME_KEYS = ("file_name", "fileName", "filename")  # the second is LabelU's
@@ -328,7 +329,7 @@ class RecordReader:
             return image
         size = self._photo_size(image) if self._photo_size else None
         subject = f"image {shown(key)} ({image.file_name})"
-        if size is None or not _is_size(*size):
+        if size is None or not _is_size(*size[:2]):
             self._leave_out("image_left_out", subject, "it has no usable width and height")
             return None
         self._tally("healed", subject, "width and height taken from the photo")
@@ -343,7 +344,7 @@ class RecordReader:
         # A name that leads out of the folder would read, and for its mask write, anywhere.
         if _OTHER_FOLDER.match(name):
             return "its file_name is not a plain file name, without folders and leading dot"
-        return "its file_name is too long" if len(name.encode()) > _LONGEST_NAME else None
+        return "its file_name is too long" if len(name.encode()) > MAX_NAME else None
 
     # -- annotations
 
@@ -389,7 +390,7 @@ class RecordReader:
         return True
 
     def _has_size_of_photo(self, packed: PackedAnnotation, image: ImageRecord) -> bool:
-        """Whether these are run lengths of the photo's size, where the file says another one."""
+        """Whether run lengths have the photo's size, as it is seen or before EXIF turns it."""
         if self._photo_size is None:
             return False
         try:
@@ -399,7 +400,12 @@ class RecordReader:
         if not isinstance(rle, Rle) or segmentation_fault(rle) is not None:
             return False
         size = self._photo_size(image)
-        return size is not None and rle.size == size[::-1]
+        if size is None or rle.size == (size[1], size[0]):
+            return size is not None
+        *seen_wh, is_turned = size
+        if not is_turned or seen_wh != [image.width, image.height] or rle.size != (*seen_wh,):
+            return False
+        return math.isnan(packed.bbox[0]) or is_same_box(measure(rle, *rle.size)[1], packed.bbox)
 
     def _mend(self, index: int, loose: LooseAnnotation) -> PackedAnnotation | None:
         """Read an annotation that is not as it should be; None where it leaves itself out."""
@@ -474,11 +480,9 @@ class RecordReader:
         if missing:
             self._tally("healed", subject, f"{' and '.join(missing)} taken from the mask")
             self._to_measure.append(packed)
-        number = int(crowd) if isinstance(crowd, bool) else as_int(crowd)
         if type(crowd) is not int:
-            how = "no number, taken for 0" if number is None else "not a whole number, read as one"
-            self._tally("healed", subject, f"iscrowd is {how}")
-        packed.iscrowd = number or 0
+            self._tally("healed", subject, "iscrowd is not a whole number, read as 0 or 1")
+        packed.iscrowd = int(crowd) if isinstance(crowd, bool) else as_int(crowd) or 0
 
     # -- all annotations together
 

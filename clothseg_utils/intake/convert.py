@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,15 +13,16 @@ import msgspec
 
 from clothseg_utils.core.files import sha256_json, whole_folder
 from clothseg_utils.core.progress import progress_bar
+from clothseg_utils.core.text import folded
 from clothseg_utils.data.coco import annotation_path, images_dir
 from clothseg_utils.data.conversion import (
-    RECORD_NAME,
     Conversion,
     Notes,
     read_conversion,
     write_conversion,
 )
 from clothseg_utils.data.coverage import check_coverage
+from clothseg_utils.data.records import MAX_NAME
 from clothseg_utils.intake.division import divide
 from clothseg_utils.intake.own_classes import OwnClasses, read_classes, unite_categories
 from clothseg_utils.intake.own_photos import (
@@ -32,9 +34,11 @@ from clothseg_utils.intake.own_photos import (
     read_labels,
 )
 from clothseg_utils.intake.sources import SPLITS, find_sources
+from clothseg_utils.intake.target import check_outside, check_target
 
-_CONVERSION_VERSION = 3  # a change of the rules makes every converted dataset anew
-_LONGEST_NAME = 150  # characters; masks and temporary files are named after photos too
+_CONVERSION_VERSION = 4  # a change of the rules makes every converted dataset anew
+_NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff\\:]")  # what no reader takes as a plain name
+_LONGEST_SUFFIX = 16  # what is longer follows a full stop within the name
 
 
 def convert_photos(
@@ -68,25 +72,29 @@ def convert_photos(
         classes_file: JSON object, category name -> class name, or null to leave it out. None
             keeps the supercategories of the files.
         val_share: share of the photos that validate where no split is given, above 0 and below 1.
-        group_by: regular expression; photos of which it finds the same in the name stay together.
+        group_by: regular expression; photos of which it finds the same in the name stay together,
+            beside copies of one source.
         strict: anything broken is an error instead of being left out.
 
     Raises:
         FileNotFoundError: no such folder or file.
         ValueError: a malformed file, a category without a class, no photo found, too few photos
             with annotations, masks that are nearly all background, or an `out_dir` that holds
-            anything else.
+            a source or anything else.
     """
     photos_dir, out_dir = Path(photos_dir), Path(out_dir)
     if not 0 < val_share < 1:
         raise ValueError(f"val_share is {val_share}; expected above 0 and below 1, such as 0.2.")
     sources = find_sources(photos_dir, annotations, masks_dir)
+    files = [Path(path) for path in (masks_dir, mask_names, classes_file) if path is not None]
+    check_target(out_dir, [photos_dir, *files, *(source.labels for source in sources)])
     mapping = read_classes(classes_file) if classes_file else None
-    _check_target(out_dir)
     notes = Notes(strict=strict)
     labels = [
         read_labels(source, photos_dir, mask_names, ignore_unknown, notes) for source in sources
     ]
+    _check_read_once(labels)
+    check_outside(out_dir, (path for one in labels for path in one.photos.values()))
     choices = {"mapping": mapping, "val_share": val_share, "group_by": group_by}
     recipe = _recipe(labels, choices | {"strict": strict, "ignore_unknown": ignore_unknown})
     known = read_conversion(out_dir)
@@ -106,6 +114,18 @@ def convert_photos(
     return made
 
 
+def _check_read_once(labels: Sequence[Labels]) -> None:
+    """Refuse a file that is given again under another name; its like for other photos is none."""
+    first_of: dict[tuple[str, tuple[Path, ...]], Path] = {}
+    for one in labels:
+        path = one.source.labels
+        first = first_of.setdefault((one.coco.sha256, tuple(one.photos.values())), path)
+        if first is not path:
+            raise ValueError(
+                f"{path} and {first} hold the same; expected each file once. Leave one of them out."
+            )
+
+
 def _recipe(labels: Sequence[Labels], choices: Mapping[str, Any]) -> str:
     """Hash of everything that decides the dataset; of photos, name, size and time."""
     sources = []
@@ -116,20 +136,6 @@ def _recipe(labels: Sequence[Labels], choices: Mapping[str, Any]) -> str:
             stamps.append([image_id, path.name, stat.st_size, stat.st_mtime_ns])
         sources.append([one.coco.sha256, one.source.split, stamps])
     return sha256_json({"version": _CONVERSION_VERSION, "sources": sources, **choices})
-
-
-def _check_target(out_dir: Path) -> None:
-    """Refuse a folder that holds what `convert` did not make."""
-    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
-        return
-    parts = [path(out_dir, split) for split in SPLITS for path in (annotation_path, images_dir)]
-    ours = {RECORD_NAME, *(part.name for part in parts)}
-    is_ours = (out_dir / RECORD_NAME).is_file()
-    if not is_ours or {path.name for path in out_dir.iterdir()} - ours:
-        raise ValueError(
-            f"{out_dir} holds other files than `convert` makes; expected a new folder, or one that "
-            "it made. Name another one."
-        )
 
 
 def _is_whole(out_dir: Path, made: Conversion) -> bool:
@@ -143,29 +149,41 @@ def _name_files(photos: Sequence[OwnPhoto], notes: Notes) -> None:
     Folders become part of the name. On some disks names that differ in case only are one.
     """
     flat = {photo.label: _flat_name(photo.label) for photo in photos}
-    counts = Counter(name.stem.casefold() for name in flat.values())
+    counts = Counter(folded(stem) for stem, _ in flat.values())
     taken: set[str] = set()
     renamed = []
     for photo in sorted(photos, key=lambda photo: photo.label):
-        name = flat[photo.label]
-        of_suffix = f"_{name.suffix[1:]}" if counts[name.stem.casefold()] > 1 else ""
-        stem = candidate = name.stem + of_suffix
+        stem, suffix = flat[photo.label]
+        of_suffix = f"_{suffix[1:]}" if counts[folded(stem)] > 1 else ""
+        name = _fit_name(stem, of_suffix, suffix)
         number = 1
-        while candidate.casefold() in taken:
+        while folded(name) in taken:
             number += 1
-            candidate = f"{stem}_{number}"
-        taken.add(candidate.casefold())
-        photo.file_name = candidate + name.suffix
-        if candidate != name.stem:
+            name = _fit_name(stem, f"{of_suffix}_{number}", suffix)
+        taken.add(folded(name))
+        photo.file_name = name + suffix
+        if name != stem:
             renamed.append(f"{photo.label} is {photo.file_name}")
-    notes.add("healed", "photos renamed, as their masks would have one name", renamed)
+    text = "photos renamed, of too long a name, or as their masks would have one name"
+    notes.add("healed", text, renamed)
 
 
-def _flat_name(label: str) -> PurePosixPath:
-    name = label.replace("/", "__").replace("\\", "_").lstrip(".")
-    if len(name) > _LONGEST_NAME:
-        name = f"{sha256_json(name)[:8]}_{name[-_LONGEST_NAME:]}"
-    return PurePosixPath(name)
+def _flat_name(label: str) -> tuple[str, str]:
+    """Plain stem of a photo, as long as it may be, and its suffix."""
+    name = _NO_NAME.sub("_", label.replace("/", "__")).lstrip(".")
+    path = PurePosixPath(name)
+    if len(path.suffix) > _LONGEST_SUFFIX:
+        return name.replace(".", "_"), ""
+    return path.stem, path.suffix
+
+
+def _fit_name(stem: str, ending: str, suffix: str) -> str:
+    """Stem and ending; only the end of a long stem, behind a hash of all of it."""
+    room = MAX_NAME - len(f"{ending}{suffix}".encode())
+    if len(stem.encode()) > room:
+        mark = f"{sha256_json(stem)[:8]}_"
+        stem = mark + stem.encode()[len(mark) - room :].decode(errors="ignore")
+    return stem + ending
 
 
 def _write_dataset(

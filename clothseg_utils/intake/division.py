@@ -17,7 +17,8 @@ def divide(
     """Give each photo its split: the one that its source has, or one by its group's name."""
     groups = source_groups({photo.label: photo.path for photo in photos}, pattern=group_by)
     sizes = groups.sizes
-    text = "groups of copies of one source" if group_by is None else f"groups by {group_by}"
+    by_pattern = "" if group_by is None else f", and by {group_by}"
+    text = f"groups of copies of one source{by_pattern}"
     in_groups = [f"of {count_text(sum(sizes.values()), 'photo')}"] if sizes else []
     notes.say(text, len(sizes), in_groups)
     near = [f"{pair.first} = {pair.second}" for pair in groups.pairs]
@@ -26,7 +27,7 @@ def divide(
     splits = {photo.source.split for photo in photos}
     if "val" not in splits:
         pool = [photo for photo in photos if photo.split == "train"]
-        for photo in _choose_val(pool, groups, val_share):
+        for photo in _choose_val(pool, groups, val_share, by_pattern):
             photo.split = "val"
     splits_of: dict[str, set[Split]] = defaultdict(set)
     for photo in photos:
@@ -41,7 +42,9 @@ def divide(
             )
 
 
-def _choose_val(photos: Sequence[OwnPhoto], groups: Groups, val_share: float) -> list[OwnPhoto]:
+def _choose_val(
+    photos: Sequence[OwnPhoto], groups: Groups, val_share: float, by_pattern: str
+) -> list[OwnPhoto]:
     """Choose the val photos by a hash of their groups' names: no order, no date, no luck decides.
 
     Groups with and without annotations are shared out apart, so that both splits can be scored.
@@ -62,8 +65,9 @@ def _choose_val(photos: Sequence[OwnPhoto], groups: Groups, val_share: float) ->
             n_photos = sum(map(len, ordered))
             raise ValueError(
                 f"{count_text(n_photos, 'photo')} with usable annotations in "
-                f"{count_text(len(ordered), 'group')}; expected at least 2 that are no copies of "
-                "each other, one to train on and one to validate. Check the classes and the photos."
+                f"{count_text(len(ordered), 'group')} of copies of one source{by_pattern}; "
+                "expected at least 2, one to train on and one to validate. Check the classes and "
+                "the photos."
             )
         chosen += _share_of(ordered, val_share, at_least_one=has_annotations)
     return chosen

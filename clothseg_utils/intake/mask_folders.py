@@ -18,9 +18,15 @@ from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.core.text import count_text, first_names
 from clothseg_utils.core.workers import usable_cores, worker_pool
 from clothseg_utils.data.coco import Category, CocoFile, ImageRecord, PackedAnnotation, Problem
+from clothseg_utils.data.conversion import RECORD_NAME
+from clothseg_utils.data.photo_files import list_photos
 from clothseg_utils.data.photos import PHOTO_SUFFIXES
 from clothseg_utils.intake.mask_images import MaskReading, read_mask_image
 from clothseg_utils.intake.mask_names import MaskNames, code_to_color, read_mask_names
+
+NO_MASK = "no mask of its name"
+NO_PHOTO = "no photo fits"
+"""What `CocoFile.problems` say of a photo, and of a mask, on its own."""
 
 _STEM_ENDING = re.compile(r"[-_. ](masks?|seg|segmentation|labels?)$", re.IGNORECASE)
 _VOID = (255, 65_535)  # in index masks the usual value of pixels that nobody knows
@@ -63,7 +69,7 @@ def read_mask_folder(
             {"shirt": 1}, {"1": "shirt"} and ["shirt", "jeans"]: the list counts from 1, or from 0
             where its first name is background. None calls the values class 1, class 2, ...
         ignore_unknown: take values and colours without a name, and 255, for background.
-        strict: a photo or mask that cannot be used is an error instead of being left out.
+        strict: a mask or its photo that cannot be used is an error instead of being left out.
 
     Returns:
         Photos with a mask, by their path below `photos_dir`; `problems` names what was left out.
@@ -94,7 +100,9 @@ def read_mask_folder(
         if reading.healed:
             healed.append(Problem("healed", pair.photo, f"mask {reading.healed}"))
     problems += broken
-    too_many = problems if strict else broken if len(broken) > _MOST_BROKEN * len(pairs) else []
+    too_many = broken if len(broken) > _MOST_BROKEN * len(pairs) else []
+    if strict:  # the mask of a photo may lie in the folder of another split
+        too_many = [problem for problem in problems if problem.detail != NO_MASK]
     if too_many:
         texts = [f"{problem.subject}: {problem.detail}" for problem in too_many]
         raise ValueError(
@@ -112,8 +120,8 @@ def read_mask_folder(
 
 def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Problem]]:
     """Find the mask of each photo; name those that have none, or more than one."""
-    photos = _list_pictures(photos_dir, PHOTO_SUFFIXES, masks_dir)
-    masks = _list_pictures(masks_dir, PHOTO_SUFFIXES, photos_dir)
+    photos = _list_pictures(photos_dir, masks_dir)
+    masks = _list_pictures(masks_dir, photos_dir)
     if masks_dir.resolve() == photos_dir.resolve():
         is_mask = {name: _STEM_ENDING.search(PurePosixPath(name).stem) for name in photos}
         masks = [name for name in masks if is_mask.get(name, True)]
@@ -138,11 +146,11 @@ def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Probl
         if len(found) == 1:
             masks_of[found[0]].append(mask)
         else:
-            why = f"several photos fit: {first_names(found)}" if found else "no photo fits"
-            problems.append(Problem("mask_left_out", mask, why))
+            several = f"several photos fit: {first_names(found)}"
+            problems.append(Problem("mask_left_out", mask, several if found else NO_PHOTO))
     for photo, own in masks_of.items():
         if len(own) != 1:
-            why = f"several masks fit: {first_names(own)}" if own else "no mask of its name"
+            why = f"several masks fit: {first_names(own)}" if own else NO_MASK
             problems.append(Problem("image_left_out", photo, why))
     pairs = [_Pair(photo, own[0]) for photo, own in masks_of.items() if len(own) == 1]
     if not pairs:
@@ -153,17 +161,14 @@ def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Probl
     return pairs, problems
 
 
-def _list_pictures(folder: Path, suffixes: Sequence[str], other: Path) -> list[str]:
+def _list_pictures(folder: Path, other: Path) -> list[str]:
     """Paths of pictures below a folder, sorted; `other` is left out where it lies inside."""
     inside = other.resolve() if folder.resolve() in other.resolve().parents else None
-    return sorted(
+    return [
         path.relative_to(folder).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
-        and path.is_file()
-        and not path.name.startswith(".")
-        and (inside is None or inside not in path.resolve().parents)
-    )
+        for path in list_photos(folder, without=RECORD_NAME).photos
+        if inside is None or inside not in path.resolve().parents
+    ]
 
 
 def _keys(name: str) -> tuple[str, str, str]:

@@ -3,12 +3,13 @@
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
 from clothseg_utils.core.text import folded
+from clothseg_utils.data.conversion import RECORD_NAME
 from clothseg_utils.data.photo_files import list_photos
 from clothseg_utils.data.photos import PHOTO_SUFFIXES
 
@@ -54,7 +55,8 @@ def match_photos(names: Mapping[int, str], photos_dir: str | Path) -> Matches:
     machine); where both have some they must agree, or be no splits' and the last part be of one
     name and one photo. A photo that a stricter rule has given away is not given again, and nothing
     is found by guessing: a name that fits several photos, or a photo that several names fit, is
-    ambiguous.
+    ambiguous. Links to one file are one photo. Datasets that `convert` made below the folder are
+    left alone: they hold the same photos again.
 
     Args:
         names: image_id -> name, path or URL.
@@ -72,10 +74,9 @@ def match_photos(names: Mapping[int, str], photos_dir: str | Path) -> Matches:
         'My Shirt.JPG'
     """
     photos_dir = Path(photos_dir)
-    listing = list_photos(photos_dir)
-    matching = _Matching(
-        names, [path.relative_to(photos_dir).as_posix() for path in listing.photos]
-    )
+    listing = list_photos(photos_dir, without=RECORD_NAME)
+    photos = [path.relative_to(photos_dir).as_posix() for path in listing.photos]
+    matching = _Matching(names, photos, photos_dir)
     matching.take_exact(path.relative_to(photos_dir).as_posix() for path in listing.other_files())
     readings = {image_id: list(_readings(names[image_id])) for image_id in matching.pending}
     most = max(map(len, readings.values()), default=0)
@@ -83,15 +84,22 @@ def match_photos(names: Mapping[int, str], photos_dir: str | Path) -> Matches:
         for number in range(most):
             waiting = [i for i in matching.pending if number < len(readings[i])]
             matching.apply({i: readings[i][number] for i in waiting}, rewrite, fold)
-    return matching.result(photos_dir)
+    return matching.result()
+
+
+def file_key(path: Path) -> Hashable:
+    """Equal for all links to one file, hard ones too."""
+    stat = path.stat()
+    return (stat.st_dev, stat.st_ino) if stat.st_ino else path.resolve()
 
 
 class _Matching:
     """Names that wait for a photo, and photos that are taken; a rule at a time."""
 
-    def __init__(self, names: Mapping[int, str], photos: list[str]) -> None:
+    def __init__(self, names: Mapping[int, str], photos: list[str], photos_dir: Path) -> None:
         self.names = names
         self.photos = photos
+        self.photos_dir = photos_dir
         self.pending = dict.fromkeys(names)  # in the order of the file
         self.found: dict[int, str] = {}
         self.taken: set[str] = set()
@@ -119,7 +127,11 @@ class _Matching:
             fitting = self._fitting(rewritten, fold) if rewritten else []
             fitting = [photo for photo in fitting if _folder(photo) not in mask_folders]
             if len(fitting) > 1:
-                self._give_up(image_id, fitting)
+                fitting = list(
+                    {file_key(self.photos_dir / p): p for p in reversed(fitting)}.values()
+                )
+            if len(fitting) > 1:
+                self._give_up(image_id, fitting[::-1])
             elif fitting and fitting[0] not in self.taken:
                 claims[fitting[0]][reading].append(image_id)
         for photo, by_reading in claims.items():
@@ -151,7 +163,7 @@ class _Matching:
         fitting = whole.get(key) or ends.get(key)
         return fitting or next((whole[end] for end in _proper_ends(key) if end in whole), [])
 
-    def result(self, photos_dir: Path) -> Matches:
+    def result(self) -> Matches:
         """What was found, and of what was not, the photos that come nearest."""
         meant = self.taken.union(*self.ambiguous.values())
         not_listed = [photo for photo in self.photos if photo not in meant]
@@ -169,13 +181,13 @@ class _Matching:
                 near = [photo for one in close for photo in by_name[_stem(one)]]
             missing[name] = near[:_CANDIDATES]
         return Matches(
-            found={i: photos_dir / self.found[i] for i in self.names if i in self.found},
+            found={i: self.photos_dir / self.found[i] for i in self.names if i in self.found},
             missing=missing,
             ambiguous={
-                name: [photos_dir / photo for photo in photos]
+                name: [self.photos_dir / photo for photo in photos]
                 for name, photos in self.ambiguous.items()
             },
-            not_listed=[photos_dir / photo for photo in not_listed],
+            not_listed=[self.photos_dir / photo for photo in not_listed],
         )
 
 

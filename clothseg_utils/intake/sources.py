@@ -1,6 +1,7 @@
 """Where own photos and their labels lie, and which split each file is for."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,6 +119,12 @@ def _file_sources(files: Sequence[tuple[Split | None, Path]], photos_dir: Path) 
     for _, path in files:
         if not path.is_file():
             raise FileNotFoundError(f"{path} not found; expected a COCO JSON. Check the path.")
+    counts = Counter(path.resolve() for _, path in files)
+    twice = [path.name for _, path in files if counts[path.resolve()] > 1]
+    if twice:
+        raise ValueError(
+            f"{' and '.join(twice)} are one file; expected each file once. Leave the others out."
+        )
     folders = [path.resolve().parent.name for _, path in files]
     apart = len(set(folders)) > 1
     said = [
