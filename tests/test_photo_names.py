@@ -76,6 +76,12 @@ def found(folder: Path, *names: str) -> list[str | None]:
         ("my shirt.jpg", "my%20shirt.jpg"),
         ("100%.jpg", "100%.jpg"),
         ("a%20b.jpg", "a%20b.jpg"),
+        # a suffix twice, or spaces before it
+        ("a.jpg", "a.jpg.jpg"),
+        ("a.JPG.jpeg", "a.jpg"),
+        ("train/a", "train/A.png.jpg"),
+        ("a.jpg", "train/a .jpg"),
+        ("a  .jpg", "a.png"),
     ],
 )
 def test_a_name_finds_its_photo(tmp_path, name, photo):
@@ -93,6 +99,8 @@ def test_a_name_finds_its_photo(tmp_path, name, photo):
         ("a_jpg.rf.0123456789abcdef.jpg", "A.JPG", "Roboflow's names are compared exactly"),
         ("b.jpg", "a.jpg", "another name"),
         ("a.txt", "a.jpg", "no photo's suffix"),
+        ("a.txt.jpg", "a.jpg", "nor here"),
+        ("a 1.jpg", "a1.jpg", "a space inside is part of the name"),
         ("a.jpg", ".a.jpg", "hidden"),
         ("", "a.jpg", "empty"),
         ("/", "a.jpg", "no name at all"),
@@ -126,6 +134,14 @@ def test_no_name_leads_out_of_the_folder(tmp_path):
         (["a.jpg"], ["a.jpg", "a.png"], ["a.jpg", None]),
         (["a.jpg"], ["A.jpg", "a.png"], ["a.jpg", None]),
         (["train/001.jpg"], ["train/001.jpg", "001.jpg"], ["train/001.jpg", None]),
+        (["a.jpg", "a.jpg.jpg"], ["a.jpg", "a.png"], ["a.jpg", None]),
+        (["a .jpg", "a.jpg.jpg"], ["a.jpg"], [None]),  # several fit
+        # masks beside photos
+        (
+            ["x/a.jpg", "x/c.jpg", "y/a.jpg.png", "y/b.jpg.png"],
+            ["a.jpg", "b.jpg"],
+            ["x/a.jpg", None],
+        ),
         # one photo listed twice
         (["a.jpg"], ["a.jpg", "./a.jpg", "a.jpg"], ["a.jpg"] * 3),
         (["a.jpg"], ["https://x/a.jpg?1", "https://x/a.jpg?2"], ["a.jpg"] * 2),

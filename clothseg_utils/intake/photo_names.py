@@ -51,12 +51,12 @@ def match_photos(names: Mapping[int, str], photos_dir: str | Path) -> Matches:
 
     First the path below the folder as it stands; then what a URL or an upload path holds; then
     other case and Unicode form; then other or no suffix; then without what Label Studio and
-    Roboflow add. Folders may be missing on one side (the name is plain, or begins on another
-    machine); where both have some they must agree, or be no splits' and the last part be of one
-    name and one photo. A photo that a stricter rule has given away is not given again, and nothing
-    is found by guessing: a name that fits several photos, or a photo that several names fit, is
-    ambiguous. Links to one file are one photo. Datasets that `convert` made below the folder are
-    left alone: they hold the same photos again.
+    Roboflow add; last, without a second suffix and spaces before one. Folders may be missing on one
+    side (the name is plain, or begins on another machine); where both have some they must agree, or
+    be no splits' and the last part be of one name and one photo. A photo that a stricter rule has
+    given away is not given again, and nothing is found by guessing: a name that fits several
+    photos, or a photo that several names fit, is ambiguous. Links to one file are one photo.
+    Datasets that `convert` made below the folder are left alone: they hold the same photos again.
 
     Args:
         names: image_id -> name, path or URL.
@@ -121,7 +121,7 @@ class _Matching:
     def apply(self, readings: Mapping[int, str], rewrite: _Rewrite, fold: _Fold) -> None:
         """Give photos to the names that fit exactly one, rewritten and as `fold` compares them."""
         claims: _Claims = defaultdict(lambda: defaultdict(list))
-        mask_folders = self._mask_folders() if fold is _stem else set()
+        mask_folders = self._mask_folders(fold) if fold in (_stem, _bare) else set()
         for image_id, reading in readings.items():
             rewritten = rewrite(reading)
             fitting = self._fitting(rewritten, fold) if rewritten else []
@@ -144,11 +144,11 @@ class _Matching:
                         del self.pending[image_id]
         self.taken.update(claims)
 
-    def _mask_folders(self) -> set[str]:
+    def _mask_folders(self, stem: _Fold) -> set[str]:
         """Folders of files with the stems of photos that are found: masks lie so beside photos."""
-        stems = {_name(_stem(photo)) for photo in self.taken}
+        stems = {_name(stem(photo)) for photo in self.taken}
         others = (photo for photo in self.photos if photo not in self.taken)
-        return {_folder(photo) for photo in others if _name(_stem(photo)) in stems}
+        return {_folder(photo) for photo in others if _name(stem(photo)) in stems}
 
     def _give_up(self, image_id: int, photos: list[str]) -> None:
         self.ambiguous[self.names[image_id]] = photos
@@ -270,6 +270,14 @@ def _stem(path: str) -> str:
     return name.rpartition(".")[0] if _suffix(name) in PHOTO_SUFFIXES else name
 
 
+def _bare(path: str) -> str:
+    """Equal for names that differ in a second suffix too (`a.jpg.jpg`), or in spaces before one."""
+    name = folded(path)
+    while _suffix(name) in PHOTO_SUFFIXES:
+        name = name.rpartition(".")[0].rstrip()
+    return name
+
+
 def _uploaded(path: str) -> str:
     """Equal for a name and what Label Studio keeps of it: no spaces, few signs."""
     return re.sub(r"[^-\w./]", "", folded(path).replace(" ", "_"))
@@ -306,5 +314,6 @@ _RULES: tuple[tuple[_Rewrite, _Fold], ...] = (
     (_before_roboflow, str),
     (_last_part, str),
     (_last_part, folded),
+    (_as_it_stands, _bare),
 )
 """What is compared, and how; the strictest first."""
