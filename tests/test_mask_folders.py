@@ -149,9 +149,16 @@ def test_black_and_white_masks_are_one_class(own):
     assert own.read().categories[0].name == "class 255"
 
 
-def test_masks_of_one_bit_hold_the_value_1(own):
+@pytest.mark.parametrize("value", [1, 255])
+def test_white_of_one_bit_is_1_or_255_as_the_names_say(own, value):
     own.add("a", Image.fromarray(ids() > 0))
+    coco = own.read({"garment": value})
+    assert names_of(coco) == {value: "garment"}
+    np.testing.assert_array_equal(painted(coco, "a.jpg"), ids() > 0)
     assert names_of(own.read()) == {1: "class 1"}
+    assert names_of(own.read({"hat": 255, "shirt": 1})) == {1: "shirt", 255: "hat"}
+    with pytest.raises(ValueError, match=r"values without a name, .* 1 "):
+        own.read({"hat": 7})
 
 
 def test_values_without_names_are_called_by_their_value_and_it_is_said(own):

@@ -151,7 +151,11 @@ def _to_values(image: Image.Image, names: MaskNames | None) -> tuple[np.ndarray,
         if values.min() < 0 or values.max() > MOST_VALUE:
             raise ValueError(f"values to {values.max():,}; expected 0 to {MOST_VALUE:,}")
         return values, False
-    if image.mode in ("1", "L"):
+    if image.mode == "1":
+        named = {1} if names is None else names.name_of
+        white = 255 if 255 in named and 1 not in named else 1
+        return np.where(np.asarray(image), white, 0).astype(np.uint8), False
+    if image.mode == "L":
         return np.asarray(image).astype(np.uint8), False
     codes = _to_codes(image)
     blue = codes & 255
