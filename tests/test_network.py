@@ -3,6 +3,7 @@
 import pickle
 import socket
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -246,6 +247,16 @@ def test_file_that_torch_cannot_read_is_refused(encoder_state, weights_path, con
     with pytest.raises(ValueError, match=r"encoder\.pt cannot be read as a torch file") as caught:
         build_network(ENCODER, str(weights_path), 13)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_of_another_program_is_one_line_without_a_warning(weights_path, protocol):
+    weights_path.write_bytes(pickle.dumps({"a": [1, 2]}, protocol))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(ValueError, match=r"encoder\.pt cannot be read as a torch file"):
+            read_torch_file(weights_path)
+    assert not said
 
 
 # Features of EfficientNet-Lite0 for the picture below, 64 x 64, by stride: sum, mean of absolute
