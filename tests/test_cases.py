@@ -173,6 +173,23 @@ def exif_turned_runs(export: Export) -> None:
     )
 
 
+def exif_size_upright(export: Export) -> None:
+    """Only the outlines lie in the photo before EXIF turns it."""
+    exif_turned_annotations_not(export)
+    export.each("images", width=HEIGHT, height=WIDTH)
+
+
+def exif_size_upright_runs(export: Export) -> None:
+    exif_turned_runs(export)
+    export.each("images", width=HEIGHT, height=WIDTH)
+
+
+def exif_size_upright_runs_alone(export: Export) -> None:
+    """Neither boxes nor areas."""
+    exif_size_upright_runs(export)
+    without("annotations", "area", "bbox")(export)
+
+
 def exif_turned_runs_upright(export: Export) -> None:
     """Run lengths of the photo as it is seen; only the file's width and height are swapped."""
     exif_turned(export)
@@ -295,6 +312,9 @@ WHOLE = {
     "exif, half of them": (exif_turned_half, f"{OTHER_SIZE}, width and height swapped"),
     "exif, annotated unturned": (exif_turned_annotations_not, f"{OTHER_SIZE}, annotations turned"),
     "exif, run lengths": (exif_turned_runs, f"{OTHER_SIZE}, annotations turned"),
+    "exif, size upright": (exif_size_upright, "unturned one, turned with it"),
+    "exif, size upright, run lengths": (exif_size_upright_runs, "unturned one, turned with it"),
+    "exif, size upright, run lengths alone": (exif_size_upright_runs_alone, "turned with it"),
     "exif, run lengths upright": (
         exif_turned_runs_upright,
         f"{OTHER_SIZE}, width and height swapped",
@@ -413,7 +433,10 @@ def test_export_is_taken_whole(export, change, note):
 def test_enlarged_photos_are_painted_at_their_size(export):
     photos_enlarged(export)
     made = export.convert()
-    assert f"{OTHER_SIZE}, annotations scaled to the photo: 10" in made.summary()
+    assert (
+        f"{OTHER_SIZE}, annotations scaled to the photo; no outline of 20 goes beyond: 10"
+        in made.summary()
+    )
     assert export.class_pixels() == {name: N_PHOTOS * count for name, count in PIXELS.items()}
 
 

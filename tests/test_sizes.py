@@ -23,6 +23,7 @@ WIDTH, HEIGHT = 64, 48
 SCALED = "annotations scaled to the photo"
 SWAPPED = "width and height swapped, as the photo is turned"
 TURNED = "annotations turned as the photo is"
+UNTOLD = "; no outline tells"
 KEPT = "size taken from the photo, where the outlines lie"
 
 
@@ -54,6 +55,14 @@ def fit_of(file_wh, photo_wh, orientation=1, *corners) -> Fit | str:
         ((64, 48), (24, 32), 6, [(40, 60)], SWAPPED, (0.5, 0.5)),  # and resized
         ((64, 48), (96, 128), 6, [(60, 40)], TURNED, (2, 2)),
         ((64, 48), (48, 64), 6, [(48.9, 64.5)], SWAPPED, (1, 1)),  # drawn past the edge
+        ((48, 64), (48, 64), 6, [(40, 60)], "", (1, 1)),
+        ((48, 64), (48, 64), 6, [(40, 40)], "", (1, 1)),  # nothing tells
+        ((48, 64), (48, 64), 1, [(60, 40)], "", (1, 1)),  # beyond the edge, but not turned
+        ((48, 64), (48, 64), 6, [(60, 40)], TURNED, (1, 1)),
+        ((48, 64), (48, 64), 6, [(60, 40), (40, 60)], "", (1, 1)),  # they contradict each other
+        ((64, 64), (64, 64), 6, [(60, 40)], "", (1, 1)),
+        ((96, 128), (48, 64), 6, [(120, 90)], TURNED, (0.5, 0.5)),
+        ((640, 480), (639, 480), 1, [(600, 400)], SCALED, (639 / 640, 1)),
     ],
 )
 def test_size_is_healed_where_it_is_certain(file_wh, photo_wh, orientation, corners, how, scale):
@@ -85,7 +94,52 @@ def test_photos_that_tell_nothing_follow_the_others_of_the_file():
     # Two tools, or two ways of one: nothing follows for the others.
     images |= {n: Sized((64, 48), turned, [corner(40, 60)]) for n in range(20, 29)}
     fits, _ = fit_photos(images)
-    assert (fits[0].how, fits[20].how, fits[99].how) == (TURNED, SWAPPED, SWAPPED)
+    assert (fits[0].how, fits[20].how) == (TURNED, SWAPPED)
+    assert fits[99].how.startswith(SWAPPED + UNTOLD)
+
+
+@pytest.mark.parametrize(
+    ("file_wh", "photo_wh", "orientation", "how"),
+    [
+        ((64, 48), (48, 64), 6, SWAPPED),
+        ((64, 48), (128, 96), 1, SCALED),
+        ((640, 480), (64, 48), 1, SCALED),
+    ],
+)
+def test_guess_says_that_it_is_one(file_wh, photo_wh, orientation, how):
+    assert fit_of(file_wh, photo_wh, orientation, (40, 40)).how.startswith(how + UNTOLD)
+
+
+@pytest.mark.parametrize(
+    ("file_wh", "photo_wh", "furthest", "n_outlines", "how"),
+    [
+        ((640, 480), (64, 48), (40, 45), 10, f"{KEPT}; no outline of 10 goes beyond"),
+        ((64, 48), (640, 480), (40, 45), 10, f"{SCALED}; no outline of 10 goes beyond"),
+        ((640, 480), (64, 48), (40, 45), 9, SCALED + UNTOLD),  # too few
+        ((640, 480), (64, 48), (40, 30), 10, SCALED + UNTOLD),  # nowhere near its edge
+        ((640, 480), (576, 432), (400, 420), 10, SCALED + UNTOLD),  # nearly as large
+        ((640, 480), (64, 48), (600, 45), 10, SCALED),
+    ],
+)
+def test_reach_of_all_outlines_tells_in_which_size_they_were_drawn(
+    file_wh, photo_wh, furthest, n_outlines, how
+):
+    images = {n: Sized(file_wh, PhotoSize(*photo_wh), [corner(9, 9)]) for n in range(1, n_outlines)}
+    images[0] = Sized(file_wh, PhotoSize(*photo_wh), [corner(*furthest)])
+    fits, _ = fit_photos(images)
+    assert {fit.how.partition(", taken")[0] for fit in fits.values()} == {
+        how + " in which size they were drawn" * how.endswith(UNTOLD)
+    }
+
+
+@pytest.mark.parametrize(("n_photos", "orientation"), [(2, 1), (3, 6)])
+@pytest.mark.parametrize("file_wh", [(64, 63), (63, 64)])
+def test_nearly_square_photos_tell_together(file_wh, n_photos, orientation):
+    """A pixel past the edge may be careless drawing, but not on photo after photo."""
+    photo = PhotoSize(63, 64, 6)
+    images = {n: Sized(file_wh, photo, [corner(64, 60)]) for n in range(n_photos)}
+    fits, _ = fit_photos(images)
+    assert {fit.orientation for fit in fits.values()} == {orientation}
 
 
 def drawn(segmentation, width: int, height: int) -> np.ndarray:
@@ -113,7 +167,7 @@ def test_turned_annotations_lie_where_the_turned_photo_has_them(tmp_path, orient
     size = read_size(path)
     assert (size.height, size.width) == expected.shape
     fit = Fit(TURNED, size.width, size.height, orientation)
-    moved = move_segmentation(segmentation, fit, (WIDTH, HEIGHT))
+    moved = move_segmentation(segmentation, fit)
     assert np.array_equal(drawn(moved, size.width, size.height), expected)
 
 
@@ -123,9 +177,8 @@ def test_scaled_run_lengths_are_resized_by_nearest_pixel(factor):
     mask[10:20, 6:30] = 1
     counts = mask_api.encode(np.asfortranarray(mask))["counts"].decode()
     size = round(WIDTH * factor), round(HEIGHT * factor)
-    moved = move_segmentation(
-        Rle((HEIGHT, WIDTH), counts), Fit(SCALED, *size, scale=(factor, factor)), (WIDTH, HEIGHT)
-    )
+    fit = Fit(SCALED, *size, scale=(factor, factor))
+    moved = move_segmentation(Rle((HEIGHT, WIDTH), counts), fit)
     rows, columns = (np.flatnonzero(drawn(moved, *size).any(axis)) for axis in (1, 0))
     assert (rows[0], rows[-1] + 1) == (10 * factor, 20 * factor)
     assert (columns[0], columns[-1] + 1) == (6 * factor, 30 * factor)

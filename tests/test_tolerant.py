@@ -298,7 +298,7 @@ def test_size_that_the_file_does_not_say_is_the_photos(tmp_path, image_id):
 
     def photo_size(image):
         asked.append(image)
-        return (6, 5) if image.file_name == "a.jpg" else None
+        return (6, 5, False) if image.file_name == "a.jpg" else None
 
     images = [changed(IMAGE, id=image_id, width=None, height=...), IMAGE_9, IMAGE_9 | {"id": 11}]
     images[2] |= {"file_name": "c.jpg", "height": 0}

@@ -208,8 +208,8 @@ def read_annotations(
             folders, upload paths and URLs are for the caller to match.
         photo_size: asked for images whose width or height the file does not say (both are 0 in
             the record that it is given); without it, or where it gives None, they are left out.
-            Asked too where run lengths have another size than the file says: those of the photo's
-            are kept as they are.
+            Asked too where run lengths have another size than the file says: those of the photo's,
+            as it is seen or as it is stored, are kept as they are.
 
     Raises:
         FileNotFoundError: no such file.

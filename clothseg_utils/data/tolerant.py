@@ -37,8 +37,9 @@ from clothseg_utils.data.segmentations import (
     scale_shares,
 )
 
-PhotoSize = Callable[[ImageRecord], tuple[int, int] | None]
-"""(width, height) of an image's photo in pixels, or None where it cannot be told."""
+PhotoSize = Callable[[ImageRecord], tuple[int, int, bool] | None]
+"""(width, height) of an image's photo in pixels as it is seen, and whether EXIF turns it on its
+side; None where it cannot be told."""
 
 _Key = int | str  # an id as the file has it, "7" and 7.0 being 7
 _Record = TypeVar("_Record", Category, ImageRecord)
@@ -328,7 +329,7 @@ class RecordReader:
             return image
         size = self._photo_size(image) if self._photo_size else None
         subject = f"image {shown(key)} ({image.file_name})"
-        if size is None or not _is_size(*size):
+        if size is None or not _is_size(*size[:2]):
             self._leave_out("image_left_out", subject, "it has no usable width and height")
             return None
         self._tally("healed", subject, "width and height are those of the photo")
@@ -389,7 +390,7 @@ class RecordReader:
         return True
 
     def _has_size_of_photo(self, packed: PackedAnnotation, image: ImageRecord) -> bool:
-        """Whether these are run lengths of the photo's size, where the file says another one."""
+        """Whether run lengths have the photo's size, as it is seen or before EXIF turns it."""
         if self._photo_size is None:
             return False
         try:
@@ -399,7 +400,12 @@ class RecordReader:
         if not isinstance(rle, Rle) or segmentation_fault(rle) is not None:
             return False
         size = self._photo_size(image)
-        return size is not None and rle.size == size[::-1]
+        if size is None or rle.size == (size[1], size[0]):
+            return size is not None
+        *seen_wh, is_turned = size
+        if not is_turned or seen_wh != [image.width, image.height] or rle.size != (*seen_wh,):
+            return False
+        return math.isnan(packed.bbox[0]) or is_same_box(measure(rle, *rle.size)[1], packed.bbox)
 
     def _mend(self, index: int, loose: LooseAnnotation) -> PackedAnnotation | None:
         """Read an annotation that is not as it should be; None where it leaves itself out."""

@@ -33,7 +33,7 @@ from clothseg_utils.intake.own_photos import (
 )
 from clothseg_utils.intake.sources import SPLITS, find_sources
 
-_CONVERSION_VERSION = 3  # a change of the rules makes every converted dataset anew
+_CONVERSION_VERSION = 4  # a change of the rules makes every converted dataset anew
 _LONGEST_NAME = 150  # characters; masks and temporary files are named after photos too
 
 

@@ -22,12 +22,10 @@ class Part:
     """The annotations of one image record.
 
     Attributes:
-        file_wh: (width, height) as the file says.
         fit: how they come to lie in the photo.
         packed: the annotations.
     """
 
-    file_wh: tuple[int, int]
     fit: Fit
     packed: Sequence[PackedAnnotation]
 
@@ -78,7 +76,7 @@ def _measure(part: Part) -> list[Measured]:
     for packed in part.packed:
         annotation = packed.unpack()
         if fit.moves:
-            segmentation = move_segmentation(annotation.segmentation, fit, part.file_wh)
+            segmentation = move_segmentation(annotation.segmentation, fit)
             annotation = msgspec.structs.replace(annotation, segmentation=segmentation)
         code = annotation_to_code(annotation, fit.height, fit.width)
         codes.append({"size": [fit.height, fit.width], "counts": code})

@@ -164,7 +164,7 @@ class _SizeOfName:
     def __init__(self, labels: Path, photos_dir: Path) -> None:
         self._labels = labels
         self._photos_dir = photos_dir
-        self._known: dict[str, tuple[int, int] | None] = {}
+        self._known: dict[str, tuple[int, int, bool] | None] = {}
 
     @cached_property
     def _photos(self) -> Mapping[str, Path]:
@@ -175,12 +175,12 @@ class _SizeOfName:
         found = match_photos(names, self._photos_dir).found
         return {names[number]: path for number, path in found.items()}
 
-    def __call__(self, image: ImageRecord) -> tuple[int, int] | None:
+    def __call__(self, image: ImageRecord) -> tuple[int, int, bool] | None:
         if image.file_name not in self._known:
             self._known[image.file_name] = None
             with contextlib.suppress(KeyError, OSError, ValueError):
                 size = read_size(self._photos[image.file_name])
-                self._known[image.file_name] = size.width, size.height
+                self._known[image.file_name] = size.width, size.height, size.orientation != 1
         return self._known[image.file_name]
 
 
@@ -251,7 +251,7 @@ def fit_and_measure(
             kept = [a for a in packed if (number, a.category_id) in classes.id_of]
             n_by_choice += len(packed) - len(kept)
             photo.size_wh = sizes[n].width, sizes[n].height
-            todo.append((photo, number, Part((image.width, image.height), fit, kept)))
+            todo.append((photo, number, Part(fit, kept)))
     notes.count("left_out", "annotations of photos left out", n_of_photos)
     notes.count("left_out", "annotations left out, of categories to leave out", n_by_choice)
     empty: list[str] = []
@@ -300,17 +300,22 @@ def _fit_records(
             label_of[number, image.id] = photo.label
     fits: dict[tuple[int, int], Fit] = {}
     healed: dict[str, list[str]] = {}
+    unturned: list[str] = []
     misfits: list[str] = []
     for number, images in of_source.items():
         found, unfit = fit_photos(images)
         for image_id, fit in found.items():
             fits[number, image_id] = fit
-            if fit.how:
+            if images[image_id].relation == "equal":
+                unturned += [label_of[number, image_id]] if fit.moves else []
+            elif fit.how:
                 told = "{} x {} to {} x {}".format(*images[image_id].file_wh, fit.width, fit.height)
                 healed.setdefault(fit.how, []).append(f"{label_of[number, image_id]}: {told}")
         misfits += [f"{label_of[number, image_id]}: {why}" for image_id, why in unfit.items()]
     for how, names in healed.items():
         notes.add("healed", f"photos of another size than the file says, {how}", names)
+    text = "photos turned by EXIF with outlines that lie in the unturned one, turned with it"
+    notes.add("healed", text, unturned)
     notes.add(
         "left_out", "photos left out, of another size than the file says", misfits, broken=True
     )

@@ -1,8 +1,9 @@
 """Photos whose size is not what the annotation file says: how its coordinates become theirs."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,18 @@ from clothseg_utils.data.rle import Rle, Segmentation
 _TURNING = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _MOST_ROUNDING = 0.05  # of the ratio, in photos so small that a pixel is more
 _AGREEMENT = 0.9  # of the photos that tell, so that the others of the file follow them
+_FEW = 3  # photos whose outlines cross an edge by a pixel, so that they tell
+_MANY = 10  # annotations that together reach near the edge of the frame they were drawn in
+_REACH = 0.8  # of the frame's width or height
+_MUCH_SMALLER = 0.75  # of the other frame's side; garments may well leave a narrower rim free
+_KEPT = "size taken from the photo, where the outlines lie"
+_SCALED = "annotations scaled to the photo"
+_SWAPPED = "width and height swapped, as the photo is turned"
+_TURNED = "annotations turned as the photo is"
+_GUESS = {
+    "scaled": "; no outline tells in which size they were drawn, taken as the file's",
+    "swapped": "; no outline tells which way, taken as drawn on the upright photo",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,9 @@ class Fit:
         return self.orientation != 1 or self.scale != (1.0, 1.0)
 
 
-_Frame = Literal["file", "photo"]
+_Lie = Literal["photo", "scaled", "swapped", "turned"]
+"""Where coordinates lie: in the photo as it is seen; there, once scaled; in the size that the file
+says, once its width and height are swapped; or in the photo before EXIF turns it."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,7 @@ class Sized:
     Attributes:
         file_wh: (width, height) as the file says.
         photo: the photo's own size.
-        packed: annotations of the image; looked at only where the sizes differ.
+        packed: annotations of the image; looked at only where there is more than one way.
     """
 
     file_wh: tuple[int, int]
@@ -80,44 +95,84 @@ class Sized:
         return self.photo.width, self.photo.height
 
     @property
-    def is_equal(self) -> bool:
-        """Whether there is nothing to do."""
-        return self.file_wh == self.photo_wh
+    def is_turned(self) -> bool:
+        """Whether EXIF turns the photo on its side."""
+        return self.photo.orientation != 1
 
     @property
-    def relation(self) -> Literal["scaled", "swapped", "other"]:
-        """How two sizes that differ belong together."""
+    def relation(self) -> Literal["equal", "scaled", "swapped", "other"]:
+        """How the two sizes belong together."""
+        if self.file_wh == self.photo_wh:
+            return "equal"
         if _is_scaled(self.file_wh, self.photo_wh):
             return "scaled"
         return "swapped" if _is_scaled(self.file_wh[::-1], self.photo_wh) else "other"
 
-    @property
-    def frame(self) -> _Frame | None:
-        """Where the outlines lie: in the size that the file says, or upright in the photo's own.
+    @cached_property
+    def frames(self) -> dict[_Lie, tuple[int, int]]:
+        """(width, height) in which coordinates may lie, by what that means; the likeliest first."""
+        file_wh, turned_wh = self.file_wh, self.file_wh[::-1]
+        frames: dict[_Lie, tuple[int, int]] = {}
+        if self.relation == "equal":
+            frames["photo"] = file_wh
+        elif self.relation == "scaled":
+            frames["scaled"] = file_wh
+            if _are_apart(file_wh, self.photo_wh):
+                frames["photo"] = self.photo_wh
+        elif self.relation == "swapped":
+            return {"swapped": turned_wh, "turned": file_wh}
+        else:
+            return frames
+        if self.is_turned and turned_wh != file_wh:
+            frames["turned"] = turned_wh
+        return frames
 
-        An outline that leaves one of the two frames and stays in the other tells; None where no
-        outline does.
-        """
-        other = self.file_wh[::-1] if self.relation == "swapped" else self.photo_wh
-        leaves_file, leaves_other = False, False
+    @cached_property
+    def extent(self) -> tuple[float, float, frozenset[tuple[int, int]]]:
+        """How far outlines go in x and y, and the sizes (width, height) of run lengths."""
+        far_x = far_y = 0.0
+        sizes = set()
         for packed in self.packed:
             segmentation = packed.unpack().segmentation
             if isinstance(segmentation, Rle):
-                leaves_other |= segmentation.size != other[::-1]
-                leaves_file |= segmentation.size != self.file_wh[::-1]
+                sizes.add((segmentation.size[1], segmentation.size[0]))
                 continue
-            for part in segmentation:
-                far = max(part[::2]), max(part[1::2])
-                leaves_file |= _leaves(far, self.file_wh)
-                leaves_other |= _leaves(far, other)
-        if leaves_file == leaves_other:
-            return None
-        return "photo" if leaves_file else "file"
+            far_x = max(far_x, *(max(part[::2]) for part in segmentation))
+            far_y = max(far_y, *(max(part[1::2]) for part in segmentation))
+        return far_x, far_y, frozenset(sizes)
+
+    def lie(self, *, exact: bool = False) -> _Lie | None:
+        """Where coordinates lie, if all but one of the frames are too small for the outlines.
+
+        Args:
+            exact: a pixel tells too, though outlines are often drawn a little past the edge.
+        """
+        far_x, far_y, sizes = self.extent
+        fitting: list[_Lie] = []
+        for lie, frame in self.frames.items():
+            # Run lengths of the photo's own size stay as they are beside others.
+            is_size = not sizes or (frame in sizes and sizes <= {frame, self.photo_wh})
+            if is_size and not _leaves((far_x, far_y), frame, exact=exact):
+                fitting.append(lie)
+        return fitting[0] if len(fitting) == 1 else None
 
 
-def _leaves(far: tuple[float, float], frame_wh: tuple[int, int]) -> bool:
-    # Outlines drawn a little past the edge are common.
-    return any(value > 1.02 * side + 1 for value, side in zip(far, frame_wh, strict=True))
+def _leaves(far: tuple[float, float], frame_wh: tuple[int, int], *, exact: bool = False) -> bool:
+    return any(
+        value > side + (0.5 if exact else _past_edge(side))
+        for value, side in zip(far, frame_wh, strict=True)
+    )
+
+
+def _past_edge(side: int) -> float:
+    """How far past the edge outlines are commonly drawn, pixels."""
+    return 0.02 * side + 1
+
+
+def _are_apart(one_wh: tuple[int, int], other_wh: tuple[int, int]) -> bool:
+    """Whether two frames differ by more than outlines are drawn past the edge."""
+    pairs = zip(one_wh, other_wh, strict=True)
+    return any(abs(a - b) > _past_edge(min(a, b)) for a, b in pairs)
 
 
 def _is_scaled(one_wh: tuple[int, int], other_wh: tuple[int, int]) -> bool:
@@ -156,24 +211,26 @@ def fit_photos(images: Mapping[int, Sized]) -> tuple[dict[int, Fit], dict[int, s
     """Find for each image of a file how its annotations fit the photo.
 
     Sizes are swapped where width and height are those of the unturned photo, scaled where the
-    ratio is the same. Outlines that leave one of the two frames tell in which they lie; where a
+    ratio is the same. Outlines too large for all frames but one tell in which they lie; where a
     photo's do not, those of the other photos of the file do: one tool made them all.
 
     Returns:
         the fit of each image, and for those that cannot be healed why.
     """
-    frames = {i: sized.frame for i, sized in images.items() if not sized.is_equal}
-    usual = {
-        relation: _usual(frames[i] for i in frames if images[i].relation == relation)
-        for relation in ("scaled", "swapped")
-    }
+    lies = {i: sized.lie() for i, sized in images.items() if len(sized.frames) > 1}
+    usual: dict[str, tuple[_Lie, str]] = {}
+    for relation in ("equal", "scaled", "swapped"):
+        same = {i: images[i] for i in lies if images[i].relation == relation}
+        found = _usual(same.values(), [lies[i] for i in same])
+        if found is not None:
+            usual[relation] = found
     fits: dict[int, Fit] = {}
     misfits: dict[int, str] = {}
     for image_id, sized in images.items():
-        if sized.is_equal:
-            fits[image_id] = Fit("", *sized.photo_wh)
-            continue
-        fit = _fit(sized, frames[image_id] or usual.get(sized.relation))
+        lie, why = lies.get(image_id), ""
+        if lie is None and sized.relation in usual and len(sized.frames) > 1:
+            lie, why = usual[sized.relation]
+        fit = _fit(sized, lie, why)
         if isinstance(fit, Fit):
             fits[image_id] = fit
         else:
@@ -183,39 +240,72 @@ def fit_photos(images: Mapping[int, Sized]) -> tuple[dict[int, Fit], dict[int, s
     return fits, misfits
 
 
-def _usual(frames: Iterable[_Frame | None]) -> _Frame | None:
-    counts = Counter(frame for frame in frames if frame is not None)
-    for frame, count in counts.items():
-        if count >= _AGREEMENT * counts.total():
-            return frame
-    return None
+def _usual(images: Collection[Sized], lies: Iterable[_Lie | None]) -> tuple[_Lie, str] | None:
+    """Where coordinates lie in most photos that tell, and what is to be said about it."""
+    told = [lie for lie in lies if lie is not None]
+    if not told:
+        # Frames that are nearly square differ by less than outlines go past the edge.
+        square = [sized for sized in images if not _are_apart(sized.file_wh, sized.file_wh[::-1])]
+        told = [lie for sized in square if (lie := sized.lie(exact=True)) is not None]
+        told = told if len(told) >= _FEW else []
+    for lie, count in Counter(told).items():
+        if count >= _AGREEMENT * len(told):
+            return lie, ""
+    return None if told else _reached(images)
 
 
-def _fit(sized: Sized, frame: _Frame | None) -> Fit | str:
-    """Return how the annotations fit the photo, or the end of a sentence that says why not."""
+def _reached(images: Iterable[Sized]) -> tuple[_Lie, str] | None:
+    """The smaller of a file's and its photos' frames, where outlines fill it and none leaves it.
+
+    Of many outlines some come near the edge of the frame in which they were drawn.
+    """
+    reach: dict[_Lie, float] = {}
+    n_annotations: Counter[_Lie] = Counter()
+    for sized in images:
+        if sized.relation != "scaled" or not sized.packed:
+            continue
+        smaller_wh, far = min(sized.file_wh, sized.photo_wh), sized.extent[:2]
+        if _leaves(far, smaller_wh):
+            return None
+        if smaller_wh[0] > _MUCH_SMALLER * max(sized.file_wh[0], sized.photo_wh[0]):
+            continue
+        lie: _Lie = "photo" if smaller_wh == sized.photo_wh else "scaled"
+        shares = (value / side for value, side in zip(far, smaller_wh, strict=True))
+        reach[lie] = max(reach.get(lie, 0), *shares)
+        n_annotations[lie] += len(sized.packed)
+    filled = [lie for lie in reach if reach[lie] > _REACH and n_annotations[lie] >= _MANY]
+    if len(filled) != 1:
+        return None
+    return filled[0], f"; no outline of {n_annotations[filled[0]]:,} goes beyond"
+
+
+def _fit(sized: Sized, lie: _Lie | None, why: str) -> Fit | str:
+    """Return how the annotations fit the photo, or the end of a sentence that says why not.
+
+    Args:
+        sized: the image.
+        lie: where its coordinates lie; None where nothing tells.
+        why: what is to be said about that.
+    """
     width, height = sized.photo_wh
     if sized.relation == "other":
         return ", another shape"
-    if sized.relation == "scaled":
-        if frame == "photo":
-            return Fit("size taken from the photo, where the outlines lie", width, height)
-        scale = width / sized.file_wh[0], height / sized.file_wh[1]
-        return Fit("annotations scaled to the photo", width, height, scale=scale)
-    upright = sized.file_wh[::-1]
-    scale = width / upright[0], height / upright[1]
-    has_exif = sized.photo.orientation != 1
-    # Labelling tools show photos upright; their exports read the size of the unturned file.
-    if frame == "photo" or (frame is None and has_exif):
-        return Fit("width and height swapped, as the photo is turned", width, height, scale=scale)
-    if not has_exif:
+    if lie in (None, "turned") and sized.relation == "swapped" and not sized.is_turned:
         return ", turned, and neither EXIF nor an outline says which way"
-    how = "annotations turned as the photo is"
-    return Fit(how, width, height, sized.photo.orientation, scale)
+    # Labelling tools show photos upright; their exports read the size of the unturned file.
+    where = lie if lie is not None else next(iter(sized.frames))
+    if where == "photo":
+        return Fit("" if sized.relation == "equal" else f"{_KEPT}{why}", width, height)
+    upright_wh = sized.file_wh[::-1] if sized.relation == "swapped" else sized.file_wh
+    scale = width / upright_wh[0], height / upright_wh[1]
+    if where == "turned":
+        return Fit(_TURNED, width, height, sized.photo.orientation, scale)
+    if lie is None and sized.packed and (where == "swapped" or "photo" in sized.frames):
+        why = _GUESS[where]
+    return Fit(f"{_SCALED if where == 'scaled' else _SWAPPED}{why}", width, height, scale=scale)
 
 
-def move_segmentation(
-    segmentation: Segmentation, fit: Fit, file_wh: tuple[int, int]
-) -> Segmentation:
+def move_segmentation(segmentation: Segmentation, fit: Fit) -> Segmentation:
     """Move a segmentation to where it lies in the photo.
 
     Polygons are moved exactly. Run lengths are resized as masks are, by nearest pixel.
@@ -223,27 +313,26 @@ def move_segmentation(
     Args:
         segmentation: polygons, or run lengths of the file's size or of the photo's.
         fit: of the image.
-        file_wh: (width, height) as the file says.
 
     Example:
         >>> half = Fit("", 10, 10, scale=(0.5, 0.5))
-        >>> move_segmentation([[0, 0, 8, 0, 8, 6]], half, (20, 20))
+        >>> move_segmentation([[0, 0, 8, 0, 8, 6]], half)
         [[0.0, 0.0, 4.0, 0.0, 4.0, 3.0]]
     """
     if isinstance(segmentation, Rle):
         return _move_rle(segmentation, fit)
-    return [_move_part(part, fit, file_wh) for part in segmentation]
+    return [_move_part(part, fit) for part in segmentation]
 
 
-def _move_part(part: Sequence[float], fit: Fit, file_wh: tuple[int, int]) -> list[float]:
+def _move_part(part: Sequence[float], fit: Fit) -> list[float]:
     x, y = np.array(part, float).reshape(-1, 2).T
-    width, height = file_wh
+    width, height = fit.width / fit.scale[0], fit.height / fit.scale[1]  # turned, not yet scaled
     turned = {
         1: (x, y),
         5: (y, x),
-        6: (height - y, x),
-        7: (height - y, width - x),
-        8: (y, width - x),
+        6: (width - y, x),
+        7: (width - y, height - x),
+        8: (y, height - x),
     }
     points = np.stack(turned[fit.orientation], axis=1) * fit.scale
     return points.ravel().tolist()
