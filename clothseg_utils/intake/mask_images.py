@@ -123,7 +123,7 @@ def _fit(image: Image.Image, photo: PhotoSize) -> tuple[Image.Image, str]:
     if own.relation == "swapped" and photo.orientation in _UPRIGHT:
         fitted = image.transpose(_UPRIGHT[photo.orientation])
         healed.append("turned as EXIF turns the photo")
-    elif own.relation != "scaled":
+    elif own.relation not in ("equal", "scaled"):
         raise ValueError(
             f"the mask is {image.width} x {image.height} px and the photo {photo.width} x "
             f"{photo.height}; expected one size or one ratio"
