@@ -654,6 +654,30 @@ def test_photos_that_cannot_be_told_apart_are_shown_by_their_paths(own):
         own.convert(val_share=0.5)
 
 
+def test_error_says_what_was_noted_before_it(own):
+    file = content()
+    for record in file["annotations"]:
+        record["segmentation"] = [[2.6, 3.6, 2.7, 3.6, 2.7, 3.7]]
+    own.write(file)
+    (own.photos / "p5.jpg").unlink()
+    with pytest.raises(ValueError, match=r"^0 photos with usable annotations") as caught:
+        own.convert()
+    lost = "annotations left out that cover no pixel: 5 (annotation 1 of p1.jpg;"
+    for noted in (
+        lost,
+        "categories left out by --classes: 1 (person)",
+        "not in the folder: 1 (p5.jpg)",
+    ):
+        assert noted in str(caught.value)
+
+
+def test_photos_together_by_a_pattern_are_not_called_copies_alone(own):
+    for number in range(1, 6):
+        (own.photos / f"p{number}.jpg").write_bytes(noise(str(number)))
+    with pytest.raises(ValueError, match=r"in 1 group of copies of one source, and by \^p; expec"):
+        own.convert(group_by="^p")
+
+
 # --- most of it lost ----------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What `convert` took, healed and left out: `convert.json` in the dataset's folder."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -90,6 +91,17 @@ class Notes:
                 text = reason
             note_kind: NoteKind = "healed" if text == reason else "left_out"
             self.count(note_kind, text, sum(problem.count for problem in same), names)
+
+    @contextlib.contextmanager
+    def told_by_errors(self) -> Iterator[None]:
+        """Let an error that is raised within say what was noted before it: there is the cause."""
+        try:
+            yield
+        except ValueError as error:
+            noted = "; ".join(str(note) for note in self if note.count)
+            if not noted:
+                raise
+            raise ValueError(f"{error} Noted before: {noted}.") from error
 
     def _refuse_broken(self, text: str, names: Sequence[str]) -> None:
         if names and self.strict:
