@@ -271,6 +271,7 @@ def test_summary_says_what_became_of_it(own):
         "annotations left out, of categories to leave out: 1",
         "photos without annotations, taken as all background: 1 (p2.jpg)",
         "groups of copies of one source: 0",
+        "classes in val or test of which no train photo has any: 1 (lowerbody)",
     ]
 
 
@@ -295,6 +296,30 @@ def test_what_was_lost_is_said_again_where_training_reads_the_dataset(own, tmp_p
     assert any(line.startswith("convert: photos left out, not in the folder: 1") for line in lines)
     coco = read_annotations(annotation_path(own.out, "val"))
     assert any("not in the folder: 1" in line for line in audit(coco).summary().splitlines())
+
+
+def test_what_is_good_to_know_is_said_again_too(own):
+    """Copies across given splits, photos taken as background, classes never learned."""
+    for number in (1, 2):  # p1 and p2 are near-equal, the others are not
+        (own.photos / f"p{number}.jpg").write_bytes(noise("same") + b"\0" * number)
+    for number in (3, 4, 5):
+        (own.photos / f"p{number}.jpg").write_bytes(noise(str(number)))
+    train, val = content(), content()
+    train["images"], val["images"] = train["images"][1:4], [train["images"][0], train["images"][4]]
+    train["annotations"] = [annotation(2, 2, 3), annotation(3, 3, 3)]
+    val["annotations"] = [annotation(1, 1, 90), annotation(5, 5, 3)]
+    own.write(train)
+    other = own.coco_file.with_name("other.json")
+    other.write_text(json.dumps(val))
+    own.convert(annotations=[f"train={own.coco_file}", f"val={other}"])
+    for line in (
+        "groups in several of the given splits, which are kept as given: 1 (p1.jpg)",
+        "photos without annotations, taken as all background: 1 (p4.jpg)",
+        "classes in val or test of which no train photo has any: 1 (lowerbody)",
+    ):
+        assert line in conversion_changes(own.out)
+    own.convert()
+    assert not any(line.startswith("classes in val") for line in conversion_changes(own.out))
 
 
 def test_painting_order_follows_the_masks_not_the_area_of_the_file(own):

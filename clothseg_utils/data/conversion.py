@@ -158,8 +158,8 @@ class Conversion(Struct, frozen=True, kw_only=True):
         return "\n".join([*lines, *map(str, self.notes)])
 
     def changes(self) -> list[str]:
-        """Lines about what was left out or healed, for whoever trains on it later."""
-        return [str(note) for note in self.notes if note.kind != "said"]
+        """Lines about what was left out, healed or found, for whoever trains on it later."""
+        return [str(note) for note in self.notes if note.count]
 
 
 def write_conversion(data_root: Path, conversion: Conversion) -> None:
@@ -177,6 +177,6 @@ def read_conversion(data_root: str | Path) -> Conversion | None:
 
 
 def conversion_changes(data_root: str | Path) -> list[str]:
-    """Lines about what `convert` left out or healed; none for datasets that it did not make."""
+    """Lines about what `convert` noted; none for datasets that it did not make."""
     made = read_conversion(data_root)
     return [] if made is None else made.changes()

@@ -123,8 +123,8 @@ def _read_pair(
 def load_split(config: DataConfig, split: Split, *, annotations: bool = True) -> SplitData:
     """Read a split's annotations, check its photos, and make the masks that are missing or stale.
 
-    Prints a line where records of the annotations were left out, and for train what `convert` left
-    out or read in another way.
+    Prints a line where records of the annotations were left out, and for train what `convert`
+    noted.
     Needs the files of this split only.
 
     Args:

@@ -107,6 +107,7 @@ def convert_photos(
         for split in SPLITS:
             chosen = [photo for photo in photos if photo.split == split]
             check_coverage([covered_pixels(photo) for photo in chosen], split)
+        _say_untrained(photos, classes, notes)
         _name_files(photos, notes)
     with whole_folder(out_dir) as unfinished:
         made = _write_dataset(unfinished, photos, labels, classes, recipe, notes)
@@ -142,6 +143,20 @@ def _recipe(labels: Sequence[Labels], choices: Mapping[str, Any]) -> str:
 def _is_whole(out_dir: Path, made: Conversion) -> bool:
     parts = (annotation_path, images_dir)
     return all(part(out_dir, split).exists() for split in made.photos for part in parts)
+
+
+def _say_untrained(photos: Sequence[OwnPhoto], classes: OwnClasses, notes: Notes) -> None:
+    """Note the classes that are scored and never learned."""
+    class_of = {
+        category.id: category.name if classes.by_category else category.supercategory
+        for category in classes.categories
+    }
+    seen: dict[bool, set[str]] = {True: set(), False: set()}
+    for photo in photos:
+        is_train = photo.split == "train"
+        seen[is_train].update(class_of[one.category_id] for one in photo.annotations)
+    text = "classes in val or test of which no train photo has any"
+    notes.add("said", text, sorted(seen[False] - seen[True]))
 
 
 def _name_files(photos: Sequence[OwnPhoto], notes: Notes) -> None:
