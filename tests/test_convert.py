@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
-from clothseg_utils.core.config import DataConfig
+from clothseg_utils.core.config import Config, DataConfig
 from clothseg_utils.data.audit import audit
 from clothseg_utils.data.coco import annotation_path, images_dir, read_annotations
 from clothseg_utils.data.conversion import (
@@ -18,9 +18,10 @@ from clothseg_utils.data.conversion import (
     read_conversion,
 )
 from clothseg_utils.data.masks import rasterize_split
-from clothseg_utils.data.splits import load_split
+from clothseg_utils.data.splits import load_split, load_training_splits
 from clothseg_utils.intake import convert, own_photos
 from clothseg_utils.intake.convert import convert_photos
+from clothseg_utils.workflow.pipeline import NOTEBOOKS, check_inputs
 
 CLASSES = {"T-shirt": "upperbody", "jeans": "lowerbody", "person": None}
 SQUARE = [[2, 3, 7, 3, 7, 8, 2, 8]]  # 5 x 5 pixels
@@ -296,6 +297,25 @@ def test_what_was_lost_is_said_again_where_training_reads_the_dataset(own, tmp_p
     assert any(line.startswith("convert: photos left out, not in the folder: 1") for line in lines)
     coco = read_annotations(annotation_path(own.out, "val"))
     assert any("not in the folder: 1" in line for line in audit(coco).summary().splitlines())
+
+
+def test_training_asks_for_the_scheme_that_the_dataset_is_meant_for(own, tmp_path):
+    own.convert(classes_file=None)  # T-shirt and jeans are both "clothes" in the file
+    config = DataConfig(data_root=str(own.out), derived_root=str(tmp_path / "derived"))
+    run = Config(data=config)
+    message = "would learn clothes; person alone; expected --set data.scheme=category"
+    with pytest.raises(ValueError, match=message):
+        load_training_splits(config)
+    with pytest.raises(ValueError, match=message):
+        check_inputs(run, NOTEBOOKS)
+    check_inputs(run, NOTEBOOKS[:2])
+    train, _ = load_training_splits(config.model_copy(update={"scheme": "category"}))
+    assert train.classes.names == ("background", "person", "T-shirt", "jeans")
+    own.convert()
+    assert load_training_splits(config)[0].classes.num_classes == 13
+    own.write(content() | {"categories": [{"id": i, "name": f"c{i}"} for i in (1, 3, 90)]})
+    assert own.convert(classes_file=None).by_category
+    assert load_training_splits(config)[0].classes.num_classes == 4  # either scheme has them
 
 
 def test_what_is_good_to_know_is_said_again_too(own):
