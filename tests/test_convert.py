@@ -217,6 +217,8 @@ def test_boxes_without_a_mask_are_left_out_and_counted(own, segmentation):
     made = own.convert()
     assert made.count("annotations left out, a box only") == 1
     assert made.annotations == 5
+    with pytest.raises(ValueError, match="annotations left out, a box only: annotation 1 of p1"):
+        own.convert(strict=True)
 
 
 def test_photo_whose_only_annotation_is_lost_is_no_background(own):
@@ -487,6 +489,8 @@ def test_photo_of_two_splits_stays_in_the_later_one(own):
     made = own.convert(annotations=[f"train={own.coco_file}", val])
     assert made.photos == {"train": 3, "val": 2}
     assert made.count("photos left out of one split") == 2
+    with pytest.raises(ValueError, match=r"photos left out of one split .*: p1\.jpg; expected"):
+        own.convert(annotations=[f"train={own.coco_file}", val], strict=True)
 
 
 def test_without_val_it_is_chosen_from_train_and_test_stays_apart(own):

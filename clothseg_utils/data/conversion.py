@@ -44,7 +44,7 @@ class Notes:
     """Collects notes.
 
     Args:
-        strict: the first note of something broken that is left out is an error.
+        strict: the first note of something broken or lost that is left out is an error.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -75,7 +75,7 @@ class Notes:
         """Note what the reader of a file found, one note for each reason.
 
         Raises:
-            ValueError: something is left out as broken, and the notes are strict.
+            ValueError: something is left out, and the notes are strict.
         """
         found: dict[tuple[str, str], list[Problem]] = {}
         for problem in problems:
@@ -84,12 +84,13 @@ class Notes:
             names = [_shown(problem) for problem in same]
             if kind.endswith(_LEFT_OUT):
                 text = f"{kind.removesuffix(_LEFT_OUT)}s left out, {reason}"
-                self._refuse_broken(text, names)
             elif kind == "without_mask":
                 text = f"annotations left out, {reason}"
             else:
                 text = reason
             note_kind: NoteKind = "healed" if text == reason else "left_out"
+            if note_kind == "left_out":
+                self._refuse_broken(text, names)
             self.count(note_kind, text, sum(problem.count for problem in same), names)
 
     @contextlib.contextmanager
