@@ -326,8 +326,8 @@ WHOLE = {
     "exif, taken out since": (exif_stripped, f"{OTHER_SIZE}, width and height swapped"),
     "photos shrunk": (photos_shrunk, f"{OTHER_SIZE}, annotations scaled"),
     "sizes of other photos": (sizes_of_other_photos, f"{OTHER_SIZE}, size taken from the photo"),
-    "no sizes": (without("images", "width", "height"), "width and height are those of the photo"),
-    "sizes null": (changed("images", width=None), "width and height are those of the photo"),
+    "no sizes": (without("images", "width", "height"), "width and height taken from the photo"),
+    "sizes null": (changed("images", width=None), "width and height taken from the photo"),
     # names
     "upload paths": (
         named(

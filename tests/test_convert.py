@@ -668,7 +668,8 @@ def test_earlier_dataset_among_the_photos_is_left_alone(own):
         mask = np.full((HEIGHT, WIDTH), 1, np.uint8)
         cv2.imwrite(str(of_masks[1] / f"p{number}.png"), mask)
     shutil.rmtree(own.out)
-    assert convert_photos(folder, own.out, masks_dir=of_masks[1]).count("images left out") == 0
+    made = convert_photos(folder, own.out, masks_dir=of_masks[1])
+    assert made.count("photos left out") == made.count("masks left out") == 0
 
 
 def test_links_to_one_file_are_one_photo(own):
@@ -768,7 +769,8 @@ def test_labels_of_which_most_find_no_photo_are_refused(own, labels, wrong, dele
         return
     made = own.convert(**options)
     assert sum(made.photos.values()) == 5 - len(wrong)
-    assert sum(n.count for n in made.notes if n.text.startswith(("photos", "images"))) == (
+    told = ("photos left out", "masks left out", "photos in the folder")
+    assert sum(n.count for n in made.notes if n.text.startswith(told)) == (
         len(wrong) + (2 if not deleted else 0)
     )
     with pytest.raises(ValueError, match=r"leave out --strict|cannot be used"):
@@ -799,7 +801,7 @@ def test_masks_of_given_splits_with_all_photos_in_one_folder_lose_nothing(own):
     options = {"annotations": [], "masks_dir": add_masks(own, *names), "classes_file": None}
     made = own.convert(**options, strict=True)
     assert made.photos == {"train": 2, "val": 1, "test": 2}
-    assert made.count("photos") == made.count("images") == 0
+    assert made.count("photos left out") == made.count("masks left out") == 0
     own.add_photo("more.jpg")
     made = own.convert(**options)
     assert "photos left out, without a mask of their name: 1 (more.jpg)" in made.summary()

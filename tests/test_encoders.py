@@ -66,7 +66,7 @@ def test_a_check_draws_no_random_numbers():
         ("mit_b1", "imagenet", "mit_b1, ImageNet", "NVIDIA Source Code License: .*only"),
         ("resnet34", "imagenet", "resnet34, ImageNet", "bsd-3-clause"),
         ("xception", "imagenet", "xception, ImageNet", "unknown"),
-        ("mit_b1", "none", "random", "none of others"),
+        ("mit_b1", "none", "random", r"none \(they began at random\)"),
         ("resnet34", "weights/own.pt", "weights/own.pt", "unknown"),
     ],
 )

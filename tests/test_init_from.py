@@ -362,7 +362,7 @@ def test_training_begins_with_a_checkpoint_and_says_so(begin, tiny_training, cap
     assert module.data_info["weights"].startswith(f"{best}: encoder whole")
     out = capsys.readouterr().out
     assert f"network starts from weights: {best}: encoder whole" in out
-    assert "licence: none of others" in out  # it began with random weights
+    assert "licence: none (they began at random)" in out  # it began with random weights
 
 
 def test_normalization_stays_with_the_weights(begin, tiny_training, tmp_path):

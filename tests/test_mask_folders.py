@@ -219,7 +219,7 @@ def test_values_without_a_name_are_counted_and_refused_or_ignored(own):
     coco = own.read(IDS, ignore_unknown=True)
     np.testing.assert_array_equal(painted(coco, "b.jpg"), ids())
     (note,) = coco.problems
-    assert note.kind == "annotation_left_out"
+    assert (note.kind, note.count) == ("healed", 7)  # pixels
     assert "9 (6 px in 2 masks" in note.detail
 
 
@@ -353,8 +353,8 @@ def test_what_fits_twice_or_not_at_all_is_named(own):
     coco = own.read(IDS)
     assert [image.file_name for image in coco.images] == ["good.jpg"]
     assert {(problem.subject, problem.detail) for problem in coco.problems} == {
-        ("lonely.png", "the mask fits no photo"),
-        ("same.png", "the mask fits several photos: same.jpg; same.png"),
+        ("lonely.png", "no photo fits"),
+        ("same.png", "several photos fit: same.jpg; same.png"),
         ("same.jpg", "no mask of its name"),
         ("same.png", "no mask of its name"),
         ("twice.jpg", "several masks fit: twice.png; twice_mask.png"),
@@ -516,3 +516,23 @@ def test_converted_masks_are_the_users_to_the_pixel(own, tmp_path, form):
     assert seen.keys() == drawn.keys()
     for name, mask in drawn.items():
         np.testing.assert_array_equal(seen[name], mask)
+
+
+def test_what_convert_says_of_masks_counts_photos_masks_and_pixels(own, tmp_path):
+    for number in range(3):
+        own.add(f"p{number}", np.roll(ids((slice(0, 1), slice(0, 5), 255)), number, axis=1))
+    own.add("empty", np.zeros_like(ids()))
+    own.add_mask("lonely.png", ids())
+    own.add_photo("bare.jpg")
+    made = convert_photos(own.photos, tmp_path / "out", masks_dir=own.masks, ignore_unknown=True)
+    assert made.count("pixels of values without a name, taken for background") == 15
+    assert made.count("photos with masks whose values have no names") == 3
+    assert made.count("masks left out, no photo fits") == 1
+    assert made.count("photos left out, without a mask of their name") == 1
+
+
+def test_one_of_each_is_no_plural(own, tmp_path):
+    for number in range(2):
+        own.add(f"p{number}", np.roll(np.minimum(ids(), 1), number, axis=1))
+    made = convert_photos(own.photos, tmp_path / "out", masks_dir=own.masks)
+    assert "2 annotations in 1 category\n" in made.summary()

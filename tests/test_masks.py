@@ -295,6 +295,7 @@ def test_all_background_stops_and_so_does_a_second_try(dataset, tmp_path, image_
             rasterize_split(
                 path, tmp_path / "out", "supercategory", workers=1, image_limit=image_limit
             )
+        assert not (tmp_path / "out").exists()
         with pytest.raises(ValueError, match=r"train2020\.json: nothing but background"):
             make_masks(
                 read_train(dataset),

@@ -132,6 +132,12 @@ def test_masks_may_have_a_folder_for_each_split(tmp_path):
         (["photos/1.jpg"], {}, FileNotFoundError, "no COCO JSON in .*--annotations"),
         (["photos/a.json", "photos/b.json"], {}, ValueError, r"2 JSON files \(a\.json; b\.json"),
         (
+            ["photos/train/_annotations.coco.json", "photos/train/notes.json"],
+            {},
+            ValueError,
+            r"train holds 2 JSON files .* --annotations",
+        ),
+        (
             ["photos/"],
             {"annotations": ["no.json"]},
             FileNotFoundError,

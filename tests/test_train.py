@@ -684,7 +684,7 @@ def test_training_anew_keeps_the_former_ones(monkeypatch, capsys, finished, spli
     note, about, start, line = printed.out.splitlines()
     assert note.startswith("training starts anew: train.max_epochs was 2 and is 1; ")
     assert about.startswith("training on 1 x CPU")
-    assert start.endswith("starts from weights: random; licence: none of others")
+    assert start.endswith("starts from weights: random; licence: none (they began at random)")
     assert re.fullmatch(r"epoch +1  step +2 .* val mIoU 0\.\d{4}  val F1 0\.\d{4}", line)
     assert printed.err == ""
     train(config, *splits, run)

@@ -66,11 +66,11 @@ class DataConfig(_Section):
 
 
 class ConvertConfig(_Section):
-    """Own photos with a COCO file of any categories, from which `data_root` is made."""
+    """Own photos with one COCO file, from which `data_root` is made; `convert` can do more."""
 
     coco_file: str = ""  # annotations; empty means that data_root is there already
     coco_photos: str = ""  # folder of the photos that coco_file names
-    coco_classes: str = ""  # JSON, category -> class or null; empty keeps the supercategories
+    coco_classes: str = ""  # JSON, category -> class or null; empty takes what the file says
     val_share: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of the photos to validate on
 
 

@@ -8,12 +8,19 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from clothseg_utils.core.text import first_names
+from clothseg_utils.core.text import count_text, first_names
 from clothseg_utils.data.coco import Problem, Split
 
 RECORD_NAME = "convert.json"
 
 _LEFT_OUT = "_left_out"
+_NOUNS = {
+    "annotation": "annotations",
+    "category": "categories",
+    "image": "photos",
+    "mask": "masks",
+    "part": "parts",
+}
 _SHOWN = 3  # names in a line; all are in the record
 
 NoteKind = Literal["left_out", "healed", "said"]
@@ -83,7 +90,7 @@ class Notes:
         for (kind, reason), same in found.items():
             names = [_shown(problem) for problem in same]
             if kind.endswith(_LEFT_OUT):
-                text = f"{kind.removesuffix(_LEFT_OUT)}s left out, {reason}"
+                text = f"{_NOUNS[kind.removesuffix(_LEFT_OUT)]} left out, {reason}"
             elif kind == "without_mask":
                 text = f"annotations left out, {reason}"
             else:
@@ -148,7 +155,8 @@ class Conversion(Struct, frozen=True, kw_only=True):
         photos = [f"{count:,} {split}" for split, count in self.photos.items()]
         lines = [
             f"{', '.join(photos[:-1])} and {photos[-1]} photos, "
-            f"{self.annotations:,} annotations in {len(self.categories):,} categories"
+            f"{count_text(self.annotations, 'annotation')} in "
+            f"{count_text(len(self.categories), 'category', 'categories')}"
         ]
         if self.photos["val"] < 10:
             lines.append("few val photos: expect wide intervals around every score")

@@ -270,13 +270,27 @@ def rasterize_split(
     Raises:
         FileNotFoundError: no annotation JSON.
         ValueError: a file that `read_annotations` or `class_table` refuses; an `out_dir` that
-            holds somebody else's files; masks, made by then, that are all background, or nearly.
+            holds somebody else's files; masks that are all background, or nearly: none is left.
     """
     coco = read_annotations(annotations_path)
     say_problems(coco)
     index = _rasterize_file(coco, Path(out_dir), scheme, workers, image_limit)
-    check_coverage(index.coverage(), str(coco.path))
+    try:
+        check_coverage(index.coverage(), str(coco.path))
+    except ValueError:
+        _remove_masks(index.mask_dir)
+        raise
     return index
+
+
+def _remove_masks(mask_dir: Path) -> None:
+    """Take back what was made, so that nobody takes it for masks."""
+    with _folder_lock(mask_dir):
+        index = _read_index(mask_dir)
+        for entry in index.entries if index is not None else ():
+            (mask_dir / entry.mask).unlink(missing_ok=True)
+        (mask_dir / INDEX_NAME).unlink(missing_ok=True)
+    mask_dir.rmdir()
 
 
 def _rasterize_file(

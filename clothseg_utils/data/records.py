@@ -12,6 +12,7 @@ from clothseg_utils.data.rle import Segmentation
 ProblemKind = Literal[
     "annotation_left_out",
     "image_left_out",
+    "mask_left_out",
     "category_left_out",
     "part_left_out",
     "without_mask",
@@ -173,7 +174,7 @@ class Problem(Struct, frozen=True, gc=False):
 
 _WORDS: dict[ProblemKind, tuple[str, str]] = {
     "category_left_out": ("category left out", "categories left out"),
-    "image_left_out": ("image left out", "images left out"),
+    "image_left_out": ("photo left out", "photos left out"),
     "annotation_left_out": ("annotation left out", "annotations left out"),
     "without_mask": ("annotation without a mask", "annotations without a mask"),
     "part_left_out": ("part of an annotation left out", "parts of annotations left out"),

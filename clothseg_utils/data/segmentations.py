@@ -23,15 +23,15 @@ _BOX_TOLERANCE_PX = 1.5
 _SHARE_MARGIN = 0.01  # shares of the size are rounded, some beyond 0 or 1
 _POINT_KEYS = {"x", "y"}
 _BOX_KEYS = ({"x", "y", "width", "height"}, {"x", "y", "w", "h"})
-_ONE_LIST = "the segmentation is one flat list"
-_NESTED = "the segmentation is nested deeper than a list of parts"
-_POINTS = "the segmentation is a list of points"
-_TEXT = "the segmentation is text"
-_TEXT_COORDINATES = "coordinates are text"
-_RLE_FORM = "run lengths are written in another form"
-_RLE_SIZE = "the size of the run lengths is swapped, as the box shows"
-_RLE_NO_SIZE = "run lengths have no size, and fill the image exactly"
-_UNION = "several run lengths, or with polygons, are one mask"
+_ONE_LIST = "the segmentation is one flat list, read as one part"
+_NESTED = "the segmentation is nested too deep, read as a list of parts"
+_POINTS = "the segmentation is a list of points, read as a part"
+_TEXT = "the segmentation is text, read as JSON"
+_TEXT_COORDINATES = "coordinates are text, read as numbers"
+_RLE_FORM = "run lengths are written in another form, read as COCO's"
+_RLE_SIZE = "the size of the run lengths is swapped, read as the box shows"
+_RLE_NO_SIZE = "run lengths without a size, read as the image's, which they fill exactly"
+_UNION = "several run lengths, or with polygons, read as one mask"
 
 
 class WithoutMaskError(ValueError):

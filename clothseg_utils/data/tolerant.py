@@ -49,7 +49,7 @@ _MOST_BROKEN = 0.1  # of the images or annotations; beyond it something else is 
 _OTHER_FOLDER = re.compile(r"\.|.:|.*[/\\]")  # or a hidden file, or a Windows drive
 _UNUSABLE_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _NAME_KEYS = ("file_name", "fileName", "filename")  # the second is LabelU's
-_NUMBERED = "are numbered anew"
+_NUMBERED = "numbered anew"
 _IMAGE_LEFT_OUT = "its image was left out"
 _LEFT_OUT = {"image_id": _IMAGE_LEFT_OUT, "category_id": "its category was left out"}
 _REMEDY = {
@@ -134,7 +134,7 @@ class RecordReader:
             if (first.width, first.height) == (image.width, image.height):
                 kept[key] = first
                 self._joined_images.add(first.id)
-                detail = f"a photo listed more than once is one image: also image {first.id}"
+                detail = f"a photo listed more than once, taken as one image: also image {first.id}"
                 self._left_out.append(Problem("healed", subject, detail))
             else:
                 kept[key] = None
@@ -264,16 +264,16 @@ class RecordReader:
                 kept[key] = None
                 continue
             if len(records) > 1:
-                self._tally("healed", subject, f"the same {noun} is listed more than once")
+                self._tally("healed", subject, f"the same {noun} listed more than once, taken once")
             if not _is_id(key):
-                self._tally("healed", subject, f"ids that are not numbers from 0 on {_NUMBERED}")
+                self._tally("healed", subject, f"ids that are not numbers from 0 on, {_NUMBERED}")
             number = key if _is_id(key) else next(fresh)
             is_numbered = record.id == number
             kept[key] = record if is_numbered else msgspec.structs.replace(record, id=number)
         return kept
 
     def _name_by_id(self, subject: str, key: _Key) -> str:
-        self._tally("healed", subject, "a category without a name is called by its id")
+        self._tally("healed", subject, "a category without a name, called by its id")
         return f"category {key}"
 
     def _read_category(
@@ -334,7 +334,7 @@ class RecordReader:
         if size is None or not _is_size(*size[:2]):
             self._leave_out("image_left_out", subject, "it has no usable width and height")
             return None
-        self._tally("healed", subject, "width and height are those of the photo")
+        self._tally("healed", subject, "width and height taken from the photo")
         return msgspec.structs.replace(image, width=size[0], height=size[1])
 
     def _name_fault(self, name: str) -> str | None:
@@ -439,7 +439,7 @@ class RecordReader:
                 self.damaged.add(image.id)
             return None
         if packed.id == _NO_ID:
-            self._tally("healed", subject, f"annotations without a number as id {_NUMBERED}")
+            self._tally("healed", subject, f"annotations without a number as id, {_NUMBERED}")
         self._mend_values(packed, loose, subject)
         return packed
 
@@ -483,7 +483,7 @@ class RecordReader:
             self._tally("healed", subject, f"{' and '.join(missing)} taken from the mask")
             self._to_measure.append(packed)
         if type(crowd) is not int:
-            self._tally("healed", subject, "iscrowd is not a whole number")
+            self._tally("healed", subject, "iscrowd is not a whole number, read as 0 or 1")
         packed.iscrowd = int(crowd) if isinstance(crowd, bool) else as_int(crowd) or 0
 
     # -- all annotations together
@@ -499,7 +499,7 @@ class RecordReader:
             if times[annotation.id] > 1 or annotation.image_id in self._joined_images:
                 what = annotation.image_id, annotation.category_id, bytes(annotation.segmentation)
                 if what in seen:
-                    detail = "the same annotation is listed more than once"
+                    detail = "the same annotation listed more than once, taken once"
                     self._tally("healed", f"annotation {annotation.id}", detail)
                     continue
                 seen.add(what)
@@ -518,7 +518,7 @@ class RecordReader:
                 without.append(annotation)
                 if annotation.id != _NO_ID:
                     subject = f"annotation {annotation.id}"
-                    self._tally("healed", subject, f"annotations of one id {_NUMBERED}")
+                    self._tally("healed", subject, f"annotations of one id, {_NUMBERED}")
             used.add(annotation.id)
         fresh = _fresh_ids(used)
         for annotation in without:

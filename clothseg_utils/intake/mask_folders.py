@@ -25,7 +25,7 @@ from clothseg_utils.intake.mask_images import MaskReading, read_mask_image
 from clothseg_utils.intake.mask_names import MaskNames, code_to_color, read_mask_names
 
 NO_MASK = "no mask of its name"
-NO_PHOTO = "the mask fits no photo"
+NO_PHOTO = "no photo fits"
 """What `CocoFile.problems` say of a photo, and of a mask, on its own."""
 
 _STEM_ENDING = re.compile(r"[-_. ](masks?|seg|segmentation|labels?)$", re.IGNORECASE)
@@ -146,8 +146,8 @@ def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Probl
         if len(found) == 1:
             masks_of[found[0]].append(mask)
         else:
-            several = f"the mask fits several photos: {first_names(found)}"
-            problems.append(Problem("image_left_out", mask, several if found else NO_PHOTO))
+            several = f"several photos fit: {first_names(found)}"
+            problems.append(Problem("mask_left_out", mask, several if found else NO_PHOTO))
     for photo, own in masks_of.items():
         if len(own) != 1:
             why = f"several masks fit: {first_names(own)}" if own else NO_MASK
@@ -259,8 +259,12 @@ def _unnamed_categories(
     if values:
         called = first_names([category.name for category in category_of.values()])
         template = json.dumps({str(value): "name" for value in values[:3]})
-        detail = f"values have no names: called {called}; name them by --mask-names: {template}"
-        notes.append(Problem("healed", masks_dir.name, detail))
+        what = "photos with masks whose values have no names"
+        detail = f"{what}: called {called}; name them by --mask-names: {template}"
+        n_photos = sum(
+            not reading.regions.keys().isdisjoint(values) for reading in readings.values()
+        )
+        notes.append(Problem("healed", masks_dir.name, detail, n_photos))
     return category_of, notes
 
 
@@ -321,10 +325,9 @@ class _Unknown:
         what = "colours" if names is not None and names.by_color else "values"
         commonest = [value for value, _ in self.pixels.most_common()]
         texts = [self._text(value, names) for value in commonest]
-        found = f"{what} without a name, {self.total:,} pixels in all"
         if ignore_unknown:
-            detail = f"{found}, taken for background: {first_names(texts)}"
-            return [Problem("annotation_left_out", masks_dir.name, detail)]
+            detail = f"pixels of {what} without a name, taken for background: {first_names(texts)}"
+            return [Problem("healed", masks_dir.name, detail, self.total)]
         hint = ""
         if what == "values" and not set(_VOID).isdisjoint(commonest):
             hint = "255 often marks what nobody knows, for which annotations have no word. "
@@ -334,7 +337,8 @@ class _Unknown:
                 "without smoothing. "
             )
         raise ValueError(
-            f"{masks_dir}: {found}: {first_names(texts)}; expected a name for each. {hint}"
+            f"{masks_dir}: {what} without a name, {self.total:,} pixels in all: "
+            f"{first_names(texts)}; expected a name for each. {hint}"
             "Name them in --mask-names, or take them for background by --ignore-unknown."
         )
 

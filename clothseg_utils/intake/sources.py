@@ -139,30 +139,32 @@ def _file_sources(files: Sequence[tuple[Split | None, Path]], photos_dir: Path) 
 
 def _find_files(folder: Path) -> list[Path]:
     """COCO files of an export: one for each split, or a single one."""
-    of_splits = [_json_files(path) for path in _split_folders(folder).values()]
+    of_splits = [_coco_files(path) for path in _split_folders(folder).values()]
     if any(of_splits):
         return [path for paths in of_splits for path in paths]
     for place in (folder / "annotations", folder):
-        found = [p for p in _json_files(place) if not p.name.startswith(_OTHER_COCO_FILES)]
-        instances = [path for path in found if path.name.startswith("instances")]
-        files = instances or found
-        if len(files) == 1 or (files and all(split_of_name(path.name) for path in files)):
+        if files := _coco_files(place):
             return files
-        if files:
-            raise ValueError(
-                f"{place} holds {len(files)} JSON files ({first_names([p.name for p in files])}); "
-                "expected one, or one for each split. Name those to take by --annotations."
-            )
     raise FileNotFoundError(
         f"no COCO JSON in {folder}, in its annotations/ or in its train/, valid/ and test/; "
         "expected one. Name it by --annotations, or masks by --masks."
     )
 
 
-def _json_files(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.name.endswith(_FILE_SUFFIXES))
+def _coco_files(folder: Path) -> list[Path]:
+    """A folder's COCO file, or one for each split; ValueError where it is not clear which."""
+    found = [
+        path
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if path.name.endswith(_FILE_SUFFIXES) and not path.name.startswith(_OTHER_COCO_FILES)
+    ]
+    files = [path for path in found if path.name.startswith("instances")] or found
+    if len(files) > 1 and not all(split_of_name(path.name) for path in files):
+        raise ValueError(
+            f"{folder} holds {len(files)} JSON files ({first_names([p.name for p in files])}); "
+            "expected one, or one for each split. Name those to take by --annotations."
+        )
+    return files
 
 
 def _split_folders(folder: Path) -> dict[Split, Path]:

@@ -200,10 +200,10 @@ def encoder_card(encoder_name: str, encoder_weights: str) -> dict[str, str]:
         >>> encoder_card("tu-convnext_tiny.fb_in22k", "imagenet")
         {'weights': 'timm/convnext_tiny.fb_in22k (model hub)', 'license': 'apache-2.0'}
         >>> encoder_card("resnet34", "none")
-        {'weights': 'random', 'license': 'none of others'}
+        {'weights': 'random', 'license': 'none (they began at random)'}
     """
     if encoder_weights == "none":
-        return {"weights": "random", "license": "none of others"}
+        return {"weights": "random", "license": "none (they began at random)"}
     if encoder_weights != "imagenet":
         return {"weights": encoder_weights, "license": "unknown"}
     if encoder_name.startswith(TIMM_PREFIX):
