@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_api
 
-from clothseg_utils.core.config import DataConfig
+from clothseg_utils.core.config import Config, DataConfig
 from clothseg_utils.data.audit import audit
 from clothseg_utils.data.coco import annotation_path, images_dir, read_annotations
 from clothseg_utils.data.conversion import (
@@ -18,9 +18,10 @@ from clothseg_utils.data.conversion import (
     read_conversion,
 )
 from clothseg_utils.data.masks import rasterize_split
-from clothseg_utils.data.splits import load_split
+from clothseg_utils.data.splits import load_split, load_training_splits
 from clothseg_utils.intake import convert, own_photos
 from clothseg_utils.intake.convert import convert_photos
+from clothseg_utils.workflow.pipeline import NOTEBOOKS, check_inputs
 
 CLASSES = {"T-shirt": "upperbody", "jeans": "lowerbody", "person": None}
 SQUARE = [[2, 3, 7, 3, 7, 8, 2, 8]]  # 5 x 5 pixels
@@ -216,6 +217,8 @@ def test_boxes_without_a_mask_are_left_out_and_counted(own, segmentation):
     made = own.convert()
     assert made.count("annotations left out, a box only") == 1
     assert made.annotations == 5
+    with pytest.raises(ValueError, match="annotations left out, a box only: annotation 1 of p1"):
+        own.convert(strict=True)
 
 
 def test_photo_whose_only_annotation_is_lost_is_no_background(own):
@@ -271,6 +274,7 @@ def test_summary_says_what_became_of_it(own):
         "annotations left out, of categories to leave out: 1",
         "photos without annotations, taken as all background: 1 (p2.jpg)",
         "groups of copies of one source: 0",
+        "classes in val or test of which no train photo has any: 1 (lowerbody)",
     ]
 
 
@@ -295,6 +299,49 @@ def test_what_was_lost_is_said_again_where_training_reads_the_dataset(own, tmp_p
     assert any(line.startswith("convert: photos left out, not in the folder: 1") for line in lines)
     coco = read_annotations(annotation_path(own.out, "val"))
     assert any("not in the folder: 1" in line for line in audit(coco).summary().splitlines())
+
+
+def test_training_asks_for_the_scheme_that_the_dataset_is_meant_for(own, tmp_path):
+    own.convert(classes_file=None)  # T-shirt and jeans are both "clothes" in the file
+    config = DataConfig(data_root=str(own.out), derived_root=str(tmp_path / "derived"))
+    run = Config(data=config)
+    message = "would learn clothes; person alone; expected --set data.scheme=category"
+    with pytest.raises(ValueError, match=message):
+        load_training_splits(config)
+    with pytest.raises(ValueError, match=message):
+        check_inputs(run, NOTEBOOKS)
+    check_inputs(run, NOTEBOOKS[:2])
+    train, _ = load_training_splits(config.model_copy(update={"scheme": "category"}))
+    assert train.classes.names == ("background", "person", "T-shirt", "jeans")
+    own.convert()
+    assert load_training_splits(config)[0].classes.num_classes == 13
+    own.write(content() | {"categories": [{"id": i, "name": f"c{i}"} for i in (1, 3, 90)]})
+    assert own.convert(classes_file=None).by_category
+    assert load_training_splits(config)[0].classes.num_classes == 4  # either scheme has them
+
+
+def test_what_is_good_to_know_is_said_again_too(own):
+    """Copies across given splits, photos taken as background, classes never learned."""
+    for number in (1, 2):  # p1 and p2 are near-equal, the others are not
+        (own.photos / f"p{number}.jpg").write_bytes(noise("same") + b"\0" * number)
+    for number in (3, 4, 5):
+        (own.photos / f"p{number}.jpg").write_bytes(noise(str(number)))
+    train, val = content(), content()
+    train["images"], val["images"] = train["images"][1:4], [train["images"][0], train["images"][4]]
+    train["annotations"] = [annotation(2, 2, 3), annotation(3, 3, 3)]
+    val["annotations"] = [annotation(1, 1, 90), annotation(5, 5, 3)]
+    own.write(train)
+    other = own.coco_file.with_name("other.json")
+    other.write_text(json.dumps(val))
+    own.convert(annotations=[f"train={own.coco_file}", f"val={other}"])
+    for line in (
+        "groups in several of the given splits, which are kept as given: 1 (p1.jpg)",
+        "photos without annotations, taken as all background: 1 (p4.jpg)",
+        "classes in val or test of which no train photo has any: 1 (lowerbody)",
+    ):
+        assert line in conversion_changes(own.out)
+    own.convert()
+    assert not any(line.startswith("classes in val") for line in conversion_changes(own.out))
 
 
 def test_painting_order_follows_the_masks_not_the_area_of_the_file(own):
@@ -442,6 +489,8 @@ def test_photo_of_two_splits_stays_in_the_later_one(own):
     made = own.convert(annotations=[f"train={own.coco_file}", val])
     assert made.photos == {"train": 3, "val": 2}
     assert made.count("photos left out of one split") == 2
+    with pytest.raises(ValueError, match=r"photos left out of one split .*: p1\.jpg; expected"):
+        own.convert(annotations=[f"train={own.coco_file}", val], strict=True)
 
 
 def test_without_val_it_is_chosen_from_train_and_test_stays_apart(own):
@@ -653,6 +702,30 @@ def test_photos_that_cannot_be_told_apart_are_shown_by_their_paths(own):
     own.write(content(1))
     with pytest.raises(ValueError, match=r"none can be told: p1\.jpg: a/p1\.jpg or b/p1\.jpg; exp"):
         own.convert(val_share=0.5)
+
+
+def test_error_says_what_was_noted_before_it(own):
+    file = content()
+    for record in file["annotations"]:
+        record["segmentation"] = [[2.6, 3.6, 2.7, 3.6, 2.7, 3.7]]
+    own.write(file)
+    (own.photos / "p5.jpg").unlink()
+    with pytest.raises(ValueError, match=r"^0 photos with usable annotations") as caught:
+        own.convert()
+    lost = "annotations left out that cover no pixel: 5 (annotation 1 of p1.jpg;"
+    for noted in (
+        lost,
+        "categories left out by --classes: 1 (person)",
+        "not in the folder: 1 (p5.jpg)",
+    ):
+        assert noted in str(caught.value)
+
+
+def test_photos_together_by_a_pattern_are_not_called_copies_alone(own):
+    for number in range(1, 6):
+        (own.photos / f"p{number}.jpg").write_bytes(noise(str(number)))
+    with pytest.raises(ValueError, match=r"in 1 group of copies of one source, and by \^p; expec"):
+        own.convert(group_by="^p")
 
 
 # --- most of it lost ----------------------------------------------------------------------------

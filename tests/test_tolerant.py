@@ -331,6 +331,9 @@ def test_broken_category_leaves_its_annotations_out(tmp_path):
     assert [category.id for category in coco.categories] == [0]
     assert [p.kind for p in coco.problems] == ["category_left_out", "annotation_left_out"]
     assert coco.problems[1].detail == "its category was left out: 23"
+    records += [annotation_json(number, category_id=23) for number in range(22, 40)]
+    with pytest.raises(ValueError, match=r"left out, first .*; category 23: one id means several"):
+        read(tmp_path, *records, categories=[*categories, changed(categories[1], name="bag")])
 
 
 def many_images(n=20):

@@ -1,5 +1,6 @@
 """What `convert` took, healed and left out: `convert.json` in the dataset's folder."""
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -50,7 +51,7 @@ class Notes:
     """Collects notes.
 
     Args:
-        strict: the first note of something broken that is left out is an error.
+        strict: the first note of something broken or lost that is left out is an error.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -81,7 +82,7 @@ class Notes:
         """Note what the reader of a file found, one note for each reason.
 
         Raises:
-            ValueError: something is left out as broken, and the notes are strict.
+            ValueError: something is left out, and the notes are strict.
         """
         found: dict[tuple[str, str], list[Problem]] = {}
         for problem in problems:
@@ -90,13 +91,25 @@ class Notes:
             names = [_shown(problem) for problem in same]
             if kind.endswith(_LEFT_OUT):
                 text = f"{_NOUNS[kind.removesuffix(_LEFT_OUT)]} left out, {reason}"
-                self._refuse_broken(text, names)
             elif kind == "without_mask":
                 text = f"annotations left out, {reason}"
             else:
                 text = reason
             note_kind: NoteKind = "healed" if text == reason else "left_out"
+            if note_kind == "left_out":
+                self._refuse_broken(text, names)
             self.count(note_kind, text, sum(problem.count for problem in same), names)
+
+    @contextlib.contextmanager
+    def told_by_errors(self) -> Iterator[None]:
+        """Let an error that is raised within say what was noted before it: there is the cause."""
+        try:
+            yield
+        except ValueError as error:
+            noted = "; ".join(str(note) for note in self if note.count)
+            if not noted:
+                raise
+            raise ValueError(f"{error} Noted before: {noted}.") from error
 
     def _refuse_broken(self, text: str, names: Sequence[str]) -> None:
         if names and self.strict:
@@ -154,8 +167,8 @@ class Conversion(Struct, frozen=True, kw_only=True):
         return "\n".join([*lines, *map(str, self.notes)])
 
     def changes(self) -> list[str]:
-        """Lines about what was left out or healed, for whoever trains on it later."""
-        return [str(note) for note in self.notes if note.kind != "said"]
+        """Lines about what was left out, healed or found, for whoever trains on it later."""
+        return [str(note) for note in self.notes if note.count]
 
 
 def write_conversion(data_root: Path, conversion: Conversion) -> None:
@@ -173,6 +186,6 @@ def read_conversion(data_root: str | Path) -> Conversion | None:
 
 
 def conversion_changes(data_root: str | Path) -> list[str]:
-    """Lines about what `convert` left out or healed; none for datasets that it did not make."""
+    """Lines about what `convert` noted; none for datasets that it did not make."""
     made = read_conversion(data_root)
     return [] if made is None else made.changes()

@@ -10,6 +10,7 @@ from clothseg_utils.core.classes import ClassTable, class_table, name_difference
 from clothseg_utils.core.config import DataConfig, InferenceConfig
 from clothseg_utils.core.files import resolve_path
 from clothseg_utils.core.ranks import rank
+from clothseg_utils.core.text import first_names
 from clothseg_utils.data.audit import photo_cache_path, photo_problems
 from clothseg_utils.data.coco import (
     CocoFile,
@@ -21,7 +22,7 @@ from clothseg_utils.data.coco import (
     read_annotations,
     say_problems,
 )
-from clothseg_utils.data.conversion import conversion_changes
+from clothseg_utils.data.conversion import conversion_changes, read_conversion
 from clothseg_utils.data.coverage import check_coverage
 from clothseg_utils.data.masks import MaskIndex, make_masks, read_mask, select_images
 from clothseg_utils.data.photos import read_photo
@@ -123,8 +124,8 @@ def _read_pair(
 def load_split(config: DataConfig, split: Split, *, annotations: bool = True) -> SplitData:
     """Read a split's annotations, check its photos, and make the masks that are missing or stale.
 
-    Prints a line where records of the annotations were left out, and for train what `convert` left
-    out or read in another way.
+    Prints a line where records of the annotations were left out, and for train what `convert`
+    noted.
     Needs the files of this split only.
 
     Args:
@@ -191,8 +192,32 @@ def read_splits(data_root: str | Path) -> dict[Split, CocoFile]:
     }
 
 
+def check_scheme(config: DataConfig) -> None:
+    """Refuse to train on fewer classes than whoever converted the photos was told.
+
+    Raises:
+        ValueError: `convert` made each category a class, and the scheme would unite some.
+    """
+    made = read_conversion(resolve_path(config.data_root))
+    if made is None or not made.by_category or config.scheme == "category":
+        return
+    united = dict.fromkeys(made.categories.values())
+    if len(united) < len(made.categories):
+        raise ValueError(
+            f"{config.data_root}: each of its {len(made.categories)} categories is a class of its "
+            f"own, but data.scheme={config.scheme} would learn {first_names(list(united))} alone; "
+            "expected --set data.scheme=category. For classes that unite categories, make it anew "
+            "by `convert` with --classes."
+        )
+
+
 def load_training_splits(config: DataConfig) -> tuple[SplitData, SplitData]:
-    """Load train and val as `load_split` does, without the annotations that training needs not."""
+    """Load train and val as `load_split` does, without the annotations that training needs not.
+
+    Raises:
+        ValueError: as `check_scheme` and `load_split`.
+    """
+    check_scheme(config)
     train = load_split(config, "train", annotations=False)
     return train, load_split(config, "val", annotations=False)
 

@@ -208,6 +208,8 @@ class RecordReader:
             f"{sum(p.count for p in found):,} times {reason}, first {found[0].subject}"
             for reason, found in sorted(reasons.items(), key=lambda item: -len(item[1]))
         ]
+        if _LEFT_OUT["category_id"] in reasons:
+            told += [f"{p.subject}: {p.detail}" for p in self._of_kind("category_left_out")]
         raise ValueError(
             f"{self._path}: {n_broken:,} of {n_records:,} {what} cannot be used "
             f"({first_names(told)}); expected at most a tenth. Correct the file, or export it "

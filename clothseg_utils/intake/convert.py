@@ -90,23 +90,25 @@ def convert_photos(
     check_target(out_dir, [photos_dir, *files, *(source.labels for source in sources)])
     mapping = read_classes(classes_file) if classes_file else None
     notes = Notes(strict=strict)
-    labels = [
-        read_labels(source, photos_dir, mask_names, ignore_unknown, notes) for source in sources
-    ]
-    _check_read_once(labels)
-    check_outside(out_dir, (path for one in labels for path in one.photos.values()))
-    choices = {"mapping": mapping, "val_share": val_share, "group_by": group_by}
-    recipe = _recipe(labels, choices | {"strict": strict, "ignore_unknown": ignore_unknown})
-    known = read_conversion(out_dir)
-    if known is not None and known.recipe == recipe and _is_whole(out_dir, known):
-        return known
-    classes = unite_categories([one.coco for one in labels], mapping, notes)
-    photos = fit_and_measure(gather_photos(labels, photos_dir, notes), labels, classes, notes)
-    divide(photos, val_share, group_by, notes)
-    for split in SPLITS:
-        chosen = [photo for photo in photos if photo.split == split]
-        check_coverage([covered_pixels(photo) for photo in chosen], split)
-    _name_files(photos, notes)
+    with notes.told_by_errors():
+        labels = [
+            read_labels(source, photos_dir, mask_names, ignore_unknown, notes) for source in sources
+        ]
+        _check_read_once(labels)
+        check_outside(out_dir, (path for one in labels for path in one.photos.values()))
+        choices = {"mapping": mapping, "val_share": val_share, "group_by": group_by}
+        recipe = _recipe(labels, choices | {"strict": strict, "ignore_unknown": ignore_unknown})
+        known = read_conversion(out_dir)
+        if known is not None and known.recipe == recipe and _is_whole(out_dir, known):
+            return known
+        classes = unite_categories([one.coco for one in labels], mapping, notes)
+        photos = fit_and_measure(gather_photos(labels, photos_dir, notes), labels, classes, notes)
+        divide(photos, val_share, group_by, notes)
+        for split in SPLITS:
+            chosen = [photo for photo in photos if photo.split == split]
+            check_coverage([covered_pixels(photo) for photo in chosen], split)
+        _say_untrained(photos, classes, notes)
+        _name_files(photos, notes)
     with whole_folder(out_dir) as unfinished:
         made = _write_dataset(unfinished, photos, labels, classes, recipe, notes)
         if out_dir.exists():
@@ -141,6 +143,20 @@ def _recipe(labels: Sequence[Labels], choices: Mapping[str, Any]) -> str:
 def _is_whole(out_dir: Path, made: Conversion) -> bool:
     parts = (annotation_path, images_dir)
     return all(part(out_dir, split).exists() for split in made.photos for part in parts)
+
+
+def _say_untrained(photos: Sequence[OwnPhoto], classes: OwnClasses, notes: Notes) -> None:
+    """Note the classes that are scored and never learned."""
+    class_of = {
+        category.id: category.name if classes.by_category else category.supercategory
+        for category in classes.categories
+    }
+    seen: dict[bool, set[str]] = {True: set(), False: set()}
+    for photo in photos:
+        is_train = photo.split == "train"
+        seen[is_train].update(class_of[one.category_id] for one in photo.annotations)
+    text = "classes in val or test of which no train photo has any"
+    notes.add("said", text, sorted(seen[False] - seen[True]))
 
 
 def _name_files(photos: Sequence[OwnPhoto], notes: Notes) -> None:

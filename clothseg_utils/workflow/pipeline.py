@@ -32,6 +32,7 @@ from clothseg_utils.core.progress import never_silent
 from clothseg_utils.core.reach import code_hash, notebook_imports
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.data.coco import annotation_path, images_dir
+from clothseg_utils.data.splits import check_scheme
 from clothseg_utils.intake.own_classes import read_classes
 from clothseg_utils.intake.sources import find_sources
 
@@ -184,7 +185,7 @@ def check_inputs(config: Config, notebooks: Sequence[str], *, resume: bool = Fal
 
     Raises:
         FileNotFoundError: the data, or a file or folder that a setting names, is missing.
-        ValueError: an encoder, weights or an augmentation pipeline that cannot be used.
+        ValueError: an encoder, weights, an augmentation pipeline or a scheme that cannot be used.
     """
     if resume:
         config = replace_fields(config, {"init_from": "", "encoder_weights": "none"})
@@ -195,6 +196,8 @@ def check_inputs(config: Config, notebooks: Sequence[str], *, resume: bool = Fal
             read_classes(resolve_path(convert.coco_classes))
     else:
         check_data_root(config.data)
+        if _TRAINING in notebooks:
+            check_scheme(config.data)
     weights = config.train.encoder_weights
     named = {
         "evaluate.checkpoint": (
