@@ -268,8 +268,7 @@ class RecordReader:
             if not _is_id(key):
                 self._tally("healed", subject, f"ids that are not numbers from 0 on, {_NUMBERED}")
             number = key if _is_id(key) else next(fresh)
-            is_numbered = record.id == number
-            kept[key] = record if is_numbered else msgspec.structs.replace(record, id=number)
+            kept[key] = msgspec.structs.replace(record, id=number)
         return kept
 
     def _name_by_id(self, subject: str, key: _Key) -> str:
