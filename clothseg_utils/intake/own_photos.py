@@ -21,6 +21,7 @@ from clothseg_utils.data.coco import (
 )
 from clothseg_utils.data.conversion import Notes
 from clothseg_utils.data.json_bytes import read_json_bytes, relax_json
+from clothseg_utils.intake.doubts import Doubts
 from clothseg_utils.intake.mask_folders import read_mask_folder
 from clothseg_utils.intake.measure import Measured, Part, measure_parts
 from clothseg_utils.intake.own_classes import OwnClasses
@@ -256,12 +257,14 @@ def fit_and_measure(
     notes.count("left_out", "annotations left out, of categories to leave out", n_by_choice)
     empty: list[str] = []
     damaged: set[str] = set()
+    doubts = [Doubts(one.source.labels) for one in labels]
     # Among equal areas the higher id is painted on top, so ids stay where there is one file.
     new_ids = itertools.count(1) if len(labels) > 1 else None
     measured = measure_parts([part for _, _, part in todo])
     for (photo, number, part), found in zip(todo, measured, strict=True):
         for annotation, one in zip(part.packed, found, strict=True):
             if one.area:
+                doubts[number].add(annotation, one.evidence, photo.label, photo.size_wh)
                 new_id = annotation.id if new_ids is None else next(new_ids)
                 category_id = classes.id_of[number, annotation.category_id]
                 photo.annotations.append(OwnAnnotation(new_id, category_id, annotation, one))
@@ -269,6 +272,12 @@ def fit_and_measure(
                 empty.append(f"annotation {annotation.id} of {photo.label}")
                 damaged.add(photo.label)
     notes.add("left_out", "annotations left out that cover no pixel", empty, broken=True)
+    for doubt in doubts:
+        doubt.check()
+    far = [subject for doubt in doubts for subject in doubt.far]
+    notes.add("said", "annotations whose own box is far from their mask, which is taken", far)
+    clipped = [subject for doubt in doubts for subject in doubt.clipped]
+    notes.add("said", "outlines that leave the photo, cut at its edge", clipped)
     damaged |= {
         photo.label
         for photo in photos
