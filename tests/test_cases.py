@@ -283,6 +283,12 @@ def shares(record: dict) -> list[list[float]]:
     return [[value / side for value, side in zip(record["segmentation"][0], sides, strict=True)]]
 
 
+def some_in_shares(export: Export) -> None:
+    for record in export.file["annotations"][:4]:
+        box = np.divide(record["bbox"], (WIDTH, HEIGHT) * 2).tolist()
+        record |= {"segmentation": shares(record), "bbox": box, "area": 0.2}
+
+
 def listed_twice(export: Export) -> None:
     export.file["images"].append(export.file["images"][0] | {"id": 99})
     export.file["annotations"][1]["image_id"] = 99
@@ -403,6 +409,7 @@ WHOLE = {
         "points",
     ),
     "shares of the size": (changed("annotations", segmentation=shares), "shares"),
+    "shares among pixels": (some_in_shares, "shares of the image's size: 4"),
     "run lengths": (
         changed(
             "annotations", segmentation=lambda r: rle(SHIRT if r["category_id"] == 1 else PANTS)
@@ -557,6 +564,13 @@ def test_masks_far_from_their_own_box_are_said(export):
     made = export.convert()
     assert f"{FAR}, which is taken: 2 (annotation 5 of p02.jpg; annotation 6" in made.summary()
     assert export.problems() == []
+
+
+def test_masks_of_a_pixel_that_may_be_shares_are_said(export):
+    for record in export.file["annotations"][4:6]:
+        record |= {"segmentation": [[0, 0, 1, 0, 1, 1, 0, 1]], "bbox": [0, 0, 1, 1], "area": 1}
+    made = export.convert()
+    assert made.count("annotations of a pixel, with coordinates of 0 to 1") == 2
 
 
 def test_outlines_that_leave_the_photo_are_said(export):

@@ -17,6 +17,7 @@ _INSIDE = 2 / 3  # of a mask's box; one further outside its annotation's own box
 _WHOLE = 0.95  # of the image: such a box says nothing
 _MOST_ELSEWHERE = 0.5  # of the annotations with a box
 _FEW = 3  # annotations; fewer are no rule
+_SHARE = 1.01
 _PERCENT = 100.5
 _MANY = 10  # annotations that together come near the edge of the image
 _REACH = 80
@@ -94,7 +95,7 @@ def compare_boxes(own: Box, of_mask: Sequence[float], fit: Fit) -> Overlap | Non
     if not math.isfinite(a + b + c + d) or c <= 0 or d <= 0:
         return None
     frame = fit.frame_wh
-    if max(own) <= 1.01:
+    if max(own) <= _SHARE:
         a, b, c, d = a * frame[0], b * frame[1], c * frame[0], d * frame[1]
     readings = [
         (a, b, a + c, b + d),
@@ -116,11 +117,13 @@ class Doubts:
     Attributes:
         far: annotations whose own box is far from their mask.
         clipped: annotations whose outline leaves the photo.
+        tiny: annotations of a pixel with coordinates of 0 to 1, which may be shares.
     """
 
     def __init__(self, path: Path) -> None:
         self.far: list[str] = []
         self.clipped: list[str] = []
+        self.tiny: list[str] = []
         self._path = path
         self._elsewhere: list[str] = []
         self._boxes: set[Box] = set()
@@ -141,6 +144,8 @@ class Doubts:
         subject = f"annotation {packed.id} of {photo}"
         if evidence.is_clipped:
             self.clipped.append(subject)
+        if evidence.furthest <= _SHARE:
+            self.tiny.append(subject)
         if evidence.overlap is None:
             return
         self._n_boxes += 1

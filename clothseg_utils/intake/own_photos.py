@@ -276,6 +276,9 @@ def fit_and_measure(
         doubt.check()
     far = [subject for doubt in doubts for subject in doubt.far]
     notes.add("said", "annotations whose own box is far from their mask, which is taken", far)
+    tiny = [subject for doubt in doubts for subject in doubt.tiny]
+    text = "annotations of a pixel, with coordinates of 0 to 1 that may be shares of the size"
+    notes.add("said", text, tiny)
     clipped = [subject for doubt in doubts for subject in doubt.clipped]
     notes.add("said", "outlines that leave the photo, cut at its edge", clipped)
     damaged |= {
