@@ -145,6 +145,7 @@ STEPS = (
         "first smaller",
         "in the first half of the time twice the photos are seen, at two thirds of the side",
         ("data.first_size=128",),
+        beside="groups",
     ),
 )
 """The steps, in order. Edit freely: what changes gets runs of its own."""

@@ -212,7 +212,9 @@ def exif_stripped(export: Export) -> None:
 
 def moved(export: Export, x: int, y: int) -> None:
     export.each(
-        "annotations", segmentation=lambda r: [np.add(r["segmentation"][0], [x, y] * 4).tolist()]
+        "annotations",
+        segmentation=lambda r: [np.add(r["segmentation"][0], [x, y] * 4).tolist()],
+        bbox=lambda r: np.add(r["bbox"], [x, y, 0, 0]).tolist(),
     )
 
 
@@ -279,6 +281,12 @@ def zipped(export: Export) -> None:
 def shares(record: dict) -> list[list[float]]:
     sides = (WIDTH, HEIGHT) * 4
     return [[value / side for value, side in zip(record["segmentation"][0], sides, strict=True)]]
+
+
+def some_in_shares(export: Export) -> None:
+    for record in export.file["annotations"][:4]:
+        box = np.divide(record["bbox"], (WIDTH, HEIGHT) * 2).tolist()
+        record |= {"segmentation": shares(record), "bbox": box, "area": 0.2}
 
 
 def listed_twice(export: Export) -> None:
@@ -401,6 +409,7 @@ WHOLE = {
         "points",
     ),
     "shares of the size": (changed("annotations", segmentation=shares), "shares"),
+    "shares among pixels": (some_in_shares, "shares of the image's size: 4"),
     "run lengths": (
         changed(
             "annotations", segmentation=lambda r: rle(SHIRT if r["category_id"] == 1 else PANTS)
@@ -524,6 +533,57 @@ def test_strict_stops_at_it(export, change, lost):
     assert not export.out.exists()
 
 
+# --- taken, and doubted --------------------------------------------------------------------------
+
+FAR = "annotations whose own box is far from their mask"
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        lambda r: [*SHIRT] if r["category_id"] == 1 else [*PANTS],  # corners
+        lambda r: np.divide(r["bbox"], [WIDTH, HEIGHT] * 2).tolist(),
+        lambda r: [0, 0, 0, 0],
+        lambda r: [0, 0, WIDTH, HEIGHT],
+        lambda r: [3, 4, 5, r["id"] % 2],  # a third of them empty, and the others all the same
+        lambda r: None,
+        lambda r: np.add(r["bbox"], [1, -1, 2, 1]).tolist(),  # drawn loosely
+    ],
+    ids=["corners", "shares", "nothing", "whole image", "all alike", "null", "loose"],
+)
+def test_boxes_that_say_nothing_against_the_masks_raise_no_doubt(export, box):
+    export.each("annotations", bbox=box)
+    made = export.convert()
+    assert made.annotations == 2 * N_PHOTOS
+    assert made.count(FAR) == 0
+
+
+def test_masks_far_from_their_own_box_are_said(export):
+    for record in export.file["annotations"][4:6]:
+        record["bbox"] = np.add(record["bbox"], [15, 0, 0, 0]).tolist()
+    made = export.convert()
+    assert f"{FAR}, which is taken: 2 (annotation 5 of p02.jpg; annotation 6" in made.summary()
+    assert export.problems() == []
+
+
+def test_masks_of_a_pixel_that_may_be_shares_are_said(export):
+    for record in export.file["annotations"][4:6]:
+        record |= {"segmentation": [[0, 0, 1, 0, 1, 1, 0, 1]], "bbox": [0, 0, 1, 1], "area": 1}
+    made = export.convert()
+    assert made.count("annotations of a pixel, with coordinates of 0 to 1") == 2
+
+
+def test_outlines_that_leave_the_photo_are_said(export):
+    for record, x in zip(export.file["annotations"], [-14, 40, 2, 0], strict=False):
+        box = np.add(record["bbox"], [x, 0, 0, 0])
+        part = box_part((*box[:2], *(box[:2] + box[2:])))
+        record |= {"bbox": box.tolist(), "segmentation": [[float(value) for value in part]]}
+    made = export.convert()
+    cut = "outlines that leave the photo, cut at its edge: 2 (annotation 1 of p00.jpg; annotation 2"
+    assert cut in made.summary()
+    assert made.count(FAR) == 0
+
+
 # --- refused, with the reason --------------------------------------------------------------------
 
 
@@ -566,6 +626,47 @@ def all_names_wrong(export: Export) -> None:
     export.each("images", file_name=lambda r: f"q{r['file_name'][1:]}")
 
 
+def box_of(record: dict) -> tuple[int, ...]:
+    return SHIRT if record["category_id"] == 1 else PANTS
+
+
+def runs_by_row(export: Export) -> None:
+    def transposed(record: dict) -> dict:
+        x0, y0, x1, y1 = box_of(record)
+        return rle((y0, x0, y1, x1), HEIGHT, WIDTH) | {"size": [HEIGHT, WIDTH]}
+
+    export.each("annotations", segmentation=transposed)
+
+
+def runs_exchanged(export: Export) -> None:
+    """Background for object."""
+
+    def exchanged(record: dict) -> dict:
+        runs = rle(box_of(record))
+        return runs | {"counts": [0, *runs["counts"]]}
+
+    export.each("annotations", segmentation=exchanged)
+
+
+def lists_of_x_and_y(export: Export) -> None:
+    def lists(record: dict) -> list[list[int]]:
+        x0, y0, x1, y1 = box_of(record)
+        return [[x0, x0 + 9, x1, x1, x0 + 9, x0], [y0, y0, y0, y1, y1, y1]]
+
+    export.each("annotations", segmentation=lists)
+
+
+def percent(export: Export) -> None:
+    """Boxes too: 10 times the photos' size, of which outlines reach up to 88 percent."""
+    export.size_wh = 10 * WIDTH, 10 * HEIGHT
+    export.each("images", width=10 * WIDTH, height=10 * HEIGHT)
+    for record in export.file["annotations"]:
+        shares = np.divide(box_of(record), (WIDTH, HEIGHT) * 2)
+        box = tuple((100 * shares).tolist())
+        ids = record["id"], record["image_id"], record["category_id"]
+        record |= annotation(*ids, box)
+
+
 REFUSED = {
     "key points only": (key_points, "key points"),
     "boxes only": (boxes, "box"),
@@ -575,6 +676,10 @@ REFUSED = {
     "a quarter broken": (many_broken, "5 of 20|5 annotations"),
     "one photo": (one_photo, "expected at least 2"),
     "all of another shape": (all_of_other_shape, "no photo fits: .*another shape"),
+    "run lengths row by row": (runs_by_row, "20 of 20 masks .* own box .*row by row"),
+    "background for object": (runs_exchanged, "20 of 20 masks .* own box .*background"),
+    "lists of x and of y": (lists_of_x_and_y, "20 of 20 masks .* own box .*lists of x"),
+    "percent": (percent, "20 outlines goes beyond 100.*percent"),
     "all names wrong": (all_names_wrong, "no photo that .*shop.json names is in .*photos"),
 }
 

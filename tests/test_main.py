@@ -473,7 +473,10 @@ def test_convert_without_classes_takes_each_category_for_one(cli, here):
     ("arguments", "message"),
     [
         ("--photos nowhere --annotations shop.json --out new", "photo folder nowhere not found"),
-        ("--photos shop --annotations shop.json --out shop", "shop holds other files than"),
+        (
+            "--photos shop --annotations shop.json --out shop",
+            "shop lies in shop, the folder to make",
+        ),
     ],
 )
 def test_bad_own_data_are_one_line(cli, here, arguments, message):

@@ -10,10 +10,8 @@ from pycocotools import mask as mask_api
 from clothseg_utils.data.rle import Rle, rle_to_counts
 from clothseg_utils.data.segmentations import (
     WithoutMaskError,
-    lie_in_shares,
     measure,
     read_segmentation,
-    scale_shares,
 )
 
 HEIGHT, WIDTH = 5, 6
@@ -176,13 +174,6 @@ def test_nesting_of_any_depth_ends():
 def test_nothing_is_no_mask(value):
     with pytest.raises(WithoutMaskError, match="no segmentation"):
         read(value)
-
-
-def test_shares_become_pixels():
-    shares = [[0, 0.2, 0.5, 0.2, 0.5, 1.004]]
-    assert lie_in_shares(shares)
-    assert not lie_in_shares([[0, 0.2, 0.5, 0.2, 0.5, 1.5]])
-    assert np.allclose(scale_shares(shares, HEIGHT, WIDTH), [[0, 1, 3, 1, 3, 5.02]])
 
 
 def test_measure_counts_pixels_once():

@@ -488,6 +488,41 @@ def test_share_among_pixels_is_told_by_its_box(tmp_path):
     assert np.allclose(coco.annotations[3].segmentation, [[0, 0, 5.4, 0, 5.4, 4.5]])
 
 
+SHARE_BOX = [1 / 6, 0.2, 1 / 3, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("boxes", "n_scaled"),
+    [
+        ([SHARE_BOX, SHARE_BOX], 2),
+        ([SHARE_BOX, None], 2),  # without a box it follows the others
+        ([SHARE_BOX, [0, 0, 0, 0]], 2),
+        ([SHARE_BOX, [3, 3, 3, 2]], 1),  # of pixels elsewhere
+        ([SHARE_BOX, [0, 0, 1, 1]], 1),
+        ([None, None], 0),
+    ],
+)
+def test_shares_among_pixels_are_told_by_a_box_of_shares(tmp_path, boxes, n_scaled):
+    shares = [
+        changed(a, segmentation=SHARES, bbox=b) for a, b in zip(ANNOTATIONS[:2], boxes, strict=True)
+    ]
+    coco = read(tmp_path, *shares, *ANNOTATIONS[2:])
+    scaled = [a for a in coco.annotations[:2] if np.max(a.segmentation) > 1]
+    assert len(scaled) == n_scaled
+    for annotation in scaled:
+        assert np.allclose(annotation.segmentation, [[1, 1, 3, 1, 3, 3, 1, 3]])
+        assert (annotation.bbox, annotation.area) == ((1, 1, 2, 2), 4)
+    found = [p.count for p in coco.problems if "shares of the image's size" in p.detail]
+    assert found == [n_scaled] * (n_scaled > 0)
+
+
+def test_whole_image_is_a_share_where_all_are(tmp_path):
+    records = [changed(a, segmentation=SHARES, bbox=None) for a in ANNOTATIONS]
+    records[0]["segmentation"] = [[0, 0, 1, 0, 1, 1, 0, 1]]
+    coco = read(tmp_path, *records)
+    assert coco.annotations[0].segmentation == [[0, 0, 6, 0, 6, 5, 0, 5]]
+
+
 def test_single_pixel_in_a_file_of_one_annotation_is_no_share(tmp_path):
     pixel = [[0, 0, 1, 0, 1, 1, 0, 1]]
     coco = read(tmp_path, annotation_json(1, segmentation=pixel, bbox=[0, 0, 1, 1]))

@@ -317,12 +317,7 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
     # Real photos without a GPU: an hour on two cores.
     "laptop": {
         "run": {"run_name": "laptop"},
-        "data": {
-            "data_root": "data/fashionpedia",
-            "image_size": 288,
-            "train_size": 192,
-            "first_size": 128,
-        },
+        "data": {"data_root": "data/fashionpedia", "image_size": 288, "train_size": 192},
         "augment": {"crop_scale_max": 1.2, "group_probability": 0.1},
         "train": {"max_minutes": 60.0, "epoch_images": 3200, "repeat_threshold": 0.3},
     },

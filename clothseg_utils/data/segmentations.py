@@ -4,6 +4,7 @@ import ast
 import base64
 import binascii
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +19,10 @@ from clothseg_utils.data.rle import MAX_COORDINATE, Rle, Segmentation, rle_to_co
 Box = tuple[float, float, float, float]
 """(x, y, width, height) in pixels."""
 
+UNKNOWN_BOX: Box = (math.nan, math.nan, math.nan, math.nan)
+
 _DEEPEST = 50
 _BOX_TOLERANCE_PX = 1.5
-_SHARE_MARGIN = 0.01  # shares of the size are rounded, some beyond 0 or 1
 _POINT_KEYS = {"x", "y"}
 _BOX_KEYS = ({"x", "y", "width", "height"}, {"x", "y", "w", "h"})
 _ONE_LIST = "the segmentation is one flat list, read as one part"
@@ -103,19 +105,6 @@ def read_segmentation(value: Any, height: int, width: int, box: Box | None) -> R
         segmentation = _union(polygons, rles, height, width)
         healed.append(_UNION)
     return Reading(segmentation, list(dict.fromkeys(healed)), lost)
-
-
-def lie_in_shares(parts: Sequence[Sequence[float]]) -> bool:
-    """Whether all coordinates lie in 0..1: shares of the image's size, unless the mask is tiny."""
-    return all(min(part) >= -_SHARE_MARGIN and max(part) <= 1 + _SHARE_MARGIN for part in parts)
-
-
-def scale_shares(parts: Sequence[Sequence[float]], height: int, width: int) -> list[list[float]]:
-    """Coordinates that are shares of the image's size, in pixels."""
-    return [
-        [value * (height if index % 2 else width) for index, value in enumerate(part)]
-        for part in parts
-    ]
 
 
 def measure(segmentation: Segmentation, height: int, width: int) -> tuple[int, Box]:

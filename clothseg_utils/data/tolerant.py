@@ -29,14 +29,14 @@ from clothseg_utils.data.records import (
 )
 from clothseg_utils.data.rle import MAX_COORDINATE, Rle, segmentation_fault
 from clothseg_utils.data.segmentations import (
+    UNKNOWN_BOX,
     Box,
     WithoutMaskError,
     is_same_box,
-    lie_in_shares,
     measure,
     read_segmentation,
-    scale_shares,
 )
+from clothseg_utils.data.shares import lie_in_shares, shares_to_pixels
 
 PhotoSize = Callable[[ImageRecord], tuple[int, int, bool] | None]
 """(width, height) of an image's photo in pixels as it is seen, and whether EXIF turns it on its
@@ -57,7 +57,6 @@ _REMEDY = {
     "annotations": "",
 }
 _NO_ID = -1
-_UNKNOWN_BOX: Box = (math.nan, math.nan, math.nan, math.nan)
 _SHARES = "coordinates from 0 to 1, read as shares of the image's size"
 
 _Coordinate = Annotated[float, Meta(ge=-MAX_COORDINATE, le=MAX_COORDINATE)]
@@ -425,7 +424,7 @@ class RecordReader:
                 category_id=category.id,
                 segmentation=loose.segmentation,
                 area=0.0,
-                bbox=box or _UNKNOWN_BOX,
+                bbox=box or UNKNOWN_BOX,
             )
             if not (self._check_sound(packed, image) or self._has_size_of_photo(packed, image)):
                 self._mend_segmentation(packed, image, box, subject)
@@ -524,26 +523,13 @@ class RecordReader:
             annotation.id = next(fresh)
 
     def _scale_shares(self, image_of_id: Mapping[int, ImageRecord]) -> None:
-        """Turn coordinates that are shares of the image's size into pixels.
-
-        Where all polygons of the file lie in 0..1 they are; one among others may be a tiny mask,
-        unless its box says otherwise.
-        """
-        whole_file = not self._any_in_pixels
-        for annotation in self._maybe_shares:
-            image = image_of_id[annotation.image_id]
-            parts = decode_segmentation(annotation.segmentation)
-            assert not isinstance(parts, Rle)
-            scaled = scale_shares(parts, image.height, image.width)
-            box = annotation.bbox
-            is_told = max(box[2:]) > 2  # a box in pixels
-            fits = is_told and is_same_box(measure(scaled, image.height, image.width)[1], box)
-            if not (whole_file and _any_fraction(parts)) and not fits:
-                continue
-            self._tally("healed", f"annotation {annotation.id} of {image.file_name}", _SHARES)
-            annotation.segmentation = msgspec.Raw(msgspec.json.encode(scaled))
-            if not is_told:  # they are shares too
-                annotation.area, annotation.bbox = math.nan, _UNKNOWN_BOX
+        """Turn coordinates that are shares of the image's size into pixels."""
+        for annotation in shares_to_pixels(
+            self._maybe_shares, image_of_id, any_in_pixels=self._any_in_pixels
+        ):
+            name = image_of_id[annotation.image_id].file_name
+            self._tally("healed", f"annotation {annotation.id} of {name}", _SHARES)
+            if math.isnan(annotation.bbox[0]):
                 self._to_measure.append(annotation)
 
 
@@ -587,10 +573,6 @@ def _is_id(key: _Key | None) -> TypeGuard[int]:
 
 def _is_size(width: int, height: int) -> bool:
     return 1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE
-
-
-def _any_fraction(parts: Iterable[Iterable[float]]) -> bool:
-    return any(value % 1 for part in parts for value in part)
 
 
 def _fresh_ids(used: Iterable[_Key]) -> Iterator[int]:

@@ -11,6 +11,7 @@ from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.core.workers import usable_cores, worker_pool
 from clothseg_utils.data.coco import PackedAnnotation
 from clothseg_utils.data.rasterize import annotation_to_code
+from clothseg_utils.intake.doubts import Evidence, find_evidence
 from clothseg_utils.intake.sizes import Fit, move_segmentation
 
 _CHUNK_IMAGES = 64
@@ -31,17 +32,19 @@ class Part:
 
 
 class Measured(NamedTuple):
-    """One annotation in the photo: pixels of its mask, their box, and what has changed.
+    """One annotation in the photo: its mask, what has changed, and what speaks against it.
 
     Attributes:
         area: pixels of the mask.
         bbox: (x, y, width, height) of the mask, pixels.
         segmentation: JSON of a segmentation that was moved; None where it stays.
+        evidence: what may speak against the mask.
     """
 
     area: int
     bbox: tuple[int, int, int, int]
     segmentation: bytes | None
+    evidence: Evidence
 
 
 def measure_parts(parts: Sequence[Part], *, workers: int = 0) -> Iterator[list[Measured]]:
@@ -72,16 +75,25 @@ def _measure_chunk(parts: Sequence[Part]) -> list[list[Measured]]:
 
 def _measure(part: Part) -> list[Measured]:
     fit = part.fit
-    codes, moved = [], []
+    read, placed, codes = [], [], []
     for packed in part.packed:
-        annotation = packed.unpack()
+        annotation = moved = packed.unpack()
         if fit.moves:
             segmentation = move_segmentation(annotation.segmentation, fit)
-            annotation = msgspec.structs.replace(annotation, segmentation=segmentation)
-        code = annotation_to_code(annotation, fit.height, fit.width)
+            moved = msgspec.structs.replace(annotation, segmentation=segmentation)
+        code = annotation_to_code(moved, fit.height, fit.width)
         codes.append({"size": [fit.height, fit.width], "counts": code})
-        moved.append(msgspec.json.encode(annotation.segmentation) if fit.moves else None)
+        read.append(annotation)
+        placed.append(moved.segmentation)
     if not codes:
         return []
     areas, boxes = mask_api.area(codes).tolist(), mask_api.toBbox(codes).astype(int).tolist()
-    return [Measured(a, tuple(b), m) for a, b, m in zip(areas, boxes, moved, strict=True)]
+    return [
+        Measured(
+            area,
+            tuple(box),
+            msgspec.json.encode(segmentation) if fit.moves else None,
+            find_evidence(annotation, segmentation, box, fit),
+        )
+        for annotation, segmentation, area, box in zip(read, placed, areas, boxes, strict=True)
+    ]

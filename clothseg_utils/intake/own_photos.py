@@ -22,6 +22,7 @@ from clothseg_utils.data.coco import (
 )
 from clothseg_utils.data.conversion import Notes
 from clothseg_utils.data.json_bytes import read_json_bytes, relax_json
+from clothseg_utils.intake.doubts import Doubts
 from clothseg_utils.intake.mask_folders import NO_MASK, NO_PHOTO, read_mask_folder
 from clothseg_utils.intake.measure import Measured, Part, measure_parts
 from clothseg_utils.intake.own_classes import OwnClasses
@@ -319,6 +320,7 @@ def fit_and_measure(
     doubled: list[str] = []
     seen: dict[tuple[Any, ...], list[msgspec.Raw]] = {}
     damaged: set[str] = set()
+    doubts = [Doubts(one.source.labels) for one in labels]
     # Among equal areas the higher id is painted on top, so ids stay where there is one file.
     new_ids = itertools.count(1) if len(labels) > 1 else None
     measured = measure_parts([part for _, _, part in todo])
@@ -329,6 +331,7 @@ def fit_and_measure(
                 empty.append(name)
                 damaged.add(photo.label)
                 continue
+            doubts[number].add(annotation, one.evidence, photo.label, photo.size_wh)
             category_id = classes.id_of[number, annotation.category_id]
             new = OwnAnnotation(annotation.id, category_id, annotation, one)
             alike = seen.setdefault((photo.label, category_id, one.area, one.bbox), [])
@@ -347,6 +350,15 @@ def fit_and_measure(
             f"{n_lost:,} of {len(photos):,} photos cannot be read, or are of another shape than "
             "the labels; expected at most half. Check the folder."
         )
+    for doubt in doubts:
+        doubt.check()
+    far = [subject for doubt in doubts for subject in doubt.far]
+    notes.add("said", "annotations whose own box is far from their mask, which is taken", far)
+    tiny = [subject for doubt in doubts for subject in doubt.tiny]
+    text = "annotations of a pixel, with coordinates of 0 to 1 that may be shares of the size"
+    notes.add("said", text, tiny)
+    clipped = [subject for doubt in doubts for subject in doubt.clipped]
+    notes.add("said", "outlines that leave the photo, cut at its edge", clipped)
     damaged |= {
         photo.label
         for photo in photos

@@ -69,6 +69,12 @@ class Fit:
         """Whether any coordinate changes."""
         return self.orientation != 1 or self.scale != (1.0, 1.0)
 
+    @property
+    def frame_wh(self) -> tuple[float, float]:
+        """(width, height) in which the coordinates lie before they are moved."""
+        upright_wh = self.width / self.scale[0], self.height / self.scale[1]
+        return upright_wh if self.orientation == 1 else upright_wh[::-1]
+
 
 _Lie = Literal["photo", "scaled", "swapped", "turned"]
 """Where coordinates lie: in the photo as it is seen; there, once scaled; in the size that the file
@@ -159,12 +165,12 @@ class Sized:
 
 def _leaves(far: tuple[float, float], frame_wh: tuple[int, int], *, exact: bool = False) -> bool:
     return any(
-        value > side + (0.5 if exact else _past_edge(side))
+        value > side + (0.5 if exact else past_edge(side))
         for value, side in zip(far, frame_wh, strict=True)
     )
 
 
-def _past_edge(side: int) -> float:
+def past_edge(side: int) -> float:
     """How far past the edge outlines are commonly drawn, pixels."""
     return 0.02 * side + 1
 
@@ -172,7 +178,7 @@ def _past_edge(side: int) -> float:
 def _are_apart(one_wh: tuple[int, int], other_wh: tuple[int, int]) -> bool:
     """Whether two frames differ by more than outlines are drawn past the edge."""
     pairs = zip(one_wh, other_wh, strict=True)
-    return any(abs(a - b) > _past_edge(min(a, b)) for a, b in pairs)
+    return any(abs(a - b) > past_edge(min(a, b)) for a, b in pairs)
 
 
 def _is_scaled(one_wh: tuple[int, int], other_wh: tuple[int, int]) -> bool:
@@ -321,10 +327,10 @@ def move_segmentation(segmentation: Segmentation, fit: Fit) -> Segmentation:
     """
     if isinstance(segmentation, Rle):
         return _move_rle(segmentation, fit)
-    return [_move_part(part, fit) for part in segmentation]
+    return [move_part(part, fit) for part in segmentation]
 
 
-def _move_part(part: Sequence[float], fit: Fit) -> list[float]:
+def move_part(part: Sequence[float], fit: Fit) -> list[float]:
     x, y = np.array(part, float).reshape(-1, 2).T
     width, height = fit.width / fit.scale[0], fit.height / fit.scale[1]  # turned, not yet scaled
     turned = {
