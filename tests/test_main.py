@@ -453,9 +453,7 @@ def test_convert(cli, here):
     command = ["convert", "--photos", "shop", "--annotations", "shop.json", "--out", "new set"]
     result = cli(*command, "--classes", "classes.json")
     assert (result.code, result.err) == (0, "")
-    assert result.out.startswith(
-        "new set: 2 train and 1 val photos, 3 annotations in 1 categories\n"
-    )
+    assert result.out.startswith("new set: 2 train and 1 val photos, 3 annotations in 1 category\n")
     command = "run --profile laptop --data-root 'new set' --run-name new_set"
     assert next_command(result.out.splitlines()) == command
     assert (here / "new set" / VAL_JSON).is_file()
