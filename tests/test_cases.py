@@ -649,11 +649,10 @@ def runs_exchanged(export: Export) -> None:
 
 
 def lists_of_x_and_y(export: Export) -> None:
-    def lists(record: dict) -> list[list[int]]:
-        x0, y0, x1, y1 = box_of(record)
-        return [[x0, x0 + 9, x1, x1, x0 + 9, x0], [y0, y0, y0, y1, y1, y1]]
-
-    export.each("annotations", segmentation=lists)
+    for record in export.file["annotations"]:
+        x0, y0, x1, y1 = SHIRT if record["category_id"] == 1 else (20, 2, 60, 18)
+        record["bbox"] = [x0, y0, x1 - x0, y1 - y0]
+        record["segmentation"] = [[x0, x0 + 9, x1, x1, x0 + 9, x0], [y0, y0, y0, y1, y1, y1]]
 
 
 def percent(export: Export) -> None:

@@ -13,7 +13,7 @@ from clothseg_utils.intake.sizes import Fit, move_part, past_edge
 
 _TOLERANCE_PX = 2.0
 _SAME = 0.75  # IoU of two boxes of one object, where one is drawn loosely
-_INSIDE = 2 / 3  # of a mask's box; one further outside its annotation's own box is not its mask
+_INSIDE = 0.5  # of a mask's box; one further outside its own box is not its mask
 _WHOLE = 0.95  # of the image: such a box says nothing
 _MOST_ELSEWHERE = 0.5  # of the annotations with a box
 _FEW = 3  # annotations; fewer are no rule
