@@ -67,7 +67,6 @@ class Step:
 BASE = (
     "data.image_size=96",
     "data.train_size=0",
-    "data.first_size=0",
     "data.resize=squash",
     "augment.crop_scale_min=1",
     "augment.crop_scale_max=1",
@@ -140,12 +139,6 @@ STEPS = (
         "groups",
         "several people, smaller than in a photo of one, some partly hidden",
         ("augment.group_probability=0.1", "augment.crop_scale_max=1.2"),
-    ),
-    Step(
-        "first smaller",
-        "in the first half of the time twice the photos are seen, at two thirds of the side",
-        ("data.first_size=128",),
-        beside="groups",
     ),
 )
 """The steps, in order. Edit freely: what changes gets runs of its own."""

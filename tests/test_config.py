@@ -46,7 +46,6 @@ REPORTED = {  # the system as it was reported
     "scheme": "supercategory",
     "image_size": 512,
     "train_size": 0,
-    "first_size": 0,
     "resize": "squash",
     "image_limit": 0,
     "crop_scale_min": 0.8,

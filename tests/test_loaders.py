@@ -30,7 +30,6 @@ from clothseg_utils.data.masks import MaskEntry
 from clothseg_utils.data.splits import load_split
 from clothseg_utils.network.geometry import Normalization, fit_image, fit_mask
 from clothseg_utils.training import loaders
-from clothseg_utils.training.callbacks import TrainingClock
 from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, start_worker
 from clothseg_utils.training.order import (
     CheckSizes,
@@ -424,32 +423,6 @@ def test_rare_classes_are_shown_more_often_in_training(config, train_split, val_
     rarest = [shares[row > 0].min() for row in pixels]
     np.testing.assert_allclose(weights, 1 / np.sqrt(rarest))
     assert weights.min() < weights.max()
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_samples_are_smaller_in_the_first_half_of_training(
-    config, train_split, val_split, num_workers
-):
-    sized = config.model_copy(update={"train_size": 96, "first_size": 64})
-    fields = {"epoch_images": 4, "batch_size": 4, "max_epochs": 4, "max_minutes": 0.0}
-    settings = replace_fields(Config(data=sized), fields | {"num_workers": num_workers})
-    clock = TrainingClock(settings.train)
-    module = ClothingDataModule(settings, train_split, val_split, share_done=clock.share_done)
-    loader = module.train_dataloader()
-    sides = []
-    for check in range(4):
-        loader.sampler.set_epoch(check)
-        (batch,) = loader
-        sides.append((*batch["image"].shape[2:], *batch["mask"].shape[1:]))
-    assert sides == [(64,) * 4, (64,) * 4, (96,) * 4, (96,) * 4]
-
-
-def test_by_a_clock_the_first_half_is_half_the_time():
-    clock = TrainingClock(TrainConfig(max_minutes=1.0))
-    clock.load_state_dict({"seconds": 29.0})
-    assert clock.share_done(1000) < 0.5
-    clock.load_state_dict({"seconds": 30.0})
-    assert clock.share_done(0) >= 0.5
 
 
 def test_processes_take_turns_so_that_their_batches_make_the_one_of_a_single_process():

@@ -54,7 +54,6 @@ class DataConfig(_Section):
     scheme: Scheme = "supercategory"
     image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 192  # network input side, pixels
     train_size: Annotated[int, Field(ge=0, multiple_of=32)] = 128  # in training; 0 means image_size
-    first_size: Annotated[int, Field(ge=0, multiple_of=32)] = 0  # in its first half; 0: the same
     resize: Resize = "letterbox"  # letterbox keeps the aspect ratio, squash does not
     image_limit: _CountOrZero = 0  # photos of each split to use; 0 means all
     mask_workers: _CountOrZero = 0  # processes that make masks; 0 means one per CPU core

@@ -79,12 +79,6 @@ class TrainingClock(pl.Callback):
         checks = trainer.current_epoch + self._batches / max(1, trainer.num_training_batches)
         return min(1.0, checks / max(1, trainer.max_epochs or 1))
 
-    def share_done(self, check: int) -> float:
-        """Share of training before a check, 0..1, the same in every process."""
-        if self.config.max_minutes > 0:
-            return min(1.0, from_first(self.seconds) / (60 * self.config.max_minutes))
-        return min(1.0, check / max(1, self.config.max_epochs * self.config.checks_per_epoch))
-
     def _agreed_progress(self, trainer: pl.Trainer) -> float:
         """The same in every process."""
         by_clock = self.config.max_minutes > 0

@@ -1,6 +1,5 @@
 """Photos and masks as batches: the Dataset, and the loaders of a run."""
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any, TypedDict, get_args
 
@@ -45,7 +44,7 @@ class SegmentationDataset(Dataset[Sample]):
 
     Args:
         split_data: the split.
-        config: data section; `image_size`, `train_size`, `first_size` and `resize` are used.
+        config: data section; `image_size`, `train_size` and `resize` are used.
         augment: strength of augmentation; None for validation, which only resizes.
         normalization: of the network; padding has its mean colour.
     """
@@ -63,13 +62,11 @@ class SegmentationDataset(Dataset[Sample]):
         self.group_probability = 0.0
         self._group_rng = np.random.default_rng(_OF_GROUPS)
         self.transform: TrainTransform | None = None
-        self.early_transform: TrainTransform | None = None
         if augment is not None:
             if not augment.pipeline_file:  # which stands instead of all other changes
                 self.group_probability = augment.group_probability
-            self.transform, self.early_transform = (
-                TrainTransform(augment, size, config.resize, self.pad_color)
-                for size in (config.input_size, config.first_size or config.input_size)
+            self.transform = TrainTransform(
+                augment, config.input_size, config.resize, self.pad_color
             )
 
     def __len__(self) -> int:
@@ -82,20 +79,17 @@ class SegmentationDataset(Dataset[Sample]):
         A `Draw` names the seed of the augmentation too, so that it does not matter which process
         loads the photo, nor what was loaded before.
         """
-        transform = self.transform
         if isinstance(index, Draw):
-            if index.is_early:
-                transform = self.early_transform
             self.set_random_seed(index.seed)
             index = index.photo
         image, mask = self.pairs.read(index)
         if self._group_rng.random() < self.group_probability:
             image, mask = self._with_others(index, image, mask)
-        if transform is None:
+        if self.transform is None:
             image = fit_image(image, self.config.image_size, self.config.resize, self.pad_color)
             mask = fit_mask(mask, self.config.image_size, self.config.resize)
         else:
-            image, mask = transform(image, mask)
+            image, mask = self.transform(image, mask)
         planes = np.empty((3, *mask.shape), np.uint8)
         cv2.split(image, [*planes])  # into `planes`, several times as fast as a transposed copy
         return Sample(image=torch.from_numpy(planes), mask=torch.from_numpy(mask))
@@ -124,9 +118,8 @@ class SegmentationDataset(Dataset[Sample]):
 
     def set_random_seed(self, seed: int | tuple[int, ...]) -> None:
         """Seed the augmentation; validation has none."""
-        if self.transform is not None and self.early_transform is not None:
+        if self.transform is not None:
             self.transform.set_random_seed(seed)
-            self.early_transform.set_random_seed(seed)
             self._group_rng = np.random.default_rng((*np.atleast_1d(seed).tolist(), _OF_GROUPS))
 
 
@@ -148,7 +141,6 @@ class ClothingDataModule(pl.LightningDataModule):
         train: the train split.
         val: the val split, disjoint from train.
         normalization: of the network.
-        share_done: as in `TrainingOrder`.
     """
 
     def __init__(
@@ -157,10 +149,8 @@ class ClothingDataModule(pl.LightningDataModule):
         train: SplitData,
         val: SplitData,
         normalization: Normalization = IMAGENET,
-        share_done: Callable[[int], float] = lambda check: 1.0,
     ) -> None:
         super().__init__()
-        self._share_done = share_done
         check_disjoint(train, val)
         self.config = config
         self.normalization = normalization
@@ -189,7 +179,7 @@ class ClothingDataModule(pl.LightningDataModule):
         """Workers of each loader: those asked for, as far as cores and shared memory allow."""
         train = self.config.train
         data = self.config.data
-        side = max(data.image_size, data.input_size, data.first_size)
+        side = max(data.image_size, data.input_size)
         batch_bytes = train.batch_size * 4 * side**2  # RGB and mask
         workers, reason = affordable_workers(train.num_workers, batch_bytes, local_world_size())
         if reason and rank() == 0:
@@ -202,13 +192,7 @@ class ClothingDataModule(pl.LightningDataModule):
         n_photos = len(self.train_dataset)
         sizes = check_sizes(n_photos, train, world_size())
         order = TrainingOrder(
-            n_photos,
-            sizes,
-            train.seed,
-            rank(),
-            world_size(),
-            self._photo_weights(),
-            self._share_done,
+            n_photos, sizes, train.seed, rank(), world_size(), self._photo_weights()
         )
         return DataLoader(self.train_dataset, sampler=order, **self._loader_options())
 

@@ -1,6 +1,6 @@
 """Which photo a training shows next, and with which random change."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,21 +9,12 @@ from torch.utils.data import Sampler
 
 from clothseg_utils.core.config import TrainConfig
 
-_EARLY = 0.5  # share of training in which samples have `first_size`
-
 
 class Draw(NamedTuple):
-    """One training sample.
-
-    Attributes:
-        photo: its number.
-        seed: of its augmentation.
-        is_early: drawn in the first half of training, when samples may be smaller.
-    """
+    """One training sample: number of the photo, and the seed of its augmentation."""
 
     photo: int
     seed: tuple[int, int]
-    is_early: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,8 +96,7 @@ class TrainingOrder(Sampler[Draw]):
 
     A check takes the next ones of this endless row. What it takes follows from the seed and
     the number of the check alone, augmentation included: not from the number of loading workers
-    or of processes, nor from how often training was resumed. Whether a check is early a clock
-    may decide. Several processes take turns, so that
+    or of processes, nor from how often training was resumed. Several processes take turns, so that
     a batch of all of them is what one process with a batch of that size would have seen.
 
     Args:
@@ -116,7 +106,6 @@ class TrainingOrder(Sampler[Draw]):
         rank: number of this process.
         world_size: number of processes.
         weights: (n_photos,) of each photo, above 0; None takes all alike.
-        share_done: number of a check -> share of the training before it, 0..1.
 
     Example:
         >>> order = TrainingOrder(4, CheckSizes(epoch=4, checks=1, step=2), seed=0)
@@ -132,7 +121,6 @@ class TrainingOrder(Sampler[Draw]):
         rank: int = 0,
         world_size: int = 1,
         weights: np.ndarray | None = None,
-        share_done: Callable[[int], float] = lambda check: 1.0,
     ) -> None:
         self.n_photos = n_photos
         self.sizes = sizes
@@ -140,15 +128,11 @@ class TrainingOrder(Sampler[Draw]):
         self.rank = rank
         self.world_size = world_size
         self.weights = weights
-        self._share_done = share_done
         self._check = 0
-        self._is_early = False
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the check to draw for; its number from 0. The Trainer calls it."""
         self._check = epoch
-        # Here and not while drawing: all processes come by together, and may have to agree.
-        self._is_early = self._share_done(epoch) < _EARLY
 
     def __len__(self) -> int:
         """Samples of the check in this process."""
@@ -163,7 +147,7 @@ class TrainingOrder(Sampler[Draw]):
             number, place = divmod(position, self.n_photos)
             if number != of_pass:
                 order, of_pass = self._order(number), number
-            yield Draw(int(order[place]), (self.seed, position), self._is_early)
+            yield Draw(int(order[place]), (self.seed, position))
 
     def _order(self, number: int) -> np.ndarray:
         """Photos of a pass, (n_photos,)."""

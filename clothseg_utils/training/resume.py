@@ -29,7 +29,7 @@ FREE_FIELDS = {
 _STEERING = ("max_epochs", "max_minutes", "patience", "learning_rate", "batch_size", "accumulate")
 
 # Settings younger than a checkpoint: how it was before, where it is not the default.
-_BEFORE = {"train_size": 0, "first_size": 0}
+_BEFORE = {"train_size": 0}
 
 _PIPELINE = "augment.pipeline_file holds another pipeline"
 

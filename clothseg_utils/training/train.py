@@ -180,22 +180,18 @@ def train(
         normalization = stored.normalization(config.train.encoder_name)
     else:
         normalization = encoder_normalization(config.train.encoder_name)
-    clock = TrainingClock(config.train)
-    data_module = ClothingDataModule(
-        config, train_split, val_split, normalization, clock.share_done
-    )
+    data_module = ClothingDataModule(config, train_split, val_split, normalization)
     data_module.rehearse()
     moves = start.moves_former and rank() == 0
     with former_aside(run) if moves else contextlib.nullcontext():
         about = data_info | {"code": code}
-        _fit(config, data_module, clock, run, about, start.checkpoint, stored)
+        _fit(config, data_module, run, about, start.checkpoint, stored)
     return _finished_result(run)
 
 
 def _fit(
     config: Config,
     data_module: ClothingDataModule,
-    clock: TrainingClock,
     run: RunFolder,
     data_info: dict[str, Any],
     checkpoint_path: Path | None,
@@ -228,6 +224,7 @@ def _fit(
     )
     freeze_unused(module.network)
     module.to(memory_format=torch.channels_last)
+    clock = TrainingClock(train)
     source = splits_source(data_module.train_split, data_module.val_split)
     with _quiet_lightning():
         trainer = _build_trainer(config, run, clock, source)
