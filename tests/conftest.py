@@ -33,6 +33,29 @@ NOT_COUNTED = (
 """Arrays of an Evaluation that a test of other scores leaves empty."""
 
 
+class CodeTrap:
+    """An object whose unpickling runs code: it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def closed_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder called "closed" in `tmp_path` may not be listed."""
+    scandir = os.scandir
+
+    def refuse(folder: str | Path | int) -> object:  # an open one has a number
+        if not isinstance(folder, int) and Path(folder) == tmp_path / "closed":
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """Folder of the real photos and annotations; skips where there is none."""

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import segmentation_models_pytorch as smp
 import timm
 import torch
+from conftest import CodeTrap
 from safetensors.torch import save_file
 
 from clothseg_utils.core.config import Config, replace_fields
@@ -303,20 +304,10 @@ def test_tag_of_the_first_weights_makes_no_other_encoder(plain, tmp_path):
 
 def test_code_in_a_file_is_not_run(tmp_path):
     sign = tmp_path / "code was run"
-    torch.save({"state_dict": _Trap(sign)}, tmp_path / "net.pt")
+    torch.save({"state_dict": CodeTrap(sign)}, tmp_path / "net.pt")
     with pytest.raises(ValueError, match="holds more than weights: reading it would run"):
         take(tmp_path / "net.pt")
     assert not sign.exists()
-
-
-class _Trap:
-    """An object whose unpickling runs code."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 # --- in a training -------------------------------------------------------------------------------

@@ -4,11 +4,11 @@ import pickle
 import socket
 import time
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import CodeTrap
 from torch.nn import functional
 
 from clothseg_utils.core.classes import class_colors, class_table
@@ -405,23 +405,13 @@ def test_options_that_do_not_fit_the_input_size_are_refused_on_loading(checkpoin
         load_segmenter(checkpoint_path, "cpu", InferenceConfig(tta_scales="0.75,1.25"))
 
 
-class _Trap:
-    """An object whose unpickling runs code."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def test_no_code_of_a_checkpoint_is_run(tmp_path):
     path, sign = tmp_path / "best.ckpt", tmp_path / "code was run"
-    torch.save({CHECKPOINT_KEY: _Trap(sign)}, path)
+    torch.save({CHECKPOINT_KEY: CodeTrap(sign)}, path)
     with pytest.raises(ValueError, match="holds more than weights: reading it would run"):
         load_segmenter(path)
     assert not sign.exists()
-    pickle.loads(pickle.dumps(_Trap(sign)))
+    pickle.loads(pickle.dumps(CodeTrap(sign)))
     assert sign.exists(), "the trap does not work"
 
 

@@ -232,16 +232,9 @@ def test_photos_of_a_folder_are_known_by_suffix_or_content(tmp_path):
     }
 
 
-def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("closed_folders")
+def test_a_folder_that_may_not_be_read_is_named(tmp_path):
     touch(tmp_path, "a.jpg", "closed/b.jpg")
-    scandir = os.scandir
-
-    def refuse(folder):
-        if Path(folder).name == "closed":
-            raise PermissionError(13, "Permission denied")
-        return scandir(folder)
-
-    monkeypatch.setattr(os, "scandir", refuse)
     listing = list_photos(tmp_path)
     assert listing.photos == [tmp_path / "a.jpg"]
     assert listing.unread == {tmp_path / "closed": "Permission denied"}

@@ -499,16 +499,9 @@ def test_a_folder_that_vanishes_is_named(tiny_network, tmp_path):
     assert "2 more alike" in line
 
 
-def test_a_folder_that_may_not_be_listed_is_named(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("closed_folders")
+def test_a_folder_that_may_not_be_listed_is_named(tmp_path):
     make_photos(tmp_path, "open/a.jpg", "closed/b.jpg")
-    scandir = os.scandir
-
-    def refuse(folder):
-        if Path(folder).name == "closed":
-            raise PermissionError(13, "Permission denied")
-        return scandir(folder)
-
-    monkeypatch.setattr(os, "scandir", refuse)
     plan = plan_predictions([tmp_path / "open", tmp_path / "closed"], tmp_path / "out")
     assert [task.photo.name for task in plan.tasks] == ["a.jpg"]
     (line,) = failure_lines(plan.unread)

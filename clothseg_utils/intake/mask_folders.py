@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import msgspec
 
 from clothseg_utils.core.classes import is_background
 from clothseg_utils.core.progress import progress_bar
-from clothseg_utils.core.text import count_text, first_names
+from clothseg_utils.core.text import count_text, first_names, folded
 from clothseg_utils.core.workers import usable_cores, worker_pool
 from clothseg_utils.data.coco import Category, CocoFile, ImageRecord, PackedAnnotation, Problem
 from clothseg_utils.data.conversion import RECORD_NAME
@@ -174,8 +173,9 @@ def _list_pictures(folder: Path, other: Path) -> list[str]:
 def _keys(name: str) -> tuple[str, str, str]:
     """What photo and mask share, strictest first: as written, in any case, whatever the folder."""
     path = PurePosixPath(name)
-    plain = unicodedata.normalize("NFC", str(path.with_suffix(""))).casefold()
-    return str(path.with_suffix("")), plain, plain.rpartition("/")[2]
+    written = str(path.with_suffix(""))
+    plain = folded(written)
+    return written, plain, plain.rpartition("/")[2]
 
 
 def _read_all(
