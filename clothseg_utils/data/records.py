@@ -38,6 +38,27 @@ MAX_NAME = 240
 decode_segmentation = msgspec.json.Decoder(Segmentation).decode
 
 
+class _NamedImage(Struct):
+    file_name: Any = None
+
+
+class _NamedImages(Struct):
+    images: list[_NamedImage]
+
+
+_decode_named_images = msgspec.json.Decoder(_NamedImages).decode
+
+
+def file_names(data: bytes) -> list[str]:
+    """Names of the images in an annotation JSON, and nothing else of it.
+
+    Raises:
+        msgspec.DecodeError, UnicodeDecodeError: it has no list of images.
+    """
+    named = _decode_named_images(data).images
+    return [image.file_name for image in named if isinstance(image.file_name, str)]
+
+
 # gc=False throughout: the official train file holds 333,401 annotations, none of them in a
 # reference cycle, and the garbage collector would walk all of them again and again.
 class Category(Struct, frozen=True, gc=False):

@@ -22,6 +22,7 @@ from clothseg_utils.data.coco import (
 )
 from clothseg_utils.data.conversion import Notes
 from clothseg_utils.data.json_bytes import read_json_bytes, relax_json
+from clothseg_utils.data.records import file_names
 from clothseg_utils.intake.doubts import Doubts
 from clothseg_utils.intake.mask_folders import NO_MASK, NO_PHOTO, read_mask_folder
 from clothseg_utils.intake.measure import Measured, Part, measure_parts
@@ -191,14 +192,6 @@ def _below(photos_dir: Path, path: Path) -> str:
     return path.relative_to(photos_dir).as_posix()
 
 
-class _NamedImage(msgspec.Struct):
-    file_name: Any = None
-
-
-class _NamesFile(msgspec.Struct):
-    images: list[_NamedImage]
-
-
 class _SizeOfName:
     """Sizes of photos that the file gives none for, asked by image while the file is read."""
 
@@ -211,8 +204,7 @@ class _SizeOfName:
     def _photos(self) -> Mapping[str, Path]:
         # Which photo a name means follows from all names together.
         data, _ = read_json_bytes(self._labels)
-        images = msgspec.json.decode(relax_json(data), type=_NamesFile).images
-        names = {n: i.file_name for n, i in enumerate(images) if isinstance(i.file_name, str)}
+        names = dict(enumerate(file_names(relax_json(data))))
         found = match_photos(names, self._photos_dir).found
         return {names[number]: path for number, path in found.items()}
 

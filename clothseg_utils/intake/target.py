@@ -2,27 +2,16 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from clothseg_utils.core.text import first_names
 from clothseg_utils.data.coco import annotation_path, images_dir
 from clothseg_utils.data.conversion import RECORD_NAME
+from clothseg_utils.data.records import file_names
 from clothseg_utils.intake.sources import SPLITS
 
 _OF_FILE_MANAGERS = (".DS_Store", "Thumbs.db", "desktop.ini")  # who looks at photos leaves them
-
-
-class _Image(msgspec.Struct):
-    file_name: Any = None
-
-
-class _Images(msgspec.Struct):
-    images: list[_Image]
-
-
-_decode_images = msgspec.json.Decoder(_Images).decode
 
 
 def check_target(out_dir: Path, sources: Iterable[Path]) -> None:
@@ -78,9 +67,9 @@ def _written(out_dir: Path) -> set[str]:
         path = annotation_path(out_dir, split)
         written.add(path.name)
         try:
-            images = _decode_images(path.read_bytes()).images
+            names = file_names(path.read_bytes())
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             continue
         folder = images_dir(out_dir, split).name
-        written.update(f"{folder}/{image.file_name}" for image in images)
+        written.update(f"{folder}/{name}" for name in names)
     return written
