@@ -10,8 +10,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.harness import Row, alternate, photo_data_root, read_report, report, seconds_of
+from benchmarks.harness import (
+    Row,
+    alternate,
+    check_equal,
+    photo_data_root,
+    read_report,
+    report,
+    seconds_of,
+)
 from benchmarks.stand_in import build
+from clothseg_utils.data.coco import annotation_path, images_dir
 
 _MODULE = "benchmarks.conversion"  # `__name__` is another one where it is run
 _SHARES = 0.02, 0.04
@@ -20,7 +29,6 @@ _MOST_TIMES = 2.2  # of twice as many photos, beside once
 
 def ours(data_root: str, out: str) -> None:
     """Convert the train split of a dataset, as if its file were a user's own."""
-    from clothseg_utils.data.coco import annotation_path, images_dir
     from clothseg_utils.intake.convert import convert_photos
 
     photos, file = images_dir(data_root, "train"), annotation_path(data_root, "train")
@@ -33,14 +41,17 @@ def rows() -> list[Row]:
     root, what = photo_data_root()
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / str(share) for share in _SHARES]
-        sizes = [build(root, path, share=share) for path, share in zip(paths, _SHARES, strict=True)]
+        half, whole = (
+            _build(root, path, share) for path, share in zip(paths, _SHARES, strict=True)
+        )
 
-        def run(path: Path) -> float:
+        def run(path: Path, n_photos: int) -> float:
             with tempfile.TemporaryDirectory(dir=folder) as out:
-                return read_report("-m", _MODULE, path, Path(out) / "own")["seconds"]
+                found = read_report("-m", _MODULE, path, Path(out) / "own")
+            check_equal("photos converted", abs(found["photos"] - n_photos), 0)
+            return found["seconds"]
 
-        timing = alternate(lambda: run(paths[0]), lambda: run(paths[1]), 3)
-        half, whole = (size.photos["train"] for size in sizes)
+        timing = alternate(lambda: run(paths[0], half), lambda: run(paths[1], whole), 3)
     return [
         Row(
             name=f"convert: {whole:,} photos within {_MOST_TIMES:g} times the time of {half:,}",
@@ -54,6 +65,19 @@ def rows() -> list[Row]:
     ]
 
 
+def _build(root: Path, path: Path, share: float) -> int:
+    """Build a stand-in and return its number of train photos; each is a file of its own.
+
+    `convert` takes all links to one file for one photo.
+    """
+    n_photos = build(root, path, share=share).photos["train"]
+    for photo in images_dir(path, "train").iterdir():
+        data = photo.read_bytes()
+        photo.unlink()
+        photo.write_bytes(data)
+    return n_photos
+
+
 def main() -> None:
     """Measure once at any share."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -61,7 +85,7 @@ def main() -> None:
     share = parser.parse_args().share
     root, what = photo_data_root()
     with tempfile.TemporaryDirectory() as folder:
-        build(root, Path(folder) / "data", share=share)
+        _build(root, Path(folder) / "data", share)
         found = read_report("-m", _MODULE, Path(folder) / "data", Path(folder) / "own")
     print(
         f"{found['photos']:,} photos ({what}, many times), {found['annotations']:,} annotations: "
