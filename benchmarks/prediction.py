@@ -218,8 +218,8 @@ def _load_ours(checkpoint: str) -> None:
     from clothseg_utils.__main__ import heavy_imports
 
     with heavy_imports():
-        from clothseg_utils.network.predict import plan_predictions, predict_photos
         from clothseg_utils.network.segmenter import load_segmenter
+        from clothseg_utils.prediction.predict import plan_predictions, predict_photos
 
     del plan_predictions, predict_photos
     load_segmenter(checkpoint)

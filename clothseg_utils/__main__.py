@@ -515,8 +515,8 @@ def predict(
 
     spin_briefly()
     with heavy_imports():
-        from clothseg_utils.network import predict as predicting
         from clothseg_utils.network.segmenter import load_segmenter
+        from clothseg_utils.prediction import predict as predicting
 
     inference = _inference(tta_flip, tta_scales, window_px)
     plan = predicting.plan_predictions(photos, out)

@@ -19,6 +19,7 @@ FOLDERS = (
     "intake",
     "scores",
     "pictures",
+    "prediction",
     "network",
     "training",
     "report",
@@ -189,6 +190,8 @@ def test_modules_without_torch_do_nothing_when_imported(tmp_path):
         m for m in WITHOUT_TORCH if m.partition(".")[0] in ("core", "drawing", "data", "intake")
     ]
     assert [m for m in early if {"matplotlib", "pandas"} & set(seen["loaded"][m])] == []
+    prediction = observe_imports(tmp_path, ["prediction.predict"])
+    assert prediction["loaded"] == {"prediction.predict": []}
 
 
 @pytest.mark.slow
@@ -196,7 +199,7 @@ def test_modules_with_torch_do_nothing_when_imported(tmp_path):
     """Using a network must not wait for what only training and figures need."""
     seen = observe_imports(tmp_path, WITH_TORCH)
     check_does_nothing(seen)
-    assert seen["loaded"]["network.predict"] == ["torch"]
+    assert seen["loaded"]["network.segmenter"] == ["torch"]
 
 
 def test_the_observer_notices(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 
 from clothseg_utils.core.classes import IGNORE_INDEX, class_colors
 from clothseg_utils.core.config import AugmentConfig
-from clothseg_utils.network.geometry import IMAGENET
+from clothseg_utils.prediction.geometry import IMAGENET
 from clothseg_utils.training.augment import TrainTransform, hue_rotation, warp_image, warp_mask
 
 NO_AUGMENTATION = {

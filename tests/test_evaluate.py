@@ -21,8 +21,8 @@ from clothseg_utils.data.rasterize import annotation_to_instance_mask
 from clothseg_utils.data.splits import SplitData, load_split
 from clothseg_utils.network import evaluate as evaluate_module
 from clothseg_utils.network.evaluate import evaluate
-from clothseg_utils.network.geometry import fit_mask
 from clothseg_utils.network.segmenter import Segmenter
+from clothseg_utils.prediction.geometry import fit_mask
 from clothseg_utils.scores.evaluation import (
     Evaluation,
     check_evaluated,

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from clothseg_utils.network.geometry import (
+from clothseg_utils.prediction.geometry import (
     IMAGENET,
     ContentBox,
     Normalization,

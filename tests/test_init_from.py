@@ -18,7 +18,6 @@ from clothseg_utils.core.config import Config, replace_fields
 from clothseg_utils.core.files import read_json, sha256_file
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
-from clothseg_utils.network.geometry import IMAGENET, Normalization
 from clothseg_utils.network.transfer import (
     check_weights,
     read_weights,
@@ -26,6 +25,7 @@ from clothseg_utils.network.transfer import (
     take_weights,
 )
 from clothseg_utils.network.unet import build_network, set_prior_bias
+from clothseg_utils.prediction.geometry import IMAGENET, Normalization
 from clothseg_utils.training.train import train
 
 ENCODER = "tu-mobilenetv3_small_050"  # few weights, quick to write

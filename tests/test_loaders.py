@@ -28,7 +28,7 @@ from clothseg_utils.core.config import (
 from clothseg_utils.data.coco import ImageRecord
 from clothseg_utils.data.masks import MaskEntry
 from clothseg_utils.data.splits import load_split
-from clothseg_utils.network.geometry import Normalization, fit_image, fit_mask
+from clothseg_utils.prediction.geometry import Normalization, fit_image, fit_mask
 from clothseg_utils.training import loaders
 from clothseg_utils.training.loaders import ClothingDataModule, SegmentationDataset, start_worker
 from clothseg_utils.training.order import (

@@ -18,7 +18,6 @@ from clothseg_utils.network import encoders, unet
 from clothseg_utils.network import segmenter as segmenter_module
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, checkpoint_info, read_checkpoint
 from clothseg_utils.network.encoders import encoder_normalization, packaged_weights
-from clothseg_utils.network.geometry import fit_image
 from clothseg_utils.network.segmenter import load_segmenter
 from clothseg_utils.network.unet import (
     build_network,
@@ -28,6 +27,7 @@ from clothseg_utils.network.unet import (
     read_torch_file,
     set_prior_bias,
 )
+from clothseg_utils.prediction.geometry import fit_image
 
 ENCODER = "resnet18"  # the quickest to build
 CONFIG = replace_fields(

@@ -15,7 +15,7 @@ import yaml
 from clothseg_utils.core.classes import IGNORE_INDEX
 from clothseg_utils.core.config import AugmentConfig, profile_config
 from clothseg_utils.core.files import repo_root
-from clothseg_utils.network.geometry import fit_image, fit_mask
+from clothseg_utils.prediction.geometry import fit_image, fit_mask
 from clothseg_utils.training.augment import TrainTransform, build_pipeline
 from clothseg_utils.training.pipeline_file import pipeline_text, read_pipeline
 

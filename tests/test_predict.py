@@ -1,4 +1,4 @@
-"""Tests of `network.predict`: any photo to a mask of its own size, and where files go."""
+"""Tests of `prediction.predict`: any photo to a mask of its own size, and where files go."""
 
 import dataclasses
 import json
@@ -15,17 +15,17 @@ from pycocotools import mask as coco_mask
 
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES
 from clothseg_utils.data.photos import read_photo
-from clothseg_utils.network.predict import (
+from clothseg_utils.network.segmenter import (
+    logits_to_confidence,
+    logits_to_mask,
+    logits_to_probabilities,
+)
+from clothseg_utils.prediction.predict import (
     PhotoTask,
     failure_lines,
     mask_to_coco,
     plan_predictions,
     predict_photos,
-)
-from clothseg_utils.network.segmenter import (
-    logits_to_confidence,
-    logits_to_mask,
-    logits_to_probabilities,
 )
 
 # The referee's decode(), pycocotools 2.0.11 under NumPy 2.

@@ -24,8 +24,8 @@ from clothseg_utils.core.config import Config, TrainConfig, replace_fields
 from clothseg_utils.core.files import read_json, repo_root, sha256_file, write_json
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
-from clothseg_utils.network.geometry import IMAGENET, Normalization
 from clothseg_utils.network.segmenter import load_segmenter
+from clothseg_utils.prediction.geometry import IMAGENET, Normalization
 from clothseg_utils.scores.metrics import scores_from_confusion
 from clothseg_utils.training import callbacks as callbacks_module
 from clothseg_utils.training import module as model_module

@@ -1,1 +1,1 @@
-"""A network at work: built, read, predicting, evaluated."""
+"""Networks in PyTorch: built, read, evaluated."""

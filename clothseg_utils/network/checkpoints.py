@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from clothseg_utils.core.classes import ClassTable
-from clothseg_utils.network.geometry import IMAGENET, Normalization
 from clothseg_utils.network.unet import read_torch_file
+from clothseg_utils.prediction.geometry import IMAGENET, Normalization
 
 CHECKPOINT_KEY = "clothseg"
 """Where our checkpoints keep what is needed to use them: plain str, int, list and dict."""

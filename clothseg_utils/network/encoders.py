@@ -13,7 +13,7 @@ import torch
 from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 
 from clothseg_utils.core.text import suggestion
-from clothseg_utils.network.geometry import IMAGENET, Normalization
+from clothseg_utils.prediction.geometry import IMAGENET, Normalization
 
 TIMM_PREFIX = "tu-"
 """What smp writes before the name of an encoder of timm: "timm universal"."""

@@ -23,8 +23,8 @@ from clothseg_utils.network.checkpoints import (
     read_checkpoint,
     stored_normalization,
 )
-from clothseg_utils.network.geometry import IMAGENET, Normalization, content_box, fit_image
 from clothseg_utils.network.unet import build_network, default_precision, normalize_images
+from clothseg_utils.prediction.geometry import IMAGENET, Normalization, content_box, fit_image
 
 _WINDOW_OVERLAP = 0.25  # of its side, at least, that a window shares with its neighbour
 _LEAST_PROBABILITY = 1e-12  # its logarithm must stay finite, or upsampling would spread NaN
@@ -69,6 +69,14 @@ class Segmenter:
         """(C, 3) uint8 RGB; index = class id."""
         return class_colors(len(self.class_names))
 
+    def predict(self, photo: np.ndarray) -> "LogitsOfPhoto":
+        """Predict one photo; mask, probabilities and confidence are computed when asked for.
+
+        Args:
+            photo: (H, W, 3) uint8 RGB, 0..255, any size.
+        """
+        return LogitsOfPhoto(self.logits(photo), *photo.shape[:2])
+
     def mask(self, photo: np.ndarray) -> np.ndarray:
         """Segment one photo.
 
@@ -78,7 +86,7 @@ class Segmenter:
         Returns:
             (H, W) uint8 class ids.
         """
-        return logits_to_mask(self.logits(photo), *photo.shape[:2])
+        return self.predict(photo).mask()
 
     def probabilities(self, photo: np.ndarray) -> np.ndarray:
         """Class probabilities of one photo at its own size.
@@ -89,7 +97,7 @@ class Segmenter:
         Returns:
             (C, H, W) float16, 0..1.
         """
-        return logits_to_probabilities(self.logits(photo), *photo.shape[:2])
+        return self.predict(photo).probabilities()
 
     def logits(self, photo: np.ndarray) -> torch.Tensor:
         """Look at one photo as the test-time options say.
@@ -181,6 +189,33 @@ class Segmenter:
                 total[:, :, rows, columns] += middle * _resize(probabilities, *window.shape[:2])
                 weight[:, :, rows, columns] += middle
         return total / weight
+
+
+@dataclass(frozen=True)
+class LogitsOfPhoto:
+    """A photo's logits, and what they say at its own size; a `prediction.model.Prediction`.
+
+    Attributes:
+        logits: (1, C, h, w) float32 that cover exactly the photo.
+        height: rows of the photo, pixels.
+        width: columns of the photo, pixels.
+    """
+
+    logits: torch.Tensor
+    height: int
+    width: int
+
+    def mask(self) -> np.ndarray:
+        """(height, width) uint8 class ids."""
+        return logits_to_mask(self.logits, self.height, self.width)
+
+    def probabilities(self) -> np.ndarray:
+        """(C, height, width) float16, 0..1."""
+        return logits_to_probabilities(self.logits, self.height, self.width)
+
+    def confidence(self) -> np.ndarray:
+        """(height, width) float32: the probability of the best class, 1 / C..1."""
+        return logits_to_confidence(self.logits, self.height, self.width)
 
 
 def load_segmenter(

@@ -17,8 +17,8 @@ from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.text import count_text, first_names
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, stored_normalization
 from clothseg_utils.network.encoders import encoder_card, encoder_normalization
-from clothseg_utils.network.geometry import Normalization
 from clothseg_utils.network.unet import build_network, read_torch_file
+from clothseg_utils.prediction.geometry import Normalization
 
 _SETTING = "train.init_from"
 _HEAD = "segmentation_head.0."

@@ -27,7 +27,7 @@ from clothseg_utils.network.encoders import (
     packaged_weights,
     timm_names,
 )
-from clothseg_utils.network.geometry import IMAGENET, Normalization
+from clothseg_utils.prediction.geometry import IMAGENET, Normalization
 
 
 def build_network(encoder_name: str, encoder_weights: str, num_classes: int) -> smp.Unet:

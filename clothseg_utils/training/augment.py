@@ -18,7 +18,7 @@ from albumentations.core.type_definitions import Targets
 
 from clothseg_utils.core.classes import IGNORE_INDEX
 from clothseg_utils.core.config import AugmentConfig, Resize
-from clothseg_utils.network.geometry import IMAGENET, content_box, fit_image, fit_mask
+from clothseg_utils.prediction.geometry import IMAGENET, content_box, fit_image, fit_mask
 from clothseg_utils.training.pipeline_file import check_result, one_line, read_pipeline
 
 # Weights of red, green and blue in brightness, ITU-R BT.601, as in OpenCV, Pillow and torchvision.

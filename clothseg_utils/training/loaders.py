@@ -14,7 +14,7 @@ from clothseg_utils.core.config import AugmentConfig, Config, DataConfig
 from clothseg_utils.core.ranks import local_world_size, rank, world_size
 from clothseg_utils.core.workers import affordable_workers, stop_opencv_threads
 from clothseg_utils.data.splits import SplitData, check_disjoint
-from clothseg_utils.network.geometry import IMAGENET, Normalization, fit_image, fit_mask
+from clothseg_utils.prediction.geometry import IMAGENET, Normalization, fit_image, fit_mask
 from clothseg_utils.scores.composites import (
     PEOPLE,
     Layout,

@@ -13,8 +13,8 @@ from clothseg_utils.core.config import Config
 from clothseg_utils.core.ranks import rank, world_size
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, checkpoint_info
 from clothseg_utils.network.encoders import encoder_normalization
-from clothseg_utils.network.geometry import Normalization
 from clothseg_utils.network.unet import build_network, normalize_images
+from clothseg_utils.prediction.geometry import Normalization
 from clothseg_utils.scores.metrics import scores_from_confusion
 from clothseg_utils.training.devices import average_buffers
 from clothseg_utils.training.loaders import Sample

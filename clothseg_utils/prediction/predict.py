@@ -18,14 +18,10 @@ from clothseg_utils.core.workers import read_ahead
 from clothseg_utils.data.masks import encode_mask
 from clothseg_utils.data.photo_files import list_photos
 from clothseg_utils.data.photos import encode_image, read_first_picture
-from clothseg_utils.network.result_names import ENDINGS, Source, former_results, result_stems
-from clothseg_utils.network.segmenter import (
-    Segmenter,
-    logits_to_mask,
-    logits_to_probabilities,
-)
 from clothseg_utils.pictures.overlays import colorize
 from clothseg_utils.pictures.panels import overlay_with_legend
+from clothseg_utils.prediction.model import Model
+from clothseg_utils.prediction.result_names import ENDINGS, Source, former_results, result_stems
 
 _RESULT = "results of predict"
 
@@ -172,7 +168,7 @@ class PredictSummary:
 
 
 def predict_photos(
-    segmenter: Segmenter,
+    model: Model,
     tasks: Sequence[PhotoTask],
     *,
     as_json: bool = False,
@@ -182,7 +178,7 @@ def predict_photos(
     """Predict photos and write their results; an unreadable photo is reported, not fatal.
 
     Args:
-        segmenter: from `segmenter.load_segmenter`.
+        model: from `network.segmenter.load_segmenter`, or another.
         tasks: from `plan_predictions`.
         as_json: write `<stem>.json` with COCO compressed RLE too.
         probabilities: write `<stem>.npz` with `probabilities` (C, H, W) float16, 0..1, too.
@@ -195,12 +191,10 @@ def predict_photos(
             summary.failed[task.photo] = str(read)
             continue
         image, has_more = read
-        logits = segmenter.logits(image)
-        mask = logits_to_mask(logits, *image.shape[:2])
-        blended = overlay_with_legend(
-            image, mask, segmenter.class_names, segmenter.colors, opacity=opacity
-        )
-        pictures = {"_color.png": colorize(mask, segmenter.colors), "_overlay.jpg": blended}
+        prediction = model.predict(image)
+        mask = prediction.mask()
+        blended = overlay_with_legend(image, mask, model.class_names, model.colors, opacity=opacity)
+        pictures = {"_color.png": colorize(mask, model.colors), "_overlay.jpg": blended}
         try:
             encoded = {e: encode_image(picture, Path(e).suffix) for e, picture in pictures.items()}
         except ValueError as error:
@@ -210,15 +204,15 @@ def predict_photos(
         for ending, data in {".png": encode_mask(mask), **encoded}.items():
             write_bytes(task.result(ending), data)
         if as_json:
-            annotations = mask_to_coco(mask, segmenter.class_names)
+            annotations = mask_to_coco(mask, model.class_names)
             text = json.dumps({"file_name": task.photo.name, **annotations})
             write_text(task.result(".json"), text + "\n")
         if probabilities:
             with atomic_path(task.result(".npz")) as temporary:
                 np.savez_compressed(
                     temporary,
-                    probabilities=logits_to_probabilities(logits, *image.shape[:2]),
-                    class_names=np.array(segmenter.class_names),
+                    probabilities=prediction.probabilities(),
+                    class_names=np.array(model.class_names),
                 )
         summary.done.append(task.photo)
         if has_more:
