@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from clothseg_utils.core.classes import ClassTable
+from clothseg_utils.core.text import count_text
 from clothseg_utils.pictures.overlays import ERROR_COLORS, ERROR_NAMES
 from clothseg_utils.pictures.style import (
     BLUE,
@@ -41,11 +42,19 @@ def plot_confusion_matrix(
 ) -> Figure:
     """Plot where the pixels of each true class went; a class without target pixels is hatched.
 
+    Of many classes those that are neither in the target nor predicted are left out.
+
     Args:
         confusion: (C, C) counts; rows = target, columns = prediction.
         class_names: index = class id.
     """
     confusion = np.asarray(confusion)
+    left_out = ""
+    if len(class_names) > FEW_ROWS:
+        there = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
+        if n_absent := len(class_names) - len(there):
+            left_out = f"; without {count_text(n_absent, 'class', 'classes')} that occur in neither"
+        confusion, class_names = confusion[np.ix_(there, there)], [class_names[i] for i in there]
     totals = confusion.sum(axis=1)
     with np.errstate(invalid="ignore"):
         percent = 100 * confusion / totals[:, None]  # nan rows: absent from the target
@@ -55,7 +64,7 @@ def plot_confusion_matrix(
     for row in absent.tolist():
         axes.add_patch(Rectangle((0, row), len(names), 1, fc="0.96", ec="0.75", hatch="////", lw=0))
     hatched = "; hatched: no pixels in the truth" if len(absent) else ""
-    axes.set(ylabel="true class", xlabel=f"predicted class{hatched}")
+    axes.set(ylabel="true class", xlabel=f"predicted class{hatched}{left_out}")
     axes.set_title(f"Confusion, rows sum to 100 %, n = {EngFormatter(places=1)(totals.sum())}px")
     return figure
 

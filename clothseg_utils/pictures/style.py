@@ -11,6 +11,7 @@ names and colours of the classes.
 
 import functools
 import io
+import math
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from clothseg_utils.pictures.overlays import colorize, legend_entries
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7f7f7f"
 
 _WIDTH_IN = 8.0
+_LEGEND_COLUMNS = 4  # of one below a figure
 
 DPI = 200  # of saved figures; shown at half their pixels, as HiDPI screens do
 
@@ -214,15 +216,23 @@ def image_grid(
     source: str,
     legend: Sequence[Patch] = (),
 ) -> Figure:
-    """Images in a grid, each under its title, with a legend at the right if there is one."""
+    """Images in a grid, each under its title, with a legend if there is one.
+
+    It stands at the right, or below where it is so long that the images would be torn apart.
+    """
     columns = min(columns, len(images))
-    cell_in = (_WIDTH_IN - 1.6 * bool(legend)) / columns
+    is_below = len(legend) > FEW_ROWS
+    cell_in = (_WIDTH_IN - 1.6 * (bool(legend) and not is_below)) / columns
     aspects = [image.shape[0] / image.shape[1] for image in images]
     rows = [max(aspects[i : i + columns]) for i in range(0, len(images), columns)]
     title_in = 0.25 if any(titles) else 0.05
     height_in = cell_in * sum(rows) + title_in * len(rows) + 0.4
-    figure = new_figure(max(height_in, 0.6 + 0.19 * len(legend)), source)
-    if legend:
+    if is_below:
+        height_in += 0.2 + 0.19 * math.ceil(len(legend) / _LEGEND_COLUMNS)
+    figure = new_figure(max(height_in, 0.6 + 0.19 * len(legend) * (not is_below)), source)
+    if is_below:
+        figure.legend(handles=legend, loc="outside lower center", ncols=_LEGEND_COLUMNS)
+    elif legend:
         figure.legend(handles=legend, loc="outside right upper")
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows)
     for axes in grid.flat:
