@@ -26,6 +26,7 @@ from clothseg_utils.scores.evaluation import (
     write_evaluation,
 )
 from clothseg_utils.scores.roll_up import find_roll_up, roll_up_table, rolled_up
+from clothseg_utils.workflow.leaderboard import write_leaderboard
 
 VAL_JSON = "instances_attributes_val2020.json"
 SIDE_PX = 24
@@ -227,6 +228,29 @@ def test_other_true_masks_are_refused_when_rolled_up_too(scored):
     other = dataclasses.replace(scored.coarse, confusions=scored.coarse.confusions + 1)
     with pytest.raises(ValueError, match="the true masks of 6 photos differ"):
         compare_evaluations(scored.fine, other, ("fine", "coarse"))
+
+
+def test_leaderboard_ranks_fine_classes_by_their_scores_in_the_coarse_ones(scored, tmp_path):
+    """Of two fine runs and a coarse one, all are ranked and compared in the coarse classes."""
+    schemes = {"fine": "category", "again": "category", "coarse": "supercategory"}
+    entries = {}
+    for name, scheme in schemes.items():
+        evaluation = scored.coarse if name == "coarse" else scored.fine
+        write_evaluation(tmp_path / name, evaluation)
+        parameters = {"outputs_root": str(tmp_path), "scheme": scheme}
+        entries[name] = {"parameters": parameters, "state": "done", "failure": None}
+    rows = write_leaderboard(tmp_path / "sweeps", "s", {"runs": entries})
+    expected = scored.coarse.metrics
+    for row in rows:
+        assert row["mean_iou"] == expected["mean_iou"]
+        assert row["mean_iou_of_halves"] == expected["strata"]["framing"][-1]["score"]
+        assert row["difference_to_best"] in (None, 0)
+        assert row["is_rolled_up"] == (row["scheme"] == "category")
+    assert [row["verdict"] for row in rows] == ["the best", *["not told apart"] * 2]
+    assert "its category belongs to" in (tmp_path / "sweeps" / "leaderboard.html").read_text()
+    alone = write_leaderboard(tmp_path / "sweeps", "s", {"runs": {"fine": entries["fine"]}})
+    assert alone[0]["mean_iou"] == scored.fine.metrics["mean_iou"]
+    assert "is_rolled_up" not in (tmp_path / "sweeps" / "leaderboard.csv").read_text()
 
 
 # --- what rolls up -------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from weakref import WeakKeyDictionary
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -31,6 +32,7 @@ from matplotlib.ticker import MaxNLocator
 
 from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.files import atomic_path
+from clothseg_utils.core.text import count_text
 from clothseg_utils.pictures.overlays import colorize, legend_entries
 
 # Okabe-Ito, for all that is not a class: told apart by colour-blind readers.
@@ -231,7 +233,9 @@ def image_grid(
         height_in += 0.2 + 0.19 * math.ceil(len(legend) / _LEGEND_COLUMNS)
     figure = new_figure(max(height_in, 0.6 + 0.19 * len(legend) * (not is_below)), source)
     if is_below:
-        figure.legend(handles=legend, loc="outside lower center", ncols=_LEGEND_COLUMNS)
+        # The pad keeps it off the source.
+        place = {"loc": "outside lower center", "borderaxespad": 2.2}
+        figure.legend(handles=legend, ncols=_LEGEND_COLUMNS, **place)
     elif legend:
         figure.legend(handles=legend, loc="outside right upper")
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows)
@@ -253,6 +257,30 @@ def whole_numbers() -> MaxNLocator:
 def rows_height_in(n_rows: int) -> float:
     """Height in inches of a figure with one line of text per row."""
     return 1.3 + (0.26 if n_rows <= FEW_ROWS else 0.19) * n_rows
+
+
+def shown_rows(order: np.ndarray, is_there: np.ndarray) -> tuple[np.ndarray, str]:
+    """Choose the classes that a figure shows: of many, only those that there is something of.
+
+    Args:
+        order: indices of classes.
+        is_there: bool, by such an index.
+
+    Returns:
+        The indices to show, and words for the axis that say what is left out.
+    """
+    kept = order[is_there[order]]
+    if len(order) <= FEW_ROWS or len(kept) == len(order):
+        return order, ""
+    absent = count_text(len(order) - len(kept), "absent class", "absent classes")
+    return kept, f"; not shown: {absent}"
+
+
+def sort_classes(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
+    """Sort rows of classes, those without a value first, and choose those that are shown."""
+    table = table.sort_values(column, na_position="first", kind="stable")
+    rows, left_out = shown_rows(np.arange(len(table)), table[column].notna().to_numpy())
+    return table.iloc[rows], left_out
 
 
 def draw_heatmap(
