@@ -343,5 +343,5 @@ def test_evaluate_refuses_to_roll_up_coarse_classes(verb):
 def test_evaluate_refuses_to_roll_up_without_a_table(verb, tmp_path):
     result = verb("--roll-up", supercategory="clothes")
     assert result.code == 2
-    assert result.err.startswith(f"error: {VAL_JSON}: the 5 categories have no supercategories to")
+    assert result.err.startswith(f"error: {VAL_JSON}: the supercategories of its 5 categories are")
     assert not (tmp_path / "scores").exists()

@@ -123,8 +123,8 @@ def rolled_up_classes(facts: Facts) -> Table:
         mean = score_text(sum(own) / len(own) if own else None)
         cells = [(score_text(scores[kind]), interval_text(ends[kind])) for kind in ("iou", "f1")]
         rows.append((name, scores["status"], str(len(united)), mean, *cells[0], *cells[1]))
-    head = ("class", "status", "categories", "mean IoU of these")
-    head += ("IoU", _INTERVAL, "F1", _INTERVAL)
+    own_columns = ("class", "status", "categories", "mean IoU of these")
+    head = (*own_columns, "IoU", _INTERVAL, "F1", _INTERVAL)
     title = f"Per class, rolled up; {facts.source}"
     return Table(head, tuple(rows), text_columns=2, title=title)
 

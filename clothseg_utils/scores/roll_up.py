@@ -112,9 +112,9 @@ def check_roll_up(classes: ClassTable, coco: CocoFile) -> None:
         )
     if find_roll_up(classes, coco.categories) is None:
         raise ValueError(
-            f"{coco.path.name}: the {classes.num_classes - 1} categories have no supercategories "
-            "to roll up to; expected at least two that unite some of them, each category in one. "
-            "Write them into the file's categories, or score without --roll-up."
+            f"{coco.path.name}: the supercategories of its {classes.num_classes - 1} categories "
+            "are no classes to roll up to; expected at least two that unite some of them, each "
+            "category in one. Write them into the file, or score without --roll-up."
         )
 
 
