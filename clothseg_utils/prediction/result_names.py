@@ -33,7 +33,8 @@ def file_names(sources: Sequence[Source]) -> list[str]:
     It is the path below the folder that was given, or below the nearest one that holds all that
     were; the parts are divided by "/". Taken with that folder, other tools find the photos.
     """
-    folder = os.path.commonpath([os.path.abspath(root) for root in {s.root for s in sources}])
+    roots = {os.path.abspath(root) for root in {source.root for source in sources}}
+    folder = os.path.commonpath(roots) if roots else ""
     paths = (os.path.relpath(os.path.abspath(source.photo), folder) for source in sources)
     return [Path(path).as_posix() for path in paths]
 
