@@ -12,11 +12,13 @@ from PIL import Image
 
 from clothseg_utils.core.classes import class_table
 from clothseg_utils.core.config import DataConfig, InferenceConfig
+from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.data.coco import Category
 from clothseg_utils.data.splits import SplitData, load_split
 from clothseg_utils.network import segmenter as segmenters
 from clothseg_utils.network.evaluate import evaluate
 from clothseg_utils.network.segmenter import Segmenter
+from clothseg_utils.report.report import write_report
 from clothseg_utils.scores.compare import compare_evaluations, verdict
 from clothseg_utils.scores.evaluation import (
     Evaluation,
@@ -251,6 +253,26 @@ def test_leaderboard_ranks_fine_classes_by_their_scores_in_the_coarse_ones(score
     alone = write_leaderboard(tmp_path / "sweeps", "s", {"runs": {"fine": entries["fine"]}})
     assert alone[0]["mean_iou"] == scored.fine.metrics["mean_iou"]
     assert "is_rolled_up" not in (tmp_path / "sweeps" / "leaderboard.csv").read_text()
+
+
+@pytest.mark.parametrize("compares", [False, True])
+def test_report_shows_both_and_compares_in_the_coarse_classes(scored, tmp_path, compares):
+    fine = scored.fine.metrics
+    rolled = fine["rolled_up"] | {"comparable_with_reported": compares}
+    ours = dataclasses.replace(scored.fine, metrics=fine | {"rolled_up": rolled})
+    runs = [RunFolder(tmp_path, name) for name in ("fine", "coarse")]
+    for run, evaluation in zip(runs, (ours, scored.coarse), strict=True):
+        write_evaluation(run.path, evaluation)
+    text = write_report(*runs)[1].read_text()
+    chapter = text[text.index("### Rolled up to 13 classes") : text.index("### Boundaries")]
+    assert f"| mean IoU | {fine['mean_iou']:.3f} |" in chapter
+    assert f"| upperbody | ok | 2 | {roll_up_table(ours)['categories_iou'][2]:.3f} |" in chapter
+    assert "not rolled up, boundary: " in chapter
+    first_screen = text[: text.index("## Scores")]
+    earlier = {line.split(" | ")[0]: line for line in first_screen.splitlines() if "| m" in line}
+    assert earlier["| mean IoU"].endswith(" – |") == compares  # its own column stays empty
+    assert ("0.544 |" in earlier["| mean IoU, rolled up to 13 classes"]) == compares
+    assert "The 6 classes of run fine are rolled up to the 13 of the other" in text
 
 
 # --- what rolls up -------------------------------------------------------------------------------
