@@ -458,7 +458,7 @@ def evaluate(
           --checkpoint outputs/demo/checkpoints/best.ckpt
       python -m clothseg_utils evaluate --data-root data/synthetic --out scores \\
           --checkpoint best.ckpt --split train --write-masks
-      python -m clothseg_utils evaluate --data-root data/synthetic --out scores13 \\
+      python -m clothseg_utils evaluate --data-root data/synthetic --out rolled \\
           --checkpoint outputs/cat/checkpoints/best.ckpt --roll-up
     """
     from clothseg_utils.core.workers import spin_briefly
