@@ -334,7 +334,7 @@ def legend_patches(names: Sequence[str], colors: Iterable[Any]) -> list[Patch]:
 def legend_above(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
     """Put the legend at the right of the title's line, where it cannot cover bars."""
     # A tall figure has its first row within 2 % of its height.
-    foot = max(0.98, 1 - 0.1 / axes.get_figure().get_size_inches()[1])
+    foot = max(0.98, 1 - 10 / axes.figure.bbox.height)
     axes.legend(
         handles=handles, loc="lower right", bbox_to_anchor=(1, foot), ncols=2, borderaxespad=0
     )
