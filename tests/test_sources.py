@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clothseg_utils.intake.sources import Source, find_sources
+from clothseg_utils.intake.sources import Source, find_sources, unused_files
 
 
 def lay_out(folder: Path, *names: str) -> Path:
@@ -68,6 +68,14 @@ LAYOUTS = {
             ("annotations/instances_Validation.json", "images/Validation", "val"),
         ],
     ),
+    "several folders of one split": (
+        [f"{s}/{n}" for s in ("train1", "train2", "val") for n in (ROBOFLOW, "1.jpg")],
+        [
+            ("train1/_annotations.coco.json", "train1", "train"),
+            ("train2/_annotations.coco.json", "train2", "train"),
+            ("val/_annotations.coco.json", "val", "val"),
+        ],
+    ),
     "zipped": (["labels.json.gz", "data/1.jpg"], [("labels.json.gz", ".", None)]),
 }  # fmt: skip
 
@@ -76,6 +84,16 @@ LAYOUTS = {
 def test_files_of_an_export_are_found(tmp_path, names, expected):
     lay_out(tmp_path, *names)
     assert found(tmp_path, find_sources(tmp_path)) == expected
+
+
+def test_labels_beside_those_that_are_taken_are_known(tmp_path):
+    folders = ("train", "val", "dev", "made")
+    lay_out(tmp_path, *(f"{folder}/{ROBOFLOW}" for folder in folders), "made/convert.json")
+    (unused,) = unused_files(tmp_path, find_sources(tmp_path))
+    assert unused == tmp_path / "dev" / ROBOFLOW
+    masks = tmp_path / "masks"
+    lay_out(masks, "train/1.png", "val/2.png", "dev/3.png")
+    assert unused_files(tmp_path, find_sources(tmp_path, masks_dir=masks)) == [masks / "dev"]
 
 
 @pytest.mark.parametrize(
@@ -130,6 +148,7 @@ def test_masks_may_have_a_folder_for_each_split(tmp_path):
     [
         ([], {}, FileNotFoundError, r"photo folder .*photos not found"),
         (["photos/1.jpg"], {}, FileNotFoundError, "no COCO JSON in .*--annotations"),
+        (["photos/a/b/c.json"], {}, FileNotFoundError, "no COCO JSON in .* deeper a/b/c.json;"),
         (["photos/a.json", "photos/b.json"], {}, ValueError, r"2 JSON files \(a\.json; b\.json"),
         (
             ["photos/train/_annotations.coco.json", "photos/train/notes.json"],
