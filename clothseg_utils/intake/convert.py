@@ -36,7 +36,7 @@ from clothseg_utils.intake.own_photos import (
 from clothseg_utils.intake.sources import SPLITS, find_sources, unused_files
 from clothseg_utils.intake.target import check_outside, check_target
 
-_CONVERSION_VERSION = 4  # a change of the rules makes every converted dataset anew
+_CONVERSION_VERSION = 5  # a change of the rules makes every converted dataset anew
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff\\:]")  # what no reader takes as a plain name
 _LONGEST_SUFFIX = 16  # what is longer follows a full stop within the name
 
