@@ -125,6 +125,15 @@ def test_split_is_what_is_said_or_what_names_tell_apart(tmp_path, monkeypatch, a
     assert [source.split for source in sources] == splits
 
 
+def test_a_file_of_another_format_for_each_photo_is_named(tmp_path):
+    for name in ("1.json", "2.json"):
+        (tmp_path / name).write_text('{"version": "5", "shapes": [], "imagePath": "1.jpg"}')
+    with pytest.raises(
+        ValueError, match=r"2 JSON files .* 1\.json looks like LabelMe's.*labelme2coco"
+    ):
+        find_sources(tmp_path)
+
+
 def test_photos_of_a_split_are_looked_for_in_its_folder_first(tmp_path):
     lay_out(tmp_path, "photos/train/1.jpg", "photos/valid/1.jpg", "a.json", "b.json")
     sources = find_sources(

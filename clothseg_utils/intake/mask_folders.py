@@ -128,7 +128,10 @@ def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Probl
         photos = [name for name in photos if not is_mask[name]]
     if not photos or not masks:
         what, folder = ("photo", photos_dir) if not photos else ("mask", masks_dir)
-        raise ValueError(f"no {what} in {folder}; expected pictures. Check the folder.")
+        raise ValueError(
+            f"no {what} in {folder}; expected pictures, and masks beside photos named a_mask.png. "
+            "Check the folder."
+        )
     tables: list[dict[str, list[str]]] = [defaultdict(list) for _ in range(3)]
     for photo in photos:
         for table, key in zip(tables, _keys(photo), strict=True):

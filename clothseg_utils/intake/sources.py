@@ -9,6 +9,7 @@ from pathlib import Path
 from clothseg_utils.core.text import first_names
 from clothseg_utils.data.coco import Split
 from clothseg_utils.data.conversion import RECORD_NAME
+from clothseg_utils.data.formats import recognise
 from clothseg_utils.data.photos import PHOTO_SUFFIXES
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -184,9 +185,11 @@ def _coco_files(folder: Path) -> list[Path]:
     ]
     files = [path for path in found if path.name.startswith("instances")] or found
     if len(files) > 1 and not all(split_of_name(path.name) for path in files):
+        format_ = recognise(files[0].read_bytes())
+        hint = f" {files[0].name} looks like {format_.name}: {format_.way}." if format_ else ""
         raise ValueError(
             f"{folder} holds {len(files)} JSON files ({first_names([p.name for p in files])}); "
-            "expected one, or one for each split. Name those to take by --annotations."
+            f"expected one, or one for each split. Name those to take by --annotations.{hint}"
         )
     return files
 
