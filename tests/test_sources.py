@@ -68,6 +68,11 @@ LAYOUTS = {
             ("annotations/instances_Validation.json", "images/Validation", "val"),
         ],
     ),
+    "alone in a folder of its own": (
+        ["ds0/annotations/a.json", "ds0/images/1.jpg", ".vscode/settings.json"],
+        [("ds0/annotations/a.json", ".", None)],
+    ),
+    "on a disk of macOS": (["shop.json", "._shop.json", "a.jpg"], [("shop.json", ".", None)]),
     "several folders of one split": (
         [f"{s}/{n}" for s in ("train1", "train2", "val") for n in (ROBOFLOW, "1.jpg")],
         [
@@ -157,7 +162,12 @@ def test_masks_may_have_a_folder_for_each_split(tmp_path):
     [
         ([], {}, FileNotFoundError, r"photo folder .*photos not found"),
         (["photos/1.jpg"], {}, FileNotFoundError, "no COCO JSON in .*--annotations"),
-        (["photos/a/b/c.json"], {}, FileNotFoundError, "no COCO JSON in .* deeper a/b/c.json;"),
+        (
+            ["photos/a/b.json", "photos/c/d.json"],
+            {},
+            FileNotFoundError,
+            "deeper a/b.json; c/d.json",
+        ),
         (["photos/a.json", "photos/b.json"], {}, ValueError, r"2 JSON files \(a\.json; b\.json"),
         (
             ["photos/train/_annotations.coco.json", "photos/train/notes.json"],

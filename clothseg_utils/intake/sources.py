@@ -146,8 +146,11 @@ def _find_files(folder: Path) -> list[Path]:
     for place in (folder / "annotations", folder):
         if files := _coco_files(place):
             return files
-    deeper = [path.relative_to(folder) for path in _json_files(folder)]
-    elsewhere = f", but deeper {first_names(deeper)}" if deeper else ""
+    deeper = _json_files(folder)
+    if len(deeper) == 1:
+        return deeper
+    names = first_names([path.relative_to(folder) for path in deeper])
+    elsewhere = f", but deeper {names}" if names else ""
     raise FileNotFoundError(
         f"no COCO JSON in {folder}, in its annotations/ or in its train/, valid/ and test/"
         f"{elsewhere}; expected one. Name it by --annotations, or masks by --masks."
@@ -168,14 +171,19 @@ def unused_files(photos_dir: Path, sources: Sequence[Source]) -> list[Path]:
 
 def _json_files(folder: Path) -> list[Path]:
     """All below a folder that may be COCO files; none of a dataset that `convert` made."""
-    found = sorted(path for path in folder.rglob("*.json*") if _may_be_coco(path))
+    found = sorted(
+        path
+        for path in folder.rglob("*.json*")
+        if _may_be_coco(path)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
     made = [path.parent for path in folder.rglob(RECORD_NAME)]
     return [path for path in found if not any(path.is_relative_to(one) for one in made)]
 
 
 def _may_be_coco(path: Path) -> bool:
     is_json = path.name.endswith(_FILE_SUFFIXES)
-    return is_json and not path.name.startswith(_OTHER_COCO_FILES)
+    return is_json and not path.name.startswith((".", *_OTHER_COCO_FILES))  # ._ files of macOS
 
 
 def _coco_files(folder: Path) -> list[Path]:
