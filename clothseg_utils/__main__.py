@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from clothseg_utils.core.faults import fault_line
 from clothseg_utils.core.ranks import OtherProcessError, is_launched, rank
 from clothseg_utils.core.text import count_text
 
@@ -80,7 +82,8 @@ app = _App(
 # Typer carries its own copy of click and names only the leaves of its errors; this is their root.
 _ClickError: Any = typer.BadParameter.__mro__[2]
 
-# What shells report for a program that Ctrl-C ended; typer answers Ctrl-C with it too.
+# What shells report for a program that Ctrl-C ended; typer answers Ctrl-C with it too. A batch
+# system's SIGTERM is answered alike.
 _INTERRUPTED = 130
 
 
@@ -777,13 +780,18 @@ def main() -> int:
         message = error.format_message().replace("Value error, ", "").rstrip(".?")
         _complain(f"{message}; see {command} --help.")
         return 2
-    except (ValueError, OSError) as error:
-        _complain(error)
-        return 2
     except OtherProcessError:
         return 2  # which has said why
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        line = fault_line(error)
+        if line is None and not isinstance(error, (ValueError, OSError)):
+            raise  # a mistake of ours, which a traceback helps to find
+        _complain(line or error)
+        return 2
     if code == _INTERRUPTED:
         # Before its first check a training has nothing to go on with.
         again = " with --resume, after a first check," if arguments[0] == "train" else ""
@@ -791,8 +799,14 @@ def main() -> int:
     return code
 
 
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def run_program() -> None:
     """Run the command line and exit; the entry point of the command `clothseg` too."""
+    if not is_launched():  # there the agent ends all processes
+        signal.signal(signal.SIGTERM, _interrupt)
     # A closed pipe (`... | head`) is no error of ours.
     try:
         code = main()

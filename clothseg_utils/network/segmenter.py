@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from clothseg_utils.core.classes import Scheme, class_colors
 from clothseg_utils.core.config import PLAIN_INFERENCE, InferenceConfig, Resize
+from clothseg_utils.core.text import first_names
 from clothseg_utils.network.checkpoints import (
     CHECKPOINT_KEY,
     read_checkpoint,
@@ -232,8 +233,8 @@ def load_segmenter(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a checkpoint of this project, weights that do not fit its settings, or
-            options that do not fit its input size.
+        ValueError: not a checkpoint of this project, weights that do not fit its settings or are
+            not finite, or options that do not fit its input size.
     """
     checkpoint = read_checkpoint(path)
     info = checkpoint[CHECKPOINT_KEY]
@@ -254,6 +255,13 @@ def load_segmenter(
             f"({config['train']['encoder_name']}, {len(info['class_names'])} classes); expected a "
             "checkpoint as training left it. Train again."
         ) from error
+    broken = [name for name, weights in state.items() if not weights.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{path} holds weights that are NaN or infinite ({first_names(broken)}); expected "
+            "finite numbers. Take another checkpoint, or train again at a lower "
+            "train.learning_rate."
+        )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.eval().to(device, memory_format=torch.channels_last)

@@ -10,9 +10,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from clothseg_utils.core.config import TrainConfig
-from clothseg_utils.core.files import write_text
+from clothseg_utils.core.files import write_bytes, write_text
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.pictures.panels import prediction_panel
 from clothseg_utils.training.devices import from_first
@@ -220,6 +221,22 @@ class Checkpoints(ModelCheckpoint):
         super().load_state_dict(
             state_dict | moved | {"dirpath": self.dirpath, "best_k_models": best}
         )
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints so that a name always stands for a whole file.
+
+    Lightning's own writes to the system's folder for temporary files and moves the file from there:
+    between two disks that is a copy, of which a killed process leaves a half.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write the file at once: an error of the disk is then no other than the disk's."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_bytes(path, buffer.getvalue())
 
 
 class Patience(EarlyStopping):

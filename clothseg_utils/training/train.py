@@ -38,6 +38,7 @@ from clothseg_utils.network.unet import build_network, default_precision, set_pr
 from clothseg_utils.training.callbacks import (
     BestCheckpoint,
     CheckLength,
+    CheckpointFiles,
     Checkpoints,
     HistoryWriter,
     PanelLogger,
@@ -323,6 +324,10 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
             is_attended=attended,
             in_notebook=in_notebook(),
         )
+    plugins: list[Any] = [CheckpointFiles()]
+    if not is_launched():
+        # Left to itself it asks SLURM and MPI too, and fails where mpi4py finds no library of MPI.
+        plugins.append(LightningEnvironment())
     return pl.Trainer(
         default_root_dir=run.path,
         accelerator="auto",
@@ -331,8 +336,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
         # Running statistics are averaged before each check; shared in each step they would make
         # validation wait for processes that have a batch less.
         strategy="auto" if world_size() == 1 else DDPStrategy(broadcast_buffers=False),
-        # Left to itself it asks SLURM and MPI too, and fails where mpi4py finds no library of MPI.
-        plugins=[] if is_launched() else [LightningEnvironment()],
+        plugins=plugins,
         use_distributed_sampler=False,  # it shows some photos twice; ours are in `order`
         precision=_lightning_precision(train),
         max_epochs=-1 if by_clock else train.max_epochs * train.checks_per_epoch,

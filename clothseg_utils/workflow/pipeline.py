@@ -20,6 +20,7 @@ from clothseg_utils.core.config import (
     config_to_parameters,
     replace_fields,
 )
+from clothseg_utils.core.faults import fault_in_words
 from clothseg_utils.core.files import (
     atomic_path,
     portable_path,
@@ -394,9 +395,10 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
                 "it to end by itself. Lower data.image_size, train.batch_size or train.num_workers."
             )
         else:
+            said = fault_in_words(error.ename, error.evalue) or error.evalue.strip()
             reason = (
-                f"{error.evalue.strip()} (notebook {notebook} stopped with {error.ename}; its "
-                f"executed copy is {portable_path(executed)})"
+                f"{said} (notebook {notebook} stopped with {error.ename}; its executed copy is "
+                f"{portable_path(executed)})"
             )
         steps = run.read_manifest()["steps"].values()
         any_done = any(step.get("state") == "done" for step in steps)
