@@ -64,10 +64,9 @@ _SHARED_MEMORY = (
 _OF_WORDS = (
     (r"bus error|shared memory|torch_shm", _SHARED_MEMORY),
     (r"process pool was terminated|DataLoader worker|process pool is not usable", _WORKER),
-    (
-        r"out of memory|failed to map segment|(can't|cannot|unable to|failed to) allocate|std::bad_alloc",
-        _MEMORY,
-    ),
+    (r"out of memory|std::bad_alloc|(can't|cannot|unable to|failed to) allocate", _MEMORY),
+    # The loader of libraries, and oneDNN.
+    (r"failed to map segment|could not create a primitive", _MEMORY),
 )
 _ERRNO = re.compile(r"\[Errno (\d+)\] [^:]*(?:: (.*))?", re.DOTALL)
 
@@ -83,7 +82,11 @@ def fault_line(error: BaseException) -> str | None:
         '/mnt/a.json: the file system is read-only; expected a folder that can be written to. Name another one.'
         >>> fault_line(ValueError("run_name is empty"))
     """  # noqa: E501
-    return fault_in_words(type(error).__name__, str(error))
+    line = fault_in_words(type(error).__name__, str(error))
+    # Lightning's clean-up after a fault meets what was never begun.
+    if line is None and isinstance(error, RuntimeError) and error.__context__ is not None:
+        return fault_line(error.__context__)
+    return line
 
 
 def fault_in_words(name: str, text: str) -> str | None:
@@ -93,7 +96,7 @@ def fault_in_words(name: str, text: str) -> str | None:
         if known is None:
             return None
         what, remedy = known
-        where = (found[2] or "").split(" -> ")[-1].strip("'\"")
+        where = (found[2] or "").split(" -> ")[-1].strip("'\"").removeprefix("None")
         return f"{where}: {what}; {remedy}." if where else f"{what}; {remedy}."
     if name.endswith("MemoryError"):  # NumPy and torch have some of their own
         return _MEMORY
