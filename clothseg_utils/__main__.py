@@ -818,6 +818,8 @@ def run_program() -> None:
         from clothseg_utils.training.devices import leave
 
         leave(code)
+    if code == _INTERRUPTED:
+        os._exit(code)  # after SIGTERM seconds count, of which taking torch apart takes some
     sys.exit(code)
 
 

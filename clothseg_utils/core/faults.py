@@ -117,8 +117,8 @@ def show_faults_in_notebook() -> None:
         shell.set_custom_exc((OSError, MemoryError, RuntimeError), _show)
 
 
-def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: Any = None) -> Any:
+def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: Any = None) -> None:
     line = fault_line(error)
     if line is not None:
-        return [line]
-    return shell.InteractiveTB.structured_traceback(kind, error, trace, tb_offset=tb_offset)
+        error._render_traceback_ = lambda: [line]  # type: ignore[attr-defined]  # IPython's way
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)

@@ -78,7 +78,7 @@ def _name_target(error: BaseException, temporary: Path, path: Path) -> None:
         (error.errno in _DISK_ERRORS and error.filename is None)
         or str(error.filename).startswith(str(temporary))
     ):
-        error.filename, error.filename2 = str(path), None
+        error.filename = str(path)
 
 
 @contextlib.contextmanager
