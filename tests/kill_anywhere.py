@@ -115,7 +115,7 @@ def contents(folders: Sequence[Path]) -> dict[str, str]:
         str(path): "" if _NOT_COMPARED.search(str(path)) else digest(path)
         for folder in folders
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not re.search(r"^\.|miou=|events\.out", path.name)
+        if path.is_file() and not re.search(r"/\.|miou=|events\.out|/previous/", str(path))
     }
 
 

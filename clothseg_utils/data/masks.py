@@ -69,14 +69,15 @@ def read_mask(path: str | Path, num_classes: int) -> np.ndarray:
     if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
         got = "no readable image" if mask is None else f"shape {mask.shape}, {mask.dtype}"
         raise ValueError(
-            f"mask {path} is {got}; expected a single-channel 8-bit PNG. Rerun notebook 02."
+            f"mask {path} is {got}; expected a single-channel 8-bit PNG. Delete it and "
+            "rerun notebook 02."
         )
     unknown = cv2.inRange(mask, num_classes, IGNORE_INDEX - 1)
     if unknown.any():
         class_ids = np.unique(mask[unknown > 0]).tolist()
         raise ValueError(
             f"mask {path} has class ids {class_ids}; expected 0..{num_classes - 1} or "
-            f"{IGNORE_INDEX}. Rerun notebook 02."
+            f"{IGNORE_INDEX}. Delete it and rerun notebook 02."
         )
     return mask
 
