@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand
 
 from clothseg_utils.core.ranks import OtherProcessError, is_launched, rank
-from clothseg_utils.core.text import count_text
+from clothseg_utils.core.text import count_text, first_names, printable
 
 # Every verb imports what it needs itself: --help and errors in the arguments answer at once.
 
@@ -224,17 +224,29 @@ def synthesize(
 @app.command()
 def download(
     data_root: Annotated[Path, typer.Option(help="Folder to fetch Fashionpedia into.")],
+    sha256: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE=HEX", help="SHA-256 that a file must have; repeatable."),
+    ] = None,
 ) -> int:
     """Fetch and unpack Fashionpedia; goes on where it stopped.
+
+    Files and photos that are there already are taken as they are.
 
     \b
     Examples:
       python -m clothseg_utils download --data-root data/fashionpedia
+      python -m clothseg_utils download --data-root data/fashionpedia \\
+          --sha256 train2020.zip=0123...cdef
     """
     from clothseg_utils.data.download import download as fetch
 
-    fetched = fetch(data_root)
+    digests = {name: digest for name, _, digest in (one.partition("=") for one in sha256 or ())}
+    fetched = fetch(data_root, sha256=digests)
     _say(f"{len(fetched)} files are in {data_root}; sizes and sha256 in download.json")
+    found = [one.name for one in fetched if not one.url]
+    if found:
+        _say(f"found there, not fetched: {first_names(found)}")
     _say_next("run", "--profile", "fashionpedia", "--data-root", data_root)
     return 0
 
@@ -708,8 +720,9 @@ def _portable(path: Path) -> str:
     return portable_path(path.expanduser().absolute())
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _say(text: str) -> None:
+    """Lines on stdout; names in them may hold what a terminal would obey."""
+    print("\n".join(map(printable, text.split("\n"))), flush=True)
 
 
 def _shown(path: Path) -> str:
@@ -740,7 +753,7 @@ def _say_excluded(excluded: dict[str, str]) -> None:
 
 def _complain(error: object) -> None:
     """One line on stderr, whatever the message holds."""
-    print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+    print("error: " + printable(" ".join(str(error).split())), file=sys.stderr, flush=True)
 
 
 def main() -> int:

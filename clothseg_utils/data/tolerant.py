@@ -11,7 +11,8 @@ from typing import Annotated, Any, TypeGuard, TypeVar
 import msgspec
 from msgspec import Meta
 
-from clothseg_utils.core.text import first_names
+from clothseg_utils.core.classes import plain_name
+from clothseg_utils.core.text import first_names, printable
 from clothseg_utils.data.json_bytes import as_float, as_int, shown, value_of
 from clothseg_utils.data.records import (
     MAX_ID,
@@ -280,9 +281,9 @@ class RecordReader:
         subject = f"categories[{index}]"
         if isinstance(raw, Category):
             if raw.name.strip():
-                return raw.id, raw
+                return raw.id, self._shown(subject, raw)
             name = self._name_by_id(subject, raw.id)
-            return raw.id, Category(raw.id, name, raw.supercategory)
+            return raw.id, self._shown(subject, Category(raw.id, name, raw.supercategory))
         fields = self._fields("category_left_out", subject, raw)
         if fields is None:
             return None
@@ -294,7 +295,17 @@ class RecordReader:
         if not name.strip():
             name = self._name_by_id(subject, key)
         supercategory = fields.get("supercategory")
-        return key, Category(0, name, supercategory if isinstance(supercategory, str) else "")
+        supercategory = supercategory if isinstance(supercategory, str) else ""
+        return key, self._shown(subject, Category(0, name, supercategory))
+
+    def _shown(self, subject: str, category: Category) -> Category:
+        """A category whose names can be printed, drawn and read out everywhere."""
+        names = plain_name(category.name), plain_name(category.supercategory)
+        shown = printable(names[0]), printable(names[1])
+        if names == shown:
+            return category
+        self._tally("healed", subject, "a category's name has control characters, shown as codes")
+        return Category(category.id, *shown)
 
     def _read_image(
         self, index: int, raw: ImageRecord | msgspec.Raw

@@ -239,7 +239,10 @@ def load_segmenter(
     info = checkpoint[CHECKPOINT_KEY]
     config = info["config"]
     inference.input_sizes(config["data"]["image_size"])  # refused here, not at the first photo
-    network = build_network(config["train"]["encoder_name"], "none", len(info["class_names"]))
+    try:
+        network = build_network(config["train"]["encoder_name"], "none", len(info["class_names"]))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
     prefix = "network."
     state = {
         key.removeprefix(prefix): value
