@@ -490,7 +490,7 @@ def evaluate(
 @app.command()
 def predict(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO_OR_FOLDER...")],
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint that training wrote.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or what `export` made of it.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     json: Annotated[bool, typer.Option("--json", help="COCO RLE as <stem>.json.")] = False,
     probabilities: Annotated[
@@ -512,15 +512,14 @@ def predict(
           --checkpoint best.ckpt
     """
     from clothseg_utils.core.workers import spin_briefly
+    from clothseg_utils.network.loading import load
+    from clothseg_utils.prediction import predict as predicting
 
     spin_briefly()
-    with heavy_imports():
-        from clothseg_utils.network.segmenter import load_segmenter
-        from clothseg_utils.prediction import predict as predicting
-
     inference = _inference(tta_flip, tta_scales, window_px)
     plan = predicting.plan_predictions(photos, out)
-    segmenter = load_segmenter(checkpoint, inference=inference)
+    with heavy_imports():  # of torch, for a checkpoint
+        segmenter = load(checkpoint, inference=inference)
     summary = predicting.predict_photos(
         segmenter, plan.tasks, as_json=json, probabilities=probabilities
     )
@@ -533,6 +532,39 @@ def predict(
     for line in predicting.remarks(plan, summary):
         _say(line)
     return (1 if failed else 0) if summary.done else 2
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint that training wrote.")],
+    format_: Annotated[
+        Literal["onnx", "torchscript", "safetensors"],
+        typer.Option("--format", help="Form of the file."),
+    ] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write.  [default: beside the checkpoint]"),
+    ] = None,
+) -> int:
+    """Write a network for other programs.
+
+    \b
+    Examples:
+      python -m clothseg_utils export --checkpoint outputs/demo/checkpoints/best.ckpt
+      python -m clothseg_utils export --format safetensors --out shop.safetensors \\
+          --checkpoint best.ckpt
+    """
+    with heavy_imports():
+        from clothseg_utils.network.export import SUFFIXES, check_out, export_model
+        from clothseg_utils.network.segmenter import load_segmenter
+
+    out = out or checkpoint.with_suffix(SUFFIXES[format_])
+    check_out(format_, out)
+    card_path = export_model(load_segmenter(checkpoint, "cpu"), format_, out)
+    _say(f"{out}: its logits are the network's; classes and sizes are in {card_path}")
+    if format_ == "onnx":
+        _say_next("predict", "--checkpoint", out, "--out", "predictions")
+    return 0
 
 
 @app.command()

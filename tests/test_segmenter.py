@@ -14,8 +14,8 @@ from clothseg_utils.network.segmenter import (
     Segmenter,
     logits_to_mask,
     logits_to_probabilities,
-    window_starts,
 )
+from clothseg_utils.prediction.looks import window_starts
 
 SIDE = 32
 

@@ -1,8 +1,11 @@
 """What `predict` needs of a network, whatever runs it: PyTorch or ONNX Runtime."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
 import numpy as np
+
+from clothseg_utils.pictures import overlays
 
 
 class Prediction(Protocol):
@@ -31,3 +34,52 @@ class Model(Protocol):
 
     def predict(self, photo: np.ndarray) -> Prediction:
         """Predict one photo: (H, W, 3) uint8 RGB, 0..255, any size."""
+
+
+class PhotoModel:
+    """What every `Model` of ours offers to those who call it from Python."""
+
+    def mask(self: Model, photo: np.ndarray) -> np.ndarray:
+        """Segment one photo.
+
+        Args:
+            photo: (H, W, 3) uint8 RGB, 0..255, any size.
+
+        Returns:
+            (H, W) uint8 class ids.
+        """
+        return self.predict(photo).mask()
+
+    def masks(self: Model, photos: Iterable[np.ndarray]) -> list[np.ndarray]:
+        """Segment photos of any sizes; each mask is what `mask` says of its photo.
+
+        Args:
+            photos: (H, W, 3) uint8 RGB, 0..255, each.
+
+        Returns:
+            (H, W) uint8 class ids, one for each photo.
+        """
+        return [self.predict(photo).mask() for photo in photos]
+
+    def probabilities(self: Model, photo: np.ndarray) -> np.ndarray:
+        """Class probabilities of one photo at its own size.
+
+        Args:
+            photo: (H, W, 3) uint8 RGB, 0..255, any size.
+
+        Returns:
+            (C, H, W) float16, 0..1.
+        """
+        return self.predict(photo).probabilities()
+
+    def overlay(self: Model, photo: np.ndarray, opacity: float = 0.55) -> np.ndarray:
+        """Segment one photo and blend the classes' colours over it.
+
+        Args:
+            photo: (H, W, 3) uint8 RGB, 0..255, any size.
+            opacity: weight of the colour inside an area, 0..1.
+
+        Returns:
+            (H, W, 3) uint8 RGB; a new array.
+        """
+        return overlays.overlay(photo, self.predict(photo).mask(), self.colors, opacity)
