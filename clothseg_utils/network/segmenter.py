@@ -2,10 +2,11 @@
 
 A look is one pass over one photo or window. Several looks are averaged as probabilities, and the
 logarithm of their mean stands for the logits: its softmax is that mean, so that everything that
-takes logits takes it too. One photo a batch, always: what else is predicted changes nothing.
+takes logits takes it too. A batch always has the same shape, and places without a photo are black:
+what else is predicted changes nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from clothseg_utils.network.checkpoints import (
 from clothseg_utils.network.unet import build_network, default_precision, normalize_images
 from clothseg_utils.prediction.geometry import IMAGENET, Normalization, content_box, fit_image
 
+_GPU_BATCH_SIZE = 8
 _WINDOW_OVERLAP = 0.25  # of its side, at least, that a window shares with its neighbour
 _LEAST_PROBABILITY = 1e-12  # its logarithm must stay finite, or upsampling would spread NaN
 
@@ -43,6 +45,7 @@ class Segmenter:
         info: what training wrote into the checkpoint (config, data, classes), plain values.
         inference: test-time options; all that predicts with this network uses them.
         normalization: of the photos that it was trained on.
+        batch_size: photos in one pass of `predict`, 1 or more.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class Segmenter:
     info: Mapping[str, Any]
     inference: InferenceConfig = PLAIN_INFERENCE
     normalization: Normalization = IMAGENET
+    batch_size: int = 1
 
     @property
     def scheme(self) -> Scheme:
@@ -75,7 +79,24 @@ class Segmenter:
         Args:
             photo: (H, W, 3) uint8 RGB, 0..255, any size.
         """
-        return LogitsOfPhoto(self.logits(photo), *photo.shape[:2])
+        return self.predict_batch([photo])[0]
+
+    def predict_batch(self, photos: Sequence[np.ndarray]) -> list["LogitsOfPhoto"]:
+        """Predict some photos in one pass; with test-time options one after the other.
+
+        The pass is the same for fewer photos than `batch_size`, so that each photo's logits are the
+        same bits whatever else is in the batch.
+
+        Args:
+            photos: 1 to `batch_size` of (H, W, 3) uint8 RGB, 0..255, any sizes.
+        """
+        if self.inference.is_plain:
+            logits = self._look_at(photos, self.image_size, self.resize, self.batch_size)
+        else:
+            logits = [self.logits(photo) for photo in photos]
+        return [
+            LogitsOfPhoto(one, *photo.shape[:2]) for one, photo in zip(logits, photos, strict=True)
+        ]
 
     def mask(self, photo: np.ndarray) -> np.ndarray:
         """Segment one photo.
@@ -134,8 +155,16 @@ class Segmenter:
             (1, C, h, w) float32 logits on the network's device; the padding of a letterbox is cut
             off, so that they cover exactly the photo.
         """
-        square = fit_image(photo, image_size, resize, self.normalization.pad_color)
-        batch = torch.from_numpy(square).permute(2, 0, 1)[None].to(self.device)  # (1, 3, S, S)
+        return self._look_at([photo], image_size, resize)[0]
+
+    def _look_at(
+        self, photos: Sequence[np.ndarray], image_size: int, resize: Resize, batch_size: int = 1
+    ) -> list[torch.Tensor]:
+        """`look` at several photos in one pass of `batch_size`."""
+        squares = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
+        for square, photo in zip(squares, photos, strict=False):
+            square[:] = fit_image(photo, image_size, resize, self.normalization.pad_color)
+        batch = torch.from_numpy(squares).permute(0, 3, 1, 2).to(self.device)  # (N, 3, S, S)
         images = normalize_images(batch, self.normalization)
         images = images.contiguous(memory_format=torch.channels_last)
         dtype = default_precision(self.device)
@@ -144,9 +173,12 @@ class Segmenter:
             torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
         ):
             logits = self.network(images)
-        box = content_box(photo.shape[0], photo.shape[1], image_size, resize)
-        logits = logits[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
-        return logits.float().contiguous()  # by class, as masks are taken from them
+        looks = []
+        for one, photo in zip(logits.split(1), photos, strict=False):
+            box = content_box(photo.shape[0], photo.shape[1], image_size, resize)
+            cut = one[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
+            looks.append(cut.float().contiguous())  # by class, as masks are taken from them
+        return looks
 
     def _mean_probabilities(self, photo: np.ndarray) -> torch.Tensor:
         """Average over input sizes and mirroring: (1, C, h, w), h and w of the largest input."""
@@ -222,6 +254,7 @@ def load_segmenter(
     path: str | Path,
     device: str | torch.device = "auto",
     inference: InferenceConfig = PLAIN_INFERENCE,
+    batch_size: int | None = 1,
 ) -> Segmenter:
     """Read a trained network from a checkpoint; nothing is downloaded.
 
@@ -229,6 +262,8 @@ def load_segmenter(
         path: checkpoint that training wrote.
         device: "auto" takes CUDA where there is one.
         inference: test-time options; they belong to the use of a network, not to its training.
+        batch_size: photos in one pass of `predict`, 1 or more; None takes 1 on a CPU and 8
+            elsewhere, where more photos keep it busy.
 
     Raises:
         FileNotFoundError: no such file.
@@ -266,6 +301,7 @@ def load_segmenter(
         info=info,
         inference=inference,
         normalization=stored_normalization(info),
+        batch_size=batch_size or (1 if torch.device(device).type == "cpu" else _GPU_BATCH_SIZE),
     )
 
 

@@ -1,5 +1,6 @@
 """What `predict` needs of a network, whatever runs it: PyTorch or ONNX Runtime."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -29,5 +30,15 @@ class Model(Protocol):
     def colors(self) -> np.ndarray:
         """(C, 3) uint8 RGB; index = class id."""
 
+    @property
+    def batch_size(self) -> int:
+        """Photos in one pass of the network, 1 or more."""
+
     def predict(self, photo: np.ndarray) -> Prediction:
         """Predict one photo: (H, W, 3) uint8 RGB, 0..255, any size."""
+
+    def predict_batch(self, photos: Sequence[np.ndarray]) -> Sequence[Prediction]:
+        """Predict 1 to `batch_size` photos, each of any size, in one pass.
+
+        A photo's prediction is bit for bit the one of `predict`, whatever else is in the batch.
+        """
