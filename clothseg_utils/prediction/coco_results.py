@@ -1,13 +1,32 @@
-"""What was predicted, in COCO's forms: a photo's record of its regions."""
+"""What was predicted, in COCO's forms: a photo's record, and one file for all photos."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from clothseg_utils.core.files import atomic_path, write_bytes
+from clothseg_utils.data.photos import encode_image
+
+PANOPTIC_NAME = "panoptic"
+"""Of the JSON of a panoptic folder, and of the folder of PNGs beside it."""
+
 _SCORE_DIGITS = 4
+_HEAD = {"info": {"description": "Predictions of clothseg_utils"}}
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is one that this room wrote: by its beginning."""
+    head = json.dumps(_HEAD)[:-1].encode()
+    with path.open("rb") as file:
+        return file.read(len(head)) == head
 
 
 def photo_record(
@@ -107,6 +126,156 @@ def label_parts(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         labels[box] += np.where(part > 0, part + (len(class_of_label) - 1), 0)
         class_of_label += [class_id] * (n_parts - 1)
     return labels, np.array(class_of_label, np.uint8)
+
+
+@contextlib.contextmanager
+def coco_writer(
+    path: str | Path, class_names: Sequence[str]
+) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """Write one COCO file of any number of photos; it appears when the block has succeeded.
+
+    Records are written as they come, so that memory does not grow with their number. Where none
+    came, nothing is written, and a file that was there stays.
+
+    Args:
+        path: the JSON, replaced where it is there.
+        class_names: index = class id; categories have the class ids. Background is none of them.
+
+    Yields:
+        A function that takes a photo's record, as of `photo_record`; file names must differ.
+
+    Raises:
+        OSError: the file cannot be written; the message names it.
+    """
+    categories = [
+        # Readers want a supercategory; `convert` takes it for the class.
+        {"id": class_id, "name": name, "supercategory": name}
+        for class_id, name in enumerate(class_names)
+        if class_id > 0
+    ]
+    with _annotation_file(Path(path), categories) as add_photo:
+        n_annotations = 0
+
+        def add(record: Mapping[str, Any]) -> None:
+            nonlocal n_annotations
+            annotations = []
+            for region in record["annotations"]:
+                n_annotations += 1
+                annotations.append({"id": n_annotations, **_of_region(region)})
+                annotations[-1]["segmentation"] = region["segmentation"]
+                if "score" in region:
+                    annotations[-1]["score"] = region["score"]
+            add_photo(record, annotations)
+
+        yield add
+
+
+@contextlib.contextmanager
+def panoptic_writer(
+    folder: str | Path, class_names: Sequence[str], colors: np.ndarray, *, parts: bool = False
+) -> Iterator[Callable[[str, str, np.ndarray], None]]:
+    """Write a COCO panoptic set: `panoptic.json`, and a PNG of segment ids for each photo.
+
+    Each class of a photo is one segment, or with `parts` each of its connected parts. The JSON
+    appears when the block has succeeded, and only if a photo came.
+
+    Args:
+        folder: the PNGs lie in its subfolder `panoptic`.
+        class_names: index = class id; categories have the class ids.
+        colors: (C, 3) uint8 RGB; index = class id.
+        parts: segments are connected parts, and their categories things, not stuff.
+
+    Yields:
+        A function that takes a photo's file name, that of its PNG, which may have folders, and
+        its mask, (H, W) uint8 class ids; both names must differ from all others.
+
+    Raises:
+        OSError: a file cannot be written; the message names it.
+    """
+    categories = [
+        {
+            "id": class_id,
+            "name": name,
+            "supercategory": name,
+            "isthing": int(parts),
+            "color": color,
+        }
+        for class_id, (name, color) in enumerate(zip(class_names, colors.tolist(), strict=True))
+        if class_id > 0
+    ]
+    folder = Path(folder)
+    with _annotation_file(folder / f"{PANOPTIC_NAME}.json", categories) as add_photo:
+
+        def add(file_name: str, png_name: str, mask: np.ndarray) -> None:
+            record = photo_record(file_name, mask, class_names, parts=parts)
+            regions = record["annotations"]
+            # A segment's id is its label: the class, or the number of the part. Red is its lowest
+            # byte, then green and blue.
+            labels = label_parts(mask)[0] if parts else mask
+            id_bytes = labels.astype("<i4").view(np.uint8).reshape(*labels.shape, 4)
+            png = encode_image(id_bytes[:, :, :3].copy(), ".png")
+            write_bytes(folder / PANOPTIC_NAME / png_name, png)
+            segments = [
+                {"id": number if parts else region["class_id"], **_of_region(region)}
+                for number, region in enumerate(regions, start=1)
+            ]
+            add_photo(record, [{"file_name": png_name, "segments_info": segments}])
+
+        yield add
+
+
+def _of_region(region: Mapping[str, Any]) -> dict[str, Any]:
+    """What an annotation and a segment have in common."""
+    return {
+        "category_id": region["class_id"],
+        "area": region["area"],
+        "bbox": region["bbox"],
+        "iscrowd": 0,
+    }
+
+
+class _NoPhotoError(Exception):
+    """There is nothing to write."""
+
+
+@contextlib.contextmanager
+def _annotation_file(
+    path: Path, categories: list[dict[str, Any]]
+) -> Iterator[Callable[[Mapping[str, Any], Iterable[dict[str, Any]]], None]]:
+    """Write a JSON with images and annotations as they come: see `coco_writer`.
+
+    Yields:
+        A function that takes a photo's record and its annotations, which it tells the image.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        contextlib.suppress(_NoPhotoError),
+        atomic_path(path) as temporary,
+        temporary.open("x", encoding="ascii") as file,
+        # One list after the other: images wait in a file without a name.
+        tempfile.TemporaryFile("w+", encoding="ascii", dir=path.parent) as images,
+    ):
+        head = json.dumps({**_HEAD, "categories": categories})
+        file.write(f'{head[:-1]}, "annotations": [')
+        n_images = n_annotations = 0
+
+        def add(record: Mapping[str, Any], annotations: Iterable[dict[str, Any]]) -> None:
+            nonlocal n_images, n_annotations
+            for annotation in annotations:
+                text = json.dumps({"image_id": n_images + 1, **annotation})
+                file.write(",\n" * (n_annotations > 0) + text)
+                n_annotations += 1
+            image = {key: record[key] for key in ("file_name", "height", "width")}
+            images.write(",\n" * (n_images > 0) + json.dumps({"id": n_images + 1, **image}))
+            n_images += 1
+
+        yield add
+        if n_images == 0:
+            raise _NoPhotoError
+        file.write('],\n"images": [')
+        images.seek(0)
+        shutil.copyfileobj(images, file)
+        file.write("]}\n")
 
 
 def _runs_of_labels(label_of_run: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from clothseg_utils.data.photos import encode_image, read_first_picture
 from clothseg_utils.pictures.overlays import colorize
 from clothseg_utils.pictures.panels import overlay_with_legend
 from clothseg_utils.prediction.coco_results import photo_record
-from clothseg_utils.prediction.model import Model
+from clothseg_utils.prediction.model import Model, Prediction
 from clothseg_utils.prediction.result_names import (
     ENDINGS,
     Source,
@@ -154,6 +154,7 @@ def predict_photos(
     as_json: bool = False,
     probabilities: bool = False,
     opacity: float = 0.55,
+    collect: Callable[[PhotoTask, np.ndarray, Prediction], None] | None = None,
 ) -> PredictSummary:
     """Predict photos and write their results; an unreadable photo is reported, not fatal.
 
@@ -163,6 +164,8 @@ def predict_photos(
         as_json: write `<stem>.json` with COCO compressed RLE too.
         probabilities: write `<stem>.npz` with `probabilities` (C, H, W) float16, 0..1, too.
         opacity: of the class colour over the photo, 0..1.
+        collect: takes each photo that gets results, its mask and its prediction; a photo for
+            which it raises ValueError has failed.
     """
     summary = PredictSummary([], {}, [])
     reads = read_ahead(lambda task: read_first_picture(task.photo), tasks)
@@ -177,6 +180,8 @@ def predict_photos(
         pictures = {"_color.png": colorize(mask, model.colors), "_overlay.jpg": blended}
         try:
             encoded = {e: encode_image(picture, Path(e).suffix) for e, picture in pictures.items()}
+            if collect is not None:
+                collect(task, mask, prediction)
         except ValueError as error:
             summary.failed[task.photo] = f"photo {printable(task.photo)}: {error}"
             continue
