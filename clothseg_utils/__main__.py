@@ -496,6 +496,16 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Class probabilities as <stem>.npz.")
     ] = False,
+    coco: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="One COCO JSON of all photos.")
+    ] = None,
+    panoptic: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="COCO panoptic: JSON and PNGs.")
+    ] = None,
+    parts: Annotated[
+        bool,
+        typer.Option("--parts", help="In these two, an instance for each connected part."),
+    ] = False,
     tta_flip: _Flip = False,
     tta_scales: _Scales = "",
     window_px: _Window = 0,
@@ -510,25 +520,36 @@ def predict(
           --checkpoint outputs/demo/checkpoints/best.ckpt
       python -m clothseg_utils predict --out predictions me.jpg you.png --json \\
           --checkpoint best.ckpt
+      python -m clothseg_utils predict --out predictions photos/ \\
+          --coco predictions.json --parts --checkpoint best.ckpt
     """
+    if parts and not (coco or panoptic):
+        raise ValueError("--parts divides what --coco and --panoptic write; expected one of them.")
     from clothseg_utils.core.workers import spin_briefly
     from clothseg_utils.network.loading import load
     from clothseg_utils.prediction import predict as predicting
+    from clothseg_utils.prediction.collecting import check_collected, collecting
 
     spin_briefly()
     inference = _inference(tta_flip, tta_scales, window_px)
     plan = predicting.plan_predictions(photos, out)
+    check_collected(photos, out, plan.tasks, coco=coco, panoptic=panoptic)
     with heavy_imports():  # of torch, for a checkpoint
         segmenter = load(checkpoint, inference=inference)
-    summary = predicting.predict_photos(
-        segmenter, plan.tasks, as_json=json, probabilities=probabilities
-    )
+    with collecting(segmenter, out, coco=coco, panoptic=panoptic, parts=parts) as collect:
+        summary = predicting.predict_photos(
+            segmenter, plan.tasks, as_json=json, probabilities=probabilities, collect=collect
+        )
     failed = plan.unread | summary.failed
     for line in predicting.failure_lines(failed):
         _complain(line)
     if summary.done:
         done = f"{len(summary.done)} of {len(plan.tasks)} photos are done: {out}"
         _say(f"{done} (look at the overlays, *_overlay.jpg)")
+        if coco:
+            _say(f"COCO file: {coco}")
+        if panoptic:
+            _say(f"COCO panoptic: {panoptic / 'panoptic.json'}, PNGs in {panoptic / 'panoptic'}")
     for line in predicting.remarks(plan, summary):
         _say(line)
     return (1 if failed else 0) if summary.done else 2

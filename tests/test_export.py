@@ -143,7 +143,7 @@ def test_a_file_that_differs_does_not_stay(tiny_network, tmp_path, monkeypatch, 
             head.bias.sub_(1)
 
     monkeypatch.setattr(export, f"_write_{format}", write_another)
-    with pytest.raises(ValueError, match="does not hold encoder mit_b0.*logits differ by"):
+    with pytest.raises(ValueError, match=r"does not hold encoder mit_b0.*logits differ by"):
         export_model(tiny_network, format, tmp_path / f"a{SUFFIXES[format]}")
     assert list(tmp_path.iterdir()) == []
 

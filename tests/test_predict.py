@@ -23,7 +23,6 @@ from clothseg_utils.network.segmenter import (
 from clothseg_utils.prediction.predict import (
     PhotoTask,
     failure_lines,
-    mask_to_coco,
     plan_predictions,
     predict_photos,
 )
@@ -227,17 +226,6 @@ def test_json_decodes_to_the_written_mask(tiny_network, photos, tmp_path):
         assert np.array_equal(decoded, mask)
 
 
-def test_mask_to_coco_by_hand():
-    mask = np.array([[0, 2, 2], [0, 0, 2]], np.uint8)
-    record = mask_to_coco(mask, ["background", "closures", "upperbody"])
-    (annotation,) = record["annotations"]
-    assert (record["height"], record["width"]) == (2, 3)
-    assert annotation["area"] == 3
-    assert annotation["bbox"] == [1.0, 0.0, 2.0, 2.0]
-    assert annotation["segmentation"]["size"] == [2, 3]
-    assert mask_to_coco(np.zeros((2, 3), np.uint8), ["background"])["annotations"] == []
-
-
 def test_mask_does_not_depend_on_what_else_is_in_the_call(tiny_network, photos, tmp_path):
     wide = tmp_path / "wide.png"
     Image.open(photos[1]).resize((300, 40)).save(wide)
@@ -335,6 +323,24 @@ def test_results_never_meet_a_photo_or_each_other(tmp_path, files, inputs, out, 
     assert len({str(path).lower() for path in results}) == len(results)
     assert not {path.resolve() for path in results} & {tmp_path / name for name in files}
     assert plan_predictions(inputs, tmp_path / out).tasks == tasks
+
+
+@pytest.mark.parametrize(
+    ("inputs", "names"),
+    [
+        (["x"], ["a.jpg", "s/a.jpg"]),
+        (["x/a.jpg"], ["a.jpg"]),
+        (["x/s/a.jpg", "x/a.jpg"], ["s/a.jpg", "a.jpg"]),
+        (["x", "x/a.jpg", "x/../x/s"], ["a.jpg", "s/a.jpg"]),
+        # of several folders: below the one that holds them
+        (["x", "y"], ["x/a.jpg", "x/s/a.jpg", "y/a.jpg"]),
+        (["y/a.jpg", "x/s"], ["y/a.jpg", "x/s/a.jpg"]),
+    ],
+)
+def test_photos_are_called_by_their_path_below_what_was_given(tmp_path, inputs, names):
+    make_photos(tmp_path, "x/a.jpg", "x/s/a.jpg", "y/a.jpg")
+    plan = plan_predictions([tmp_path / name for name in inputs], tmp_path / "out")
+    assert [task.file_name for task in plan.tasks] == names
 
 
 def test_a_link_to_the_photos_is_seen(tmp_path):

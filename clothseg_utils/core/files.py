@@ -1,6 +1,7 @@
 """Paths, atomic writes, and hashes of files."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import secrets
@@ -8,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def repo_root() -> Path:
@@ -33,7 +36,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` if the block succeeds.
 
     The block makes the file; its name keeps the suffix, which image writers need. Nothing is left
-    behind when the block raises.
+    behind when the block raises, and the error of a full disk says which file it met.
 
     Example:
         >>> import tempfile
@@ -51,8 +54,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS and error.filename is None:
+            error.filename = str(path)
         raise
 
 

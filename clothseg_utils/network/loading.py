@@ -14,6 +14,7 @@ def load(
     path: str | Path,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     inference: InferenceConfig = PLAIN_INFERENCE,
+    batch_size: int | None = 1,
 ) -> Union["Segmenter", OnnxSegmenter]:
     """Read a trained network; nothing is downloaded, and no code of the file runs.
 
@@ -21,6 +22,8 @@ def load(
         path: a checkpoint that training wrote, or an ONNX file that `export` made of one.
         device: "auto" takes CUDA where there is one.
         inference: test-time options; they belong to the use of a network, not to its training.
+        batch_size: photos in one pass of `predict_batch` and `masks`, 1 or more; None takes 1 on a
+            CPU and 8 elsewhere.
 
     Raises:
         FileNotFoundError: no such file.
@@ -28,7 +31,7 @@ def load(
             input size.
     """
     if is_onnx(Path(path)):
-        return load_onnx(path, device, inference)
+        return load_onnx(path, device, inference, batch_size)
     from clothseg_utils.network.segmenter import load_segmenter
 
-    return load_segmenter(path, device, inference)
+    return load_segmenter(path, device, inference, batch_size)

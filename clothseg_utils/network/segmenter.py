@@ -1,9 +1,10 @@
 """A trained network in PyTorch at work on photos of any size.
 
-One photo a batch, always: what else is predicted changes nothing.
+A batch always has the same shape, and places without a photo are black: what else is predicted
+changes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from clothseg_utils.prediction.geometry import IMAGENET, Normalization, content_
 from clothseg_utils.prediction.looks import LEAST_PROBABILITY, Looks
 from clothseg_utils.prediction.model import PhotoModel
 
+_GPU_BATCH_SIZE = 8
+
 
 @dataclass(frozen=True)
 class Segmenter(PhotoModel):
@@ -39,6 +42,7 @@ class Segmenter(PhotoModel):
         info: what training wrote into the checkpoint (config, data, classes), plain values.
         inference: test-time options; all that predicts with this network uses them.
         normalization: of the photos that it was trained on.
+        batch_size: photos in one pass of `predict`, 1 or more.
     """
 
     path: Path
@@ -49,6 +53,7 @@ class Segmenter(PhotoModel):
     info: Mapping[str, Any]
     inference: InferenceConfig = PLAIN_INFERENCE
     normalization: Normalization = IMAGENET
+    batch_size: int = 1
 
     @property
     def scheme(self) -> Scheme:
@@ -71,7 +76,24 @@ class Segmenter(PhotoModel):
         Args:
             photo: (H, W, 3) uint8 RGB, 0..255, any size.
         """
-        return LogitsOfPhoto(self.logits(photo), *photo.shape[:2])
+        return self.predict_batch([photo])[0]
+
+    def predict_batch(self, photos: Sequence[np.ndarray]) -> list["LogitsOfPhoto"]:
+        """Predict some photos in one pass; with test-time options one after the other.
+
+        The pass is the same for fewer photos than `batch_size`, so that each photo's logits are the
+        same bits whatever else is in the batch.
+
+        Args:
+            photos: 1 to `batch_size` of (H, W, 3) uint8 RGB, 0..255, any sizes.
+        """
+        if self.inference.is_plain:
+            logits = self._look_at(photos, self.image_size, self.resize, self.batch_size)
+        else:
+            logits = [self.logits(photo) for photo in photos]
+        return [
+            LogitsOfPhoto(one, *photo.shape[:2]) for one, photo in zip(logits, photos, strict=True)
+        ]
 
     def logits(self, photo: np.ndarray) -> torch.Tensor:
         """Look at one photo as the test-time options say; see `prediction.looks.Looks.logits`.
@@ -106,8 +128,16 @@ class Segmenter(PhotoModel):
             (1, C, h, w) float32 logits on the network's device; the padding of a letterbox is cut
             off, so that they cover exactly the photo.
         """
-        square = fit_image(photo, image_size, resize, self.normalization.pad_color)
-        batch = torch.from_numpy(square).permute(2, 0, 1)[None].to(self.device)  # (1, 3, S, S)
+        return self._look_at([photo], image_size, resize)[0]
+
+    def _look_at(
+        self, photos: Sequence[np.ndarray], image_size: int, resize: Resize, batch_size: int = 1
+    ) -> list[torch.Tensor]:
+        """`look` at several photos in one pass of `batch_size`."""
+        squares = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
+        for square, photo in zip(squares, photos, strict=False):
+            square[:] = fit_image(photo, image_size, resize, self.normalization.pad_color)
+        batch = torch.from_numpy(squares).permute(0, 3, 1, 2).to(self.device)  # (N, 3, S, S)
         images = normalize_images(batch, self.normalization)
         images = images.contiguous(memory_format=torch.channels_last)
         dtype = default_precision(self.device)
@@ -116,9 +146,12 @@ class Segmenter(PhotoModel):
             torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
         ):
             logits = self.network(images)
-        box = content_box(photo.shape[0], photo.shape[1], image_size, resize)
-        logits = logits[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
-        return logits.float().contiguous()  # by class, as masks are taken from them
+        looks = []
+        for one, photo in zip(logits.split(1), photos, strict=False):
+            box = content_box(photo.shape[0], photo.shape[1], image_size, resize)
+            cut = one[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
+            looks.append(cut.float().contiguous())  # by class, as masks are taken from them
+        return looks
 
 
 @dataclass(frozen=True)
@@ -174,6 +207,7 @@ def load_segmenter(
     path: str | Path,
     device: str | torch.device = "auto",
     inference: InferenceConfig = PLAIN_INFERENCE,
+    batch_size: int | None = 1,
 ) -> Segmenter:
     """Read a trained network from a checkpoint; nothing is downloaded.
 
@@ -181,6 +215,8 @@ def load_segmenter(
         path: checkpoint that training wrote.
         device: "auto" takes CUDA where there is one.
         inference: test-time options; they belong to the use of a network, not to its training.
+        batch_size: photos in one pass of `predict`, 1 or more; None takes 1 on a CPU and 8
+            elsewhere, where more photos keep it busy.
 
     Raises:
         FileNotFoundError: no such file.
@@ -218,6 +254,7 @@ def load_segmenter(
         info=info,
         inference=inference,
         normalization=stored_normalization(info),
+        batch_size=batch_size or (1 if torch.device(device).type == "cpu" else _GPU_BATCH_SIZE),
     )
 
 

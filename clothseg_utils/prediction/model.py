@@ -1,6 +1,7 @@
 """What `predict` needs of a network, whatever runs it: PyTorch or ONNX Runtime."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -32,8 +33,18 @@ class Model(Protocol):
     def colors(self) -> np.ndarray:
         """(C, 3) uint8 RGB; index = class id."""
 
+    @property
+    def batch_size(self) -> int:
+        """Photos in one pass of the network, 1 or more."""
+
     def predict(self, photo: np.ndarray) -> Prediction:
         """Predict one photo: (H, W, 3) uint8 RGB, 0..255, any size."""
+
+    def predict_batch(self, photos: Sequence[np.ndarray]) -> Sequence[Prediction]:
+        """Predict 1 to `batch_size` photos, each of any size, in one pass.
+
+        A photo's prediction is bit for bit the one of `predict`, whatever else is in the batch.
+        """
 
 
 class PhotoModel:
@@ -54,12 +65,16 @@ class PhotoModel:
         """Segment photos of any sizes; each mask is what `mask` says of its photo.
 
         Args:
-            photos: (H, W, 3) uint8 RGB, 0..255, each.
+            photos: (H, W, 3) uint8 RGB, 0..255, each; `batch_size` of them are held at a time.
 
         Returns:
             (H, W) uint8 class ids, one for each photo.
         """
-        return [self.predict(photo).mask() for photo in photos]
+        remaining = iter(photos)
+        masks: list[np.ndarray] = []
+        while batch := list(islice(remaining, self.batch_size)):
+            masks += [prediction.mask() for prediction in self.predict_batch(batch)]
+        return masks
 
     def probabilities(self: Model, photo: np.ndarray) -> np.ndarray:
         """Class probabilities of one photo at its own size.

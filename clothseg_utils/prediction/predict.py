@@ -3,13 +3,11 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from clothseg_utils.core.files import atomic_path, write_bytes, write_text
 from clothseg_utils.core.progress import progress_bar
@@ -20,51 +18,32 @@ from clothseg_utils.data.photo_files import list_photos
 from clothseg_utils.data.photos import encode_image, read_first_picture
 from clothseg_utils.pictures.overlays import colorize
 from clothseg_utils.pictures.panels import overlay_with_legend
-from clothseg_utils.prediction.model import Model
-from clothseg_utils.prediction.result_names import ENDINGS, Source, former_results, result_stems
+from clothseg_utils.prediction.coco_results import photo_record
+from clothseg_utils.prediction.model import Model, Prediction
+from clothseg_utils.prediction.result_names import (
+    ENDINGS,
+    Source,
+    file_names,
+    former_results,
+    result_stems,
+)
 
 _RESULT = "results of predict"
 
 
-def mask_to_coco(mask: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
-    """Write a mask as COCO compressed RLE, one entry per class that occurs, background left out.
-
-    Args:
-        mask: (H, W) uint8 class ids.
-        class_names: index = class id.
-
-    Returns:
-        JSON-able: height, width, and annotations with class_id, class_name, area (pixels), bbox
-        (x, y, width, height) and segmentation (size, counts) for `pycocotools.mask.decode`.
-
-    Example:
-        >>> record = mask_to_coco(np.array([[0, 1]], np.uint8), ["background", "head"])
-        >>> record["annotations"][0]["bbox"]
-        [1.0, 0.0, 1.0, 1.0]
-    """
-    annotations = []
-    for class_id in np.unique(mask).tolist():
-        if class_id == 0:
-            continue
-        rle = coco_mask.encode(np.asfortranarray(mask == class_id, dtype=np.uint8))
-        annotations.append(
-            {
-                "class_id": class_id,
-                "class_name": class_names[class_id],
-                "area": int(coco_mask.area(rle)),
-                "bbox": coco_mask.toBbox(rle).tolist(),
-                "segmentation": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
-            }
-        )
-    return {"height": mask.shape[0], "width": mask.shape[1], "annotations": annotations}
-
-
 @dataclass(frozen=True)
 class PhotoTask:
-    """One photo to predict and the path, without ending, that its results share."""
+    """One photo to predict.
+
+    Attributes:
+        photo: the file.
+        result_stem: the path, without ending, that its results share.
+        file_name: what it is called in files on all photos, see `result_names.file_names`.
+    """
 
     photo: Path
     result_stem: Path
+    file_name: str
 
     def result(self, ending: str) -> Path:
         """The result with one of the endings of `result_names.ENDINGS`."""
@@ -136,7 +115,8 @@ def plan_predictions(inputs: Iterable[str | Path], out_dir: str | Path) -> Predi
             )
     photos = list(sources.values())
     stems = result_stems(photos, out_dir)
-    tasks = [PhotoTask(source.photo, stem) for source, stem in zip(photos, stems, strict=True)]
+    names = file_names(photos)
+    tasks = [PhotoTask(s.photo, stem, n) for s, stem, n in zip(photos, stems, names, strict=True)]
     plan = PredictionPlan(tasks, dict(sorted(skipped.items(), key=lambda k: -len(k[1]))), unread)
     if not tasks and not unread:
         raise ValueError(
@@ -174,6 +154,7 @@ def predict_photos(
     as_json: bool = False,
     probabilities: bool = False,
     opacity: float = 0.55,
+    collect: Callable[[PhotoTask, np.ndarray, Prediction], None] | None = None,
 ) -> PredictSummary:
     """Predict photos and write their results; an unreadable photo is reported, not fatal.
 
@@ -183,6 +164,8 @@ def predict_photos(
         as_json: write `<stem>.json` with COCO compressed RLE too.
         probabilities: write `<stem>.npz` with `probabilities` (C, H, W) float16, 0..1, too.
         opacity: of the class colour over the photo, 0..1.
+        collect: takes each photo that gets results, its mask and its prediction; a photo for
+            which it raises ValueError has failed.
     """
     summary = PredictSummary([], {}, [])
     reads = read_ahead(lambda task: read_first_picture(task.photo), tasks)
@@ -197,6 +180,8 @@ def predict_photos(
         pictures = {"_color.png": colorize(mask, model.colors), "_overlay.jpg": blended}
         try:
             encoded = {e: encode_image(picture, Path(e).suffix) for e, picture in pictures.items()}
+            if collect is not None:
+                collect(task, mask, prediction)
         except ValueError as error:
             summary.failed[task.photo] = f"photo {printable(task.photo)}: {error}"
             continue
@@ -204,9 +189,8 @@ def predict_photos(
         for ending, data in {".png": encode_mask(mask), **encoded}.items():
             write_bytes(task.result(ending), data)
         if as_json:
-            annotations = mask_to_coco(mask, model.class_names)
-            text = json.dumps({"file_name": task.photo.name, **annotations})
-            write_text(task.result(".json"), text + "\n")
+            record = photo_record(task.photo.name, mask, model.class_names)
+            write_text(task.result(".json"), json.dumps(record) + "\n")
         if probabilities:
             with atomic_path(task.result(".npz")) as temporary:
                 np.savez_compressed(

@@ -27,6 +27,18 @@ class Source(NamedTuple):
     root: Path
 
 
+def file_names(sources: Sequence[Source]) -> list[str]:
+    """What photos are called in a file on all of them: each by a name of its own.
+
+    It is the path below the folder that was given, or below the nearest one that holds all that
+    were; the parts are divided by "/". Taken with that folder, other tools find the photos.
+    """
+    roots = {os.path.abspath(root) for root in {source.root for source in sources}}
+    folder = os.path.commonpath(roots) if roots else ""
+    paths = (os.path.relpath(os.path.abspath(source.photo), folder) for source in sources)
+    return [Path(path).as_posix() for path in paths]
+
+
 def former_results(files: Iterable[Path]) -> set[Path]:
     """Which of some files an earlier `predict` wrote: a mask with its colours and its overlay."""
     known = set(files)
