@@ -1,6 +1,8 @@
 """Tests of `network.export`: every format opened by its own library, and what is refused."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,8 @@ from safetensors import safe_open
 
 import clothseg_utils
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES, class_colors
-from clothseg_utils.data.photos import read_photo
+from clothseg_utils.core.files import repo_root
+from clothseg_utils.data.photos import read_photo, write_image
 from clothseg_utils.network import export
 from clothseg_utils.network.export import SUFFIXES, TORCHSCRIPT_CARD, export_model
 from clothseg_utils.network.loading import load
@@ -57,6 +60,23 @@ def test_plain_onnxruntime_gives_the_networks_logits(tiny_network, onnx_path, si
     assert logits.shape == (size[0], 13, *size[1:])
     assert logits.dtype == np.float32
     assert np.allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_the_page_runs_as_it_stands(onnx_path, tmp_path, monkeypatch):
+    """The lines under "Without this package", of docs/export.md, on a photo that is a square."""
+    page = (repo_root() / "docs" / "export.md").read_text(encoding="utf-8")
+    section = page.split("## Without this package")[1].split("\n## ")[0]
+    code = "\n".join(line[4:] for line in section.splitlines() if line.startswith("    "))
+    shutil.copy(onnx_path, tmp_path / "best.onnx")
+    photo = noise(96, 96, 3)
+    write_image(tmp_path / "me.png", photo)
+    (tmp_path / "me.png").rename(tmp_path / "me.jpg")  # told by its content; PNG keeps the pixels
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code, "export.md", "exec"), names)
+    expected = load(onnx_path).mask(photo)
+    assert np.array_equal(names["mask"], expected)
+    assert names["found"] == {SUPERCATEGORY_NAMES[n] for n in np.unique(expected)}
 
 
 def test_a_photo_alone_gives_what_it_gives_in_a_batch(onnx_path):
@@ -179,7 +199,7 @@ def test_names_that_are_refused(tiny_network, tmp_path, name, message):
 
 
 def test_a_missing_package_is_one_line(cli, tiny_network, tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
     result = cli("export", "--checkpoint", tiny_network.path, "--out", tmp_path / "a.onnx")
     assert (result.code, result.out) == (2, "")
     assert "onnx is not installed; install them:" in result.err
