@@ -566,23 +566,38 @@ def export(
         Path | None,
         typer.Option(metavar="FILE", help="File to write.  [default: beside the checkpoint]"),
     ] = None,
+    int8: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="ONNX in 8 bits, with ranges from photos there."),
+    ] = None,
 ) -> int:
     """Write a network for other programs.
 
     \b
     Examples:
-      python -m clothseg_utils export --checkpoint outputs/demo/checkpoints/best.ckpt
+      python -m clothseg_utils export --checkpoint best.ckpt --out shop.onnx
+      python -m clothseg_utils export --checkpoint best.ckpt --int8 photos/
       python -m clothseg_utils export --format safetensors --out shop.safetensors \\
           --checkpoint best.ckpt
     """
+    if int8 and format_ != "onnx":
+        raise ValueError(f"--int8 with format {format_}; expected format onnx.")
     with heavy_imports():
         from clothseg_utils.network.export import SUFFIXES, check_out, export_model
+        from clothseg_utils.network.quantize import export_int8
         from clothseg_utils.network.segmenter import load_segmenter
 
-    out = out or checkpoint.with_suffix(SUFFIXES[format_])
+    stem = f"{checkpoint.stem}_int8" if int8 else checkpoint.stem
+    out = out or checkpoint.with_name(stem + SUFFIXES[format_])
     check_out(format_, out)
-    card_path = export_model(load_segmenter(checkpoint, "cpu"), format_, out)
-    _say(f"{out}: its logits are the network's; classes and sizes are in {card_path}")
+    segmenter = load_segmenter(checkpoint, "cpu")
+    if int8:
+        share = export_int8(segmenter, out, int8)
+        _say(f"{out}: in 8 bits {share:.2%} of the photos' pixels get another class")
+    else:
+        export_model(segmenter, format_, out)
+        _say(f"{out}: its logits are the network's")
+    _say(f"classes and sizes: {out.with_suffix('.json')}")
     if format_ == "onnx":
         _say_next("predict", "--checkpoint", out, "--out", "predictions")
     return 0

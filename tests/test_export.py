@@ -22,7 +22,7 @@ from clothseg_utils.network.export import SUFFIXES, TORCHSCRIPT_CARD, export_mod
 from clothseg_utils.network.loading import load
 from clothseg_utils.network.segmenter import Segmenter, load_segmenter
 from clothseg_utils.network.unet import build_network, normalize_images
-from clothseg_utils.prediction.model_card import CARD_KEY
+from clothseg_utils.prediction.model_card import CARD_KEY, ModelCard, read_card
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -223,6 +223,40 @@ def test_an_exported_model_is_no_checkpoint(cli, onnx_path, tmp_path):
     result = cli("export", "--checkpoint", onnx_path, "--out", tmp_path / "b.onnx")
     assert result.code == 2
     assert "is an ONNX model, with which `predict` alone works" in result.err
+
+
+@pytest.mark.slow
+def test_eight_bits(cli, tiny_network, synthetic_root, tmp_path, monkeypatch):
+    arguments = ("export", "--checkpoint", tiny_network.path, "--int8", synthetic_root / "test")
+    path = tmp_path / "small.onnx"
+    # Of a network that is hardly trained many classes are nearly as likely as another.
+    monkeypatch.setattr("clothseg_utils.network.quantize._MOST_DIFFERING", 1)
+    result = cli(*arguments, "--out", path)
+    assert (result.code, result.err) == (0, "")
+    kinds = {node.op_type for node in onnx.load(path).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    assert load(path).card == json_card(path)
+    photo = noise(40, 30, 3)
+    pair = load(path).logits(photo).ravel(), tiny_network.logits(photo).numpy().ravel()
+    assert np.corrcoef(*pair)[0, 1] > 0.98
+    monkeypatch.setattr("clothseg_utils.network.quantize._MOST_DIFFERING", -1)
+    result = cli(*arguments, "--out", tmp_path / "refused.onnx")
+    assert result.code == 2
+    assert "of the pixels of 8 photos get another class" in result.err
+    assert list(tmp_path.glob("*refused*")) == []
+
+
+def json_card(path: Path) -> ModelCard:
+    return read_card(path.with_suffix(".json").read_text("utf-8"))
+
+
+def test_eight_bits_need_photos_and_onnx(cli, tiny_network, tmp_path):
+    (tmp_path / "none").mkdir()
+    arguments = ("export", "--checkpoint", tiny_network.path, "--int8", tmp_path / "none")
+    result = cli(*arguments, "--out", tmp_path / "a.onnx")
+    assert (result.code, "none holds no photo; expected some" in result.err) == (2, True)
+    result = cli(*arguments, "--format", "torchscript", "--out", tmp_path / "a.pt")
+    assert (result.code, "--int8 with format torchscript" in result.err) == (2, True)
 
 
 def with_encoder(tiny_network: Segmenter, encoder_name: str) -> Segmenter:
