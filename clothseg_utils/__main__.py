@@ -588,8 +588,7 @@ def export(
     Examples:
       python -m clothseg_utils export --checkpoint best.ckpt --out shop.onnx
       python -m clothseg_utils export --checkpoint best.ckpt --int8 photos/
-      python -m clothseg_utils export --format safetensors --out shop.safetensors \\
-          --checkpoint best.ckpt
+      python -m clothseg_utils export --checkpoint best.ckpt --format safetensors
     """
     if int8 and format_ != "onnx":
         raise ValueError(f"--int8 with format {format_}; expected format onnx.")
