@@ -28,7 +28,7 @@ _MASKS = 20  # encoded in one timing
 
 
 def rows() -> list[Row]:
-    """Compare one photo, its mask as COCO regions, the start-up alone, and the whole process."""
+    """Compare one photo, its mask as COCO regions, the start-up, the whole process, and ONNX."""
     root, _ = photo_data_root()
     photo = sorted((root / "test").glob("*.jpg"))[0]
     with tempfile.TemporaryDirectory() as folder:
@@ -38,6 +38,7 @@ def rows() -> list[Row]:
             _compare_regions(),
             _compare_start(checkpoint),
             _compare_process(checkpoint, photo, Path(folder)),
+            _compare_onnx(checkpoint, photo, Path(folder)),
         ]
 
 
@@ -260,16 +261,48 @@ def _compare_process(checkpoint: Path, photo: Path, folder: Path) -> Row:
     )
 
 
+def _compare_onnx(checkpoint: Path, photo: Path, folder: Path) -> Row:
+    from clothseg_utils.data.photos import read_photo
+    from clothseg_utils.network.export import export_model
+    from clothseg_utils.network.loading import load
+
+    exported = folder / "bench.onnx"
+    network = load(checkpoint, "cpu")
+    export_model(network, "onnx", exported)
+    image = read_photo(photo)
+    with mock.patch("clothseg_utils.network.segmenter.default_precision", return_value=None):
+        expected = network.mask(image)
+    differing = int(np.count_nonzero(load(exported, "cpu").mask(image) != expected))
+    check_equal("pixels of the mask", differing, int(_MOST_DIFFERING * expected.size))
+
+    def predict(model: Path) -> None:
+        arguments = ("--checkpoint", model, "--out", folder / model.suffix, photo)
+        run_python("-m", "clothseg_utils", "predict", *arguments)
+
+    timing = alternate(lambda: predict(checkpoint), lambda: predict(exported), 3)
+    return Row(
+        name=f"predict one photo at {IMAGE_SIZE}, whole process: ONNX",
+        baseline=timing.baseline,
+        ours=timing.ours,
+        unit="s",
+        target=3.0,
+        n=timing.n,
+        note=(
+            "the same verb with the checkpoint, which imports torch; in fp32 "
+            f"{differing / expected.size:.3%} of the mask's pixels differ"
+        ),
+    )
+
+
 def _load_ours(checkpoint: str) -> None:
     # What the command imports before it predicts, and how.
     from clothseg_utils.__main__ import heavy_imports
-
-    with heavy_imports():
-        from clothseg_utils.network.segmenter import load_segmenter
-        from clothseg_utils.prediction.predict import plan_predictions, predict_photos
+    from clothseg_utils.network.loading import load
+    from clothseg_utils.prediction.predict import plan_predictions, predict_photos
 
     del plan_predictions, predict_photos
-    load_segmenter(checkpoint)
+    with heavy_imports():
+        load(checkpoint)
 
 
 def main(what: str, checkpoint: str, *paths: str) -> None:

@@ -501,7 +501,7 @@ def evaluate(
 @app.command()
 def predict(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO_OR_FOLDER...")],
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint that training wrote.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or what `export` made of it.")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     json: Annotated[bool, typer.Option("--json", help="COCO RLE as <stem>.json.")] = False,
     probabilities: Annotated[
@@ -537,17 +537,16 @@ def predict(
     if parts and not (coco or panoptic):
         raise ValueError("--parts divides what --coco and --panoptic write; expected one of them.")
     from clothseg_utils.core.workers import spin_briefly
+    from clothseg_utils.network.loading import load
+    from clothseg_utils.prediction import predict as predicting
+    from clothseg_utils.prediction.collecting import check_collected, collecting
 
     spin_briefly()
-    with heavy_imports():
-        from clothseg_utils.network.segmenter import load_segmenter
-        from clothseg_utils.prediction import predict as predicting
-        from clothseg_utils.prediction.collecting import check_collected, collecting
-
     inference = _inference(tta_flip, tta_scales, window_px)
     plan = predicting.plan_predictions(photos, out)
     check_collected(photos, out, plan.tasks, coco=coco, panoptic=panoptic)
-    segmenter = load_segmenter(checkpoint, inference=inference)
+    with heavy_imports():  # of torch, for a checkpoint
+        segmenter = load(checkpoint, inference=inference)
     with collecting(segmenter, out, coco=coco, panoptic=panoptic, parts=parts) as collect:
         summary = predicting.predict_photos(
             segmenter, plan.tasks, as_json=json, probabilities=probabilities, collect=collect
@@ -565,6 +564,53 @@ def predict(
     for line in predicting.remarks(plan, summary):
         _say(line)
     return (1 if failed else 0) if summary.done else 2
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint that training wrote.")],
+    format_: Annotated[
+        Literal["onnx", "torchscript", "safetensors"],
+        typer.Option("--format", help="Form of the file."),
+    ] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write.  [default: beside the checkpoint]"),
+    ] = None,
+    int8: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="ONNX in 8 bits, with ranges from photos there."),
+    ] = None,
+) -> int:
+    """Write a network for other programs.
+
+    \b
+    Examples:
+      python -m clothseg_utils export --checkpoint best.ckpt --out shop.onnx
+      python -m clothseg_utils export --checkpoint best.ckpt --int8 photos/
+      python -m clothseg_utils export --checkpoint best.ckpt --format safetensors
+    """
+    if int8 and format_ != "onnx":
+        raise ValueError(f"--int8 with format {format_}; expected format onnx.")
+    with heavy_imports():
+        from clothseg_utils.network.export import SUFFIXES, check_out, export_model
+        from clothseg_utils.network.quantize import export_int8
+        from clothseg_utils.network.segmenter import load_segmenter
+
+    stem = f"{checkpoint.stem}_int8" if int8 else checkpoint.stem
+    out = out or checkpoint.with_name(stem + SUFFIXES[format_])
+    check_out(format_, out)
+    segmenter = load_segmenter(checkpoint, "cpu")
+    if int8:
+        share = export_int8(segmenter, out, int8)
+        _say(f"{out}: in 8 bits {share:.2%} of the photos' pixels get another class")
+    else:
+        export_model(segmenter, format_, out)
+        _say(f"{out}: its logits are the network's")
+    _say(f"classes and sizes: {out.with_suffix('.json')}")
+    if format_ == "onnx":
+        _say_next("predict", "--checkpoint", out, "--out", "predictions")
+    return 0
 
 
 @app.command()
