@@ -219,7 +219,8 @@ def _load_ours(checkpoint: str) -> None:
 
     with heavy_imports():
         from clothseg_utils.network.segmenter import load_segmenter
-        from clothseg_utils.prediction.predict import plan_predictions, predict_photos
+        from clothseg_utils.prediction.plan import plan_predictions
+        from clothseg_utils.prediction.predict import predict_photos
 
     del plan_predictions, predict_photos
     load_segmenter(checkpoint)
