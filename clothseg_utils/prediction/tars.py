@@ -75,6 +75,12 @@ def list_tar(tar: Path) -> Iterator[tuple[PurePosixPath, TarMember | str]]:
                     yield name, TarMember(tar, member.offset_data, member.size)
                 else:
                     yield name, f"no photo, {name.suffix.lower() or 'without a suffix'}"
+            # A tar that was cut between two members or in a head ends in silence here.
+            end: int = file.offset  # type: ignore[attr-defined]
+            with tar.open("rb") as data:
+                data.seek(end)
+                if data.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise tarfile.ReadError("its end is missing")
     except tarfile.TarError as error:
         raise ValueError(
             f"{printable(tar)} cannot be read to its end ({error}); expected a whole tar that is "
