@@ -577,11 +577,13 @@ def predict(
     target = out or compact
     assert target  # one of them is given
     plan = planning.plan_predictions(photos or (), target, lists or ())
+    divided = plan.digest() if part else ""
     if part:
         plan = plan.part(*part)
     segmenter = load_segmenter(checkpoint, inference=inference, batch_size=batch_size or None)
     if compact:
-        settings = result_settings(checkpoint, segmenter, inference, parts=parts)
+        options = {"parts": parts, "photos": divided}
+        settings = result_settings(checkpoint, segmenter, inference, **options)
         record = Record(record_path(compact), settings)
         summary, n_before = predict_compact(
             segmenter, plan.tasks, compact, record, shard=part, parts=parts

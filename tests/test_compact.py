@@ -61,6 +61,15 @@ def test_shards_one_after_the_other_are_one_run_and_join_to_its_coco_file(
     assert (tmp_path / "all.json").read_bytes() == (tmp_path / "expected.json").read_bytes()
 
 
+def test_shards_of_other_photos_are_refused(predict, photos, tmp_path):
+    """Else a photo could stand in two of them, or in none."""
+    predict("all.jsonl", "--shard", "1/2")
+    shutil.copy(next(photos.iterdir()), photos / "a.jpg")
+    result = predict("all.jsonl", "--shard", "2/2")
+    assert result.code == 2
+    assert "is of results with another photos" in result.err
+
+
 @pytest.mark.parametrize("torn", [b'{"file_name": "ha', b'{"file_name": "half"}\n', bytes(50)])
 def test_a_line_that_was_interrupted_is_written_again(predict, tmp_path, torn):
     predict("all.jsonl")

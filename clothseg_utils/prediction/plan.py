@@ -1,5 +1,6 @@
 """Which photos `predict` is going to do, which of them are this shard's, and where results go."""
 
+import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -80,6 +81,13 @@ class PredictionPlan:
     tasks: list[PhotoTask]
     skipped: dict[str, list[Path]]
     unread: dict[Path, str]
+
+    def digest(self) -> str:
+        """SHA-256 of all photos' names, in hex: shards of one job have divided the same photos."""
+        names = hashlib.sha256()
+        for task in self.tasks:
+            names.update(os.fsencode(task.file_name) + b"\0")
+        return names.hexdigest()
 
     def part(self, number: int, of: int) -> "PredictionPlan":
         """One of `of` parts, counted from 1: they follow each other and are equally long.

@@ -1,6 +1,7 @@
 """What of a job is done already: results of the same settings, written after these were noted."""
 
 import contextlib
+import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from clothseg_utils import __version__
 from clothseg_utils.core.config import InferenceConfig
 from clothseg_utils.core.files import read_json, sha256_file, write_json
 from clothseg_utils.core.text import printable
@@ -30,7 +30,7 @@ def result_settings(
     return {
         "checkpoint": checkpoint.name,
         "sha256": sha256_file(checkpoint),
-        "package": __version__,
+        "package": importlib.metadata.version("clothseg_utils"),
         "inference": inference.model_dump(),
         "classes": list(model.class_names),
         **options,

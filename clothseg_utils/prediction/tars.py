@@ -76,7 +76,7 @@ def list_tar(tar: Path) -> Iterator[tuple[PurePosixPath, TarMember | str]]:
                 else:
                     yield name, f"no photo, {name.suffix.lower() or 'without a suffix'}"
             # A tar that was cut between two members or in a head ends in silence here.
-            end: int = file.offset  # type: ignore[attr-defined]
+            end = file.offset
             with tar.open("rb") as data:
                 data.seek(end)
                 if data.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
