@@ -437,6 +437,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for metrics.json and evaluation/.")],
     split: _Split = "val",
     write_masks: Annotated[bool, typer.Option("--write-masks", help="Keep the masks.")] = False,
+    roll_up: Annotated[
+        bool, typer.Option("--roll-up", help="Score categories as their supercategories.")
+    ] = False,
     tta_flip: _Flip = False,
     tta_scales: _Scales = "",
     window_px: _Window = 0,
@@ -446,12 +449,17 @@ def evaluate(
     Needs the files of that split only. Nothing is trained on a test split: it has an annotation
     file of its own, and its photos lie in test/, beside val's.
 
+    Of a network of scheme category the supercategories are scored too, in a part of metrics.json;
+    with --roll-up all of it is in these (docs/scores.md). The masks stay in the network's classes.
+
     \b
     Examples:
       python -m clothseg_utils evaluate --data-root data/synthetic --out scores \\
           --checkpoint outputs/demo/checkpoints/best.ckpt
       python -m clothseg_utils evaluate --data-root data/synthetic --out scores \\
           --checkpoint best.ckpt --split train --write-masks
+      python -m clothseg_utils evaluate --data-root data/synthetic --out rolled \\
+          --checkpoint outputs/cat/checkpoints/best.ckpt --roll-up
     """
     from clothseg_utils.core.workers import spin_briefly
 
@@ -462,27 +470,30 @@ def evaluate(
         from clothseg_utils.network.evaluate import evaluate as score
         from clothseg_utils.network.segmenter import load_segmenter
         from clothseg_utils.scores.evaluation import seconds_text, write_evaluation
+        from clothseg_utils.scores.roll_up import check_roll_up, rolled_up
 
     inference = _inference(tta_flip, tta_scales, window_px)
     segmenter = load_segmenter(checkpoint, inference=inference)
     data_config = DataConfig(data_root=_portable(data_root), scheme=segmenter.scheme)
     split_data = load_split(data_config, split)
+    if roll_up:
+        check_roll_up(split_data.classes, split_data.coco)
     evaluation = score(segmenter, split_data, masks_dir=out / "masks" if write_masks else None)
+    rolled = rolled_up(evaluation)
+    if roll_up and rolled is not None:
+        evaluation, rolled = rolled, None
     started = time.perf_counter()
     write_evaluation(out, evaluation)
     writing = time.perf_counter() - started
-    metrics = evaluation.metrics
-    low, high = metrics["intervals"]["mean_iou"]
-    interval = "" if low is None else f" ({low:.4f} to {high:.4f})"  # one photo has none
-    no_background = metrics["mean_iou_no_background"]  # None where all is background
-    garments = "" if no_background is None else f", without background {no_background:.4f}"
-    _say(
-        f"{count_text(metrics['n_images'], 'photo')}: "
-        f"mIoU {metrics['mean_iou']:.4f}{interval}{garments}, "
-        f"macro F1 {metrics['macro_f1']:.4f}; {metrics['protocol'].split(':')[0]}"
-    )
+    n_photos = count_text(len(evaluation.image_ids), "photo")
+    protocol = evaluation.metrics["protocol"].split(":")[0]
+    note = f", rolled up to {len(evaluation.class_names)} classes" if roll_up else ""
+    _say(f"{n_photos}: {_scores_text(evaluation.metrics)}; {protocol}{note}")
+    if rolled is not None:
+        _say(f"rolled up to {len(rolled.class_names)} classes: {_scores_text(rolled.metrics)}")
     _say(f"scores: {out / 'metrics.json'}")
-    _say(f"time, and share of the network's: {seconds_text(metrics['seconds'], writing)}")
+    seconds = seconds_text(evaluation.metrics["seconds"], writing)
+    _say(f"time, and share of the network's: {seconds}")
     _say_excluded(split_data.excluded)
     return 0
 
@@ -819,6 +830,14 @@ def _say_next(verb: str, *arguments: str | Path, why: str = "") -> None:
     words = (_shown(a) if isinstance(a, Path) and a.is_absolute() else str(a) for a in arguments)
     to_fill_in = " PHOTO_OR_FOLDER" if verb == "predict" else ""  # not quoted
     _say(f"    {shlex.join([*program, verb, *words])}{to_fill_in}")
+
+
+def _scores_text(metrics: dict[str, Any]) -> str:
+    low, high = metrics["intervals"]["mean_iou"]
+    interval = "" if low is None else f" ({low:.4f} to {high:.4f})"  # one photo has none
+    no_background = metrics["mean_iou_no_background"]  # None where all is background
+    garments = "" if no_background is None else f", without background {no_background:.4f}"
+    return f"mIoU {metrics['mean_iou']:.4f}{interval}{garments}, macro F1 {metrics['macro_f1']:.4f}"
 
 
 def _say_excluded(excluded: dict[str, str]) -> None:

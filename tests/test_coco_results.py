@@ -104,6 +104,18 @@ def test_a_class_is_written_as_the_mask_api_itself_writes_it(mask):
     }
 
 
+def test_the_json_of_a_photo_to_the_byte(model, tmp_path):
+    make_photo(model, tmp_path / "a.png", 1, np.array([[0, 2, 2], [1, 0, 2]], np.uint8))
+    predict_photos(model, plan_predictions([tmp_path / "a.png"], tmp_path).tasks, as_json=True)
+    assert (tmp_path / "a.png.json").read_text() == (
+        '{"file_name": "a.png", "height": 2, "width": 3, "annotations": [{"class_id": 1, '
+        '"class_name": "closures", "area": 1, "bbox": [0.0, 1.0, 1.0, 1.0], "segmentation": '
+        '{"size": [2, 3], "counts": "114"}}, {"class_id": 2, "class_name": "upperbody", "area": 3, '
+        '"bbox": [1.0, 0.0, 2.0, 2.0], "segmentation": {"size": [2, 3], "counts": "2111"}}]}\n'
+    )
+    assert model.n_confidences == 0
+
+
 @pytest.mark.parametrize("mask", RANDOM_MASKS, ids=lambda mask: f"{mask.shape}")
 def test_parts_are_connected_and_paint_the_mask(mask):
     record = mask_to_coco(mask, NAMES, parts=True)
@@ -149,13 +161,14 @@ class KnownModel:
     masks: dict[bytes, np.ndarray]
     class_names: tuple[str, ...] = tuple(NAMES)
     batch_size: int = 2
+    n_confidences: int = 0
 
     @property
     def colors(self) -> np.ndarray:
         return class_colors(len(self.class_names))
 
     def predict(self, photo: np.ndarray) -> "KnownPrediction":
-        return KnownPrediction(self.masks[photo.tobytes()])
+        return KnownPrediction(self, self.masks[photo.tobytes()])
 
     def predict_batch(self, photos: Sequence[np.ndarray]) -> "list[KnownPrediction]":
         return [self.predict(photo) for photo in photos]
@@ -163,6 +176,7 @@ class KnownModel:
 
 @dataclasses.dataclass
 class KnownPrediction:
+    model: KnownModel
     known: np.ndarray
 
     def mask(self) -> np.ndarray:
@@ -172,6 +186,7 @@ class KnownPrediction:
         raise AssertionError("nobody asked")
 
     def confidence(self) -> np.ndarray:
+        self.model.n_confidences += 1
         return np.where(self.known == 1, 0.75, 0.5).astype(np.float32)
 
 
@@ -399,6 +414,7 @@ def test_panoptic_pngs_hold_the_ids_of_their_segments(model, photos, tmp_path, p
     """As panopticapi reads them: red + 256 green + 256 * 256 blue, 0 where there is no segment."""
     folder = tmp_path / "out" / "panoptic"
     predict(model, tmp_path / "out", photos, panoptic=folder, parts=parts)
+    assert model.n_confidences == 0, "it takes time, and only scores need it"
     content = json.loads((folder / "panoptic.json").read_text())
     images = {image["id"]: image for image in content["images"]}
     names = [a["file_name"] for a in content["annotations"]]

@@ -1,5 +1,6 @@
 """Files and folders appear when they are whole; paths mean the same on each machine."""
 
+import errno
 import os
 import stat
 
@@ -46,6 +47,20 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, error):
         write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_error_of_a_full_disk_names_the_file(tmp_path):
+    def write(error: OSError):
+        with atomic_path(tmp_path / "a.json"):
+            raise error
+
+    with pytest.raises(OSError, match=r"No space left on device: '.*a\.json'"):
+        write(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    with pytest.raises(OSError, match=r"other\.json"):
+        write(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "other.json"))
+    with pytest.raises(BrokenPipeError) as closed:
+        write(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+    assert closed.value.filename is None, "not of this file"
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path):

@@ -415,6 +415,22 @@ def test_executed_copy_holds_no_path_of_this_machine(steps_run, run, monkeypatch
     }
 
 
+def test_only_a_training_waits_by_spinning(steps_run, monkeypatch):
+    """Other notebooks share cores with other programs; there a network at work loses little."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    spins = {}
+
+    def execute_and_note(source, target, **options):
+        spins[Path(source).stem] = os.environ.get("GOMP_SPINCOUNT")
+        execute_here(source, target, **options)
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute_and_note)
+    steps_run()
+    assert spins == {step: None if step == "03_training" else "3000" for step in STEPS}
+    assert "GOMP_SPINCOUNT" not in os.environ
+
+
 def test_copy_that_was_cut_off_is_kept_as_it_is(steps_run, run, monkeypatch):
     def cut_off(source, target, **options):
         Path(target).write_text('{"cells": [')

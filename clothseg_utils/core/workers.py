@@ -103,6 +103,18 @@ def spin_briefly() -> None:
 
 
 @contextlib.contextmanager
+def children_spin_briefly() -> Iterator[None]:
+    """Let the threads of processes that are started meanwhile do as `spin_briefly` says."""
+    before = dict(os.environ)
+    spin_briefly()
+    try:
+        yield
+    finally:
+        if "GOMP_SPINCOUNT" not in before:
+            os.environ.pop("GOMP_SPINCOUNT", None)
+
+
+@contextlib.contextmanager
 def worker_pool(n_workers: int) -> Iterator[ProcessPoolExecutor]:
     """Start processes that share the cores; what they have not begun at the end is dropped."""
     pool = ProcessPoolExecutor(n_workers, _process_context(), initializer=_start_worker)

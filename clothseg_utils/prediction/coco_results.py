@@ -247,7 +247,6 @@ def _annotation_file(
     Yields:
         A function that takes a photo's record and its annotations, which it tells the image.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with (
         contextlib.suppress(_NoPhotoError),
         atomic_path(path) as temporary,

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from clothseg_utils.core.files import (
 from clothseg_utils.core.progress import never_silent
 from clothseg_utils.core.reach import code_hash, notebook_imports
 from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.core.workers import children_spin_briefly
 from clothseg_utils.data.coco import annotation_path, images_dir
 from clothseg_utils.data.splits import check_scheme
 from clothseg_utils.intake.own_classes import read_classes
@@ -370,6 +372,7 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
     try:
         with (
             warnings.catch_warnings(),
+            nullcontext() if notebook == _TRAINING else children_spin_briefly(),
             never_silent(sys.stdout, partial(_place, unfinished)) as output,
         ):
             warnings.simplefilter("ignore")  # deprecations inside papermill and nbclient
