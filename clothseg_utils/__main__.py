@@ -500,12 +500,24 @@ def evaluate(
 
 @app.command()
 def predict(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO_OR_FOLDER...")],
     checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or what `export` made of it.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    photos: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PHOTO_OR_FOLDER...", help="Also tars and quoted patterns.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
+    lists: Annotated[
+        list[Path] | None,
+        typer.Option("--list", metavar="FILE", help="Photos and tars, one a line; repeatable."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="COCO RLE as <stem>.json.")] = False,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Class probabilities as <stem>.npz.")
+    ] = False,
+    masks_only: Annotated[
+        bool, typer.Option("--masks-only", help="Neither colours nor overlays.")
     ] = False,
     coco: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One COCO JSON of all photos.")
@@ -513,17 +525,28 @@ def predict(
     panoptic: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="COCO panoptic: JSON and PNGs.")
     ] = None,
+    compact: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON lines instead of --out, a photo a line."),
+    ] = None,
     parts: Annotated[
         bool,
-        typer.Option("--parts", help="In these two, an instance for each connected part."),
+        typer.Option("--parts", help="In these three, an instance for each connected part."),
     ] = False,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="This part of the photos only: 1/8 to 8/8.")
+    ] = "",
+    batch_size: Annotated[
+        int, typer.Option(min=0, help="Photos in one pass; 0 takes 1 on a CPU, 8 on a GPU.")
+    ] = 0,
     tta_flip: _Flip = False,
     tta_scales: _Scales = "",
     window_px: _Window = 0,
 ) -> int:
     """Segment photos of any size.
 
-    Each gets a mask of class ids, a colour mask and an overlay, of its own size.
+    Each gets a mask of class ids, a colour mask and an overlay, of its own size. The same command
+    again goes on where it stopped.
 
     \b
     Examples:
@@ -533,37 +556,103 @@ def predict(
           --checkpoint best.ckpt
       python -m clothseg_utils predict --out predictions photos/ \\
           --coco predictions.json --parts --checkpoint best.ckpt
+      python -m clothseg_utils predict --compact all.jsonl --list photos.txt \\
+          --shard 3/8 --checkpoint best.ckpt
     """
-    if parts and not (coco or panoptic):
-        raise ValueError("--parts divides what --coco and --panoptic write; expected one of them.")
+    if parts and not (coco or panoptic or compact):
+        raise ValueError(
+            "--parts divides what --coco, --panoptic and --compact write; expected one of them."
+        )
+    if (out is None) == (compact is None):
+        raise ValueError("expected one of --out and --compact. See predict --help.")
+    if compact and (json or probabilities or masks_only or coco or panoptic):
+        raise ValueError("--compact writes nothing else; expected no option for files of --out.")
+    if not (photos or lists):
+        raise ValueError("no photos are given; expected some, a folder, or --list FILE.")
     from clothseg_utils.core.workers import spin_briefly
     from clothseg_utils.network.loading import load
+    from clothseg_utils.prediction import plan as planning
     from clothseg_utils.prediction import predict as predicting
     from clothseg_utils.prediction.collecting import check_collected, collecting
+    from clothseg_utils.prediction.compact import predict_compact, record_path
+    from clothseg_utils.prediction.result_names import RECORD_NAME
+    from clothseg_utils.prediction.resume import Record, result_settings
 
     spin_briefly()
+    part = planning.parse_shard(shard) if shard else None
+    if part and (coco or panoptic):
+        raise ValueError("a shard has not all photos; expected --compact, and then the verb join.")
     inference = _inference(tta_flip, tta_scales, window_px)
-    plan = predicting.plan_predictions(photos, out)
-    check_collected(photos, out, plan.tasks, coco=coco, panoptic=panoptic)
+    target = out or compact
+    assert target  # one of them is given
+    plan = planning.plan_predictions(photos or (), target, lists or ())
+    divided = plan.digest() if part else ""
+    if part:
+        plan = plan.part(*part)
     with heavy_imports():  # of torch, for a checkpoint
-        segmenter = load(checkpoint, inference=inference)
-    with collecting(segmenter, out, coco=coco, panoptic=panoptic, parts=parts) as collect:
-        summary = predicting.predict_photos(
-            segmenter, plan.tasks, as_json=json, probabilities=probabilities, collect=collect
+        segmenter = load(checkpoint, inference=inference, batch_size=batch_size or None)
+    if compact:
+        options = {"parts": parts, "photos": divided}
+        settings = result_settings(checkpoint, segmenter, inference, **options)
+        record = Record(record_path(compact), settings)
+        summary, n_before = predict_compact(
+            segmenter, plan.tasks, compact, record, shard=part, parts=parts
         )
+    else:
+        check_collected(photos or (), target, plan.tasks, coco=coco, panoptic=panoptic)
+        written = {"as_json": json, "probabilities": probabilities, "masks_only": masks_only}
+        record = Record(target / RECORD_NAME, result_settings(checkpoint, segmenter, inference))
+        if part or masks_only:
+            planning.check_apart(plan.tasks)
+        if part:
+            record.refuse_others("Give these shards another --out.")
+        elif record.stored() not in (None, record.settings):
+            _say(f"{target} holds results of another checkpoint or options: all are made again")
+        # Files on all photos need all of them.
+        tasks = plan.tasks if coco or panoptic else record.remaining(plan.tasks, **written)
+        n_before = len(plan.tasks) - len(tasks)
+        with collecting(segmenter, target, coco=coco, panoptic=panoptic, parts=parts) as collect:
+            summary = predicting.predict_photos(
+                segmenter, tasks, **written, collect=collect, before_first=record.begin
+            )
+        if summary.done:
+            record.refuse_others("Another call wrote into this folder meanwhile; run both again.")
     failed = plan.unread | summary.failed
     for line in predicting.failure_lines(failed):
         _complain(line)
-    if summary.done:
-        done = f"{len(summary.done)} of {len(plan.tasks)} photos are done: {out}"
-        _say(f"{done} (look at the overlays, *_overlay.jpg)")
+    n_done = n_before + len(summary.done)
+    if n_done or part:
+        done = f"{n_done} of {len(plan.tasks)} photos are done: {out or compact}"
+        hint = "" if compact or masks_only else " (look at the overlays, *_overlay.jpg)"
+        _say(f"{done}{hint}")
+        if n_before:
+            _say(f"done before, with the same checkpoint and options: {n_before}")
         if coco:
             _say(f"COCO file: {coco}")
         if panoptic:
             _say(f"COCO panoptic: {panoptic / 'panoptic.json'}, PNGs in {panoptic / 'panoptic'}")
     for line in predicting.remarks(plan, summary):
         _say(line)
-    return (1 if failed else 0) if summary.done else 2
+    is_empty = part and not plan.tasks  # more shards than photos
+    return (1 if failed else 0) if n_done or is_empty else 2
+
+
+@app.command()
+def join(
+    compact: Annotated[Path, typer.Argument(metavar="FILE", help="As predict --compact had it.")],
+    coco: Annotated[Path, typer.Option(metavar="FILE", help="COCO JSON to write.")],
+) -> int:
+    """Make one COCO file of what predict --compact wrote, in one file or in shards.
+
+    \b
+    Example:
+      python -m clothseg_utils join all.jsonl --coco all.json
+    """
+    from clothseg_utils.prediction.compact import join_to_coco
+
+    n_photos = join_to_coco(compact, coco)
+    _say(f"{count_text(n_photos, 'photo')} in one COCO file: {coco}")
+    return 0
 
 
 @app.command()
