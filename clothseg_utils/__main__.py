@@ -564,11 +564,11 @@ def predict(
             "--parts divides what --coco, --panoptic and --compact write; expected one of them."
         )
     if (out is None) == (compact is None):
-        raise ValueError("expected one of --out and --compact. See predict --help.")
+        raise ValueError("expected one of --out and --compact; give one, and not the other.")
     if compact and (json or probabilities or masks_only or coco or panoptic):
         raise ValueError("--compact writes nothing else; expected no option for files of --out.")
     if not (photos or lists):
-        raise ValueError("no photos are given; expected some, a folder, or --list FILE.")
+        raise _ClickError("Missing argument 'PHOTO_OR_FOLDER...' or option '--list'")
     from clothseg_utils.core.workers import spin_briefly
     from clothseg_utils.network.loading import load
     from clothseg_utils.prediction import plan as planning
@@ -642,10 +642,12 @@ def join(
     compact: Annotated[Path, typer.Argument(metavar="FILE", help="As predict --compact had it.")],
     coco: Annotated[Path, typer.Option(metavar="FILE", help="COCO JSON to write.")],
 ) -> int:
-    """Make one COCO file of what predict --compact wrote, in one file or in shards.
+    """Make one COCO file of the lines of predict --compact.
+
+    They may stand in one file, or in the files of all shards.
 
     \b
-    Example:
+    Examples:
       python -m clothseg_utils join all.jsonl --coco all.json
     """
     from clothseg_utils.prediction.compact import join_to_coco
