@@ -449,6 +449,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for metrics.json and evaluation/.")],
     split: _Split = "val",
     write_masks: Annotated[bool, typer.Option("--write-masks", help="Keep the masks.")] = False,
+    roll_up: Annotated[
+        bool, typer.Option("--roll-up", help="Score categories as their supercategories.")
+    ] = False,
     tta_flip: _Flip = False,
     tta_scales: _Scales = "",
     window_px: _Window = 0,
@@ -458,12 +461,17 @@ def evaluate(
     Needs the files of that split only. Nothing is trained on a test split: it has an annotation
     file of its own, and its photos lie in test/, beside val's.
 
+    Of a network of scheme category the supercategories are scored too, in a part of metrics.json;
+    with --roll-up all of it is in these (docs/scores.md). The masks stay in the network's classes.
+
     \b
     Examples:
       python -m clothseg_utils evaluate --data-root data/synthetic --out scores \\
           --checkpoint outputs/demo/checkpoints/best.ckpt
       python -m clothseg_utils evaluate --data-root data/synthetic --out scores \\
           --checkpoint best.ckpt --split train --write-masks
+      python -m clothseg_utils evaluate --data-root data/synthetic --out rolled \\
+          --checkpoint outputs/cat/checkpoints/best.ckpt --roll-up
     """
     from clothseg_utils.core.workers import spin_briefly
 
@@ -474,39 +482,54 @@ def evaluate(
         from clothseg_utils.network.evaluate import evaluate as score
         from clothseg_utils.network.segmenter import load_segmenter
         from clothseg_utils.scores.evaluation import seconds_text, write_evaluation
+        from clothseg_utils.scores.roll_up import check_roll_up, rolled_up
 
     inference = _inference(tta_flip, tta_scales, window_px)
     segmenter = load_segmenter(checkpoint, inference=inference)
     data_config = DataConfig(data_root=_portable(data_root), scheme=segmenter.scheme)
     split_data = load_split(data_config, split)
+    if roll_up:
+        check_roll_up(split_data.classes, split_data.coco)
     evaluation = score(segmenter, split_data, masks_dir=out / "masks" if write_masks else None)
+    rolled = rolled_up(evaluation)
+    if roll_up and rolled is not None:
+        evaluation, rolled = rolled, None
     started = time.perf_counter()
     write_evaluation(out, evaluation)
     writing = time.perf_counter() - started
-    metrics = evaluation.metrics
-    low, high = metrics["intervals"]["mean_iou"]
-    interval = "" if low is None else f" ({low:.4f} to {high:.4f})"  # one photo has none
-    no_background = metrics["mean_iou_no_background"]  # None where all is background
-    garments = "" if no_background is None else f", without background {no_background:.4f}"
-    _say(
-        f"{count_text(metrics['n_images'], 'photo')}: "
-        f"mIoU {metrics['mean_iou']:.4f}{interval}{garments}, "
-        f"macro F1 {metrics['macro_f1']:.4f}; {metrics['protocol'].split(':')[0]}"
-    )
+    n_photos = count_text(len(evaluation.image_ids), "photo")
+    protocol = evaluation.metrics["protocol"].split(":")[0]
+    note = f", rolled up to {len(evaluation.class_names)} classes" if roll_up else ""
+    _say(f"{n_photos}: {_scores_text(evaluation.metrics)}; {protocol}{note}")
+    if rolled is not None:
+        _say(f"rolled up to {len(rolled.class_names)} classes: {_scores_text(rolled.metrics)}")
     _say(f"scores: {out / 'metrics.json'}")
-    _say(f"time, and share of the network's: {seconds_text(metrics['seconds'], writing)}")
+    seconds = seconds_text(evaluation.metrics["seconds"], writing)
+    _say(f"time, and share of the network's: {seconds}")
     _say_excluded(split_data.excluded)
     return 0
 
 
 @app.command()
 def predict(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO_OR_FOLDER...")],
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint that training wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or what `export` made of it.")],
+    photos: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PHOTO_OR_FOLDER...", help="Also tars and quoted patterns.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
+    lists: Annotated[
+        list[Path] | None,
+        typer.Option("--list", metavar="FILE", help="Photos and tars, one a line; repeatable."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="COCO RLE as <stem>.json.")] = False,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Class probabilities as <stem>.npz.")
+    ] = False,
+    masks_only: Annotated[
+        bool, typer.Option("--masks-only", help="Neither colours nor overlays.")
     ] = False,
     coco: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One COCO JSON of all photos.")
@@ -514,17 +537,28 @@ def predict(
     panoptic: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="COCO panoptic: JSON and PNGs.")
     ] = None,
+    compact: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON lines instead of --out, a photo a line."),
+    ] = None,
     parts: Annotated[
         bool,
-        typer.Option("--parts", help="In these two, an instance for each connected part."),
+        typer.Option("--parts", help="In these three, an instance for each connected part."),
     ] = False,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="This part of the photos only: 1/8 to 8/8.")
+    ] = "",
+    batch_size: Annotated[
+        int, typer.Option(min=0, help="Photos in one pass; 0 takes 1 on a CPU, 8 on a GPU.")
+    ] = 0,
     tta_flip: _Flip = False,
     tta_scales: _Scales = "",
     window_px: _Window = 0,
 ) -> int:
     """Segment photos of any size.
 
-    Each gets a mask of class ids, a colour mask and an overlay, of its own size.
+    Each gets a mask of class ids, a colour mask and an overlay, of its own size. The same command
+    again goes on where it stopped.
 
     \b
     Examples:
@@ -534,38 +568,152 @@ def predict(
           --checkpoint best.ckpt
       python -m clothseg_utils predict --out predictions photos/ \\
           --coco predictions.json --parts --checkpoint best.ckpt
+      python -m clothseg_utils predict --compact all.jsonl --list photos.txt \\
+          --shard 3/8 --checkpoint best.ckpt
     """
-    if parts and not (coco or panoptic):
-        raise ValueError("--parts divides what --coco and --panoptic write; expected one of them.")
+    if parts and not (coco or panoptic or compact):
+        raise ValueError(
+            "--parts divides what --coco, --panoptic and --compact write; expected one of them."
+        )
+    if (out is None) == (compact is None):
+        raise ValueError("expected one of --out and --compact; give one, and not the other.")
+    if compact and (json or probabilities or masks_only or coco or panoptic):
+        raise ValueError("--compact writes nothing else; expected no option for files of --out.")
+    if not (photos or lists):
+        raise _ClickError("Missing argument 'PHOTO_OR_FOLDER...' or option '--list'")
     from clothseg_utils.core.workers import spin_briefly
+    from clothseg_utils.network.loading import load
+    from clothseg_utils.prediction import plan as planning
+    from clothseg_utils.prediction import predict as predicting
+    from clothseg_utils.prediction.collecting import check_collected, collecting
+    from clothseg_utils.prediction.compact import predict_compact, record_path
+    from clothseg_utils.prediction.result_names import RECORD_NAME
+    from clothseg_utils.prediction.resume import Record, result_settings
 
     spin_briefly()
-    with heavy_imports():
-        from clothseg_utils.network.segmenter import load_segmenter
-        from clothseg_utils.prediction import predict as predicting
-        from clothseg_utils.prediction.collecting import check_collected, collecting
-
+    part = planning.parse_shard(shard) if shard else None
+    if part and (coco or panoptic):
+        raise ValueError("a shard has not all photos; expected --compact, and then the verb join.")
     inference = _inference(tta_flip, tta_scales, window_px)
-    plan = predicting.plan_predictions(photos, out)
-    check_collected(photos, out, plan.tasks, coco=coco, panoptic=panoptic)
-    segmenter = load_segmenter(checkpoint, inference=inference)
-    with collecting(segmenter, out, coco=coco, panoptic=panoptic, parts=parts) as collect:
-        summary = predicting.predict_photos(
-            segmenter, plan.tasks, as_json=json, probabilities=probabilities, collect=collect
+    target = out or compact
+    assert target  # one of them is given
+    plan = planning.plan_predictions(photos or (), target, lists or ())
+    divided = plan.digest() if part else ""
+    if part:
+        plan = plan.part(*part)
+    with heavy_imports():  # of torch, for a checkpoint
+        segmenter = load(checkpoint, inference=inference, batch_size=batch_size or None)
+    if compact:
+        options = {"parts": parts, "photos": divided}
+        settings = result_settings(checkpoint, segmenter, inference, **options)
+        record = Record(record_path(compact), settings)
+        summary, n_before = predict_compact(
+            segmenter, plan.tasks, compact, record, shard=part, parts=parts
         )
+    else:
+        check_collected(photos or (), target, plan.tasks, coco=coco, panoptic=panoptic)
+        written = {"as_json": json, "probabilities": probabilities, "masks_only": masks_only}
+        record = Record(target / RECORD_NAME, result_settings(checkpoint, segmenter, inference))
+        if part or masks_only:
+            planning.check_apart(plan.tasks)
+        if part:
+            record.refuse_others("Give these shards another --out.")
+        elif record.stored() not in (None, record.settings):
+            _say(f"{target} holds results of another checkpoint or options: all are made again")
+        # Files on all photos need all of them.
+        tasks = plan.tasks if coco or panoptic else record.remaining(plan.tasks, **written)
+        n_before = len(plan.tasks) - len(tasks)
+        with collecting(segmenter, target, coco=coco, panoptic=panoptic, parts=parts) as collect:
+            summary = predicting.predict_photos(
+                segmenter, tasks, **written, collect=collect, before_first=record.begin
+            )
+        if summary.done:
+            record.refuse_others("Another call wrote into this folder meanwhile; run both again.")
     failed = plan.unread | summary.failed
     for line in predicting.failure_lines(failed):
         _complain(line)
-    if summary.done:
-        done = f"{len(summary.done)} of {len(plan.tasks)} photos are done: {out}"
-        _say(f"{done} (look at the overlays, *_overlay.jpg)")
+    n_done = n_before + len(summary.done)
+    if n_done or part:
+        done = f"{n_done} of {len(plan.tasks)} photos are done: {out or compact}"
+        hint = "" if compact or masks_only else " (look at the overlays, *_overlay.jpg)"
+        _say(f"{done}{hint}")
+        if n_before:
+            _say(f"done before, with the same checkpoint and options: {n_before}")
         if coco:
             _say(f"COCO file: {coco}")
         if panoptic:
             _say(f"COCO panoptic: {panoptic / 'panoptic.json'}, PNGs in {panoptic / 'panoptic'}")
     for line in predicting.remarks(plan, summary):
         _say(line)
-    return (1 if failed else 0) if summary.done else 2
+    is_empty = part and not plan.tasks  # more shards than photos
+    return (1 if failed else 0) if n_done or is_empty else 2
+
+
+@app.command()
+def join(
+    compact: Annotated[Path, typer.Argument(metavar="FILE", help="As predict --compact had it.")],
+    coco: Annotated[Path, typer.Option(metavar="FILE", help="COCO JSON to write.")],
+) -> int:
+    """Make one COCO file of the lines of predict --compact.
+
+    They may stand in one file, or in the files of all shards.
+
+    \b
+    Examples:
+      python -m clothseg_utils join all.jsonl --coco all.json
+    """
+    from clothseg_utils.prediction.compact import join_to_coco
+
+    n_photos = join_to_coco(compact, coco)
+    _say(f"{count_text(n_photos, 'photo')} in one COCO file: {coco}")
+    return 0
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint that training wrote.")],
+    format_: Annotated[
+        Literal["onnx", "torchscript", "safetensors"],
+        typer.Option("--format", help="Form of the file."),
+    ] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write.  [default: beside the checkpoint]"),
+    ] = None,
+    int8: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="ONNX in 8 bits, with ranges from photos there."),
+    ] = None,
+) -> int:
+    """Write a network for other programs.
+
+    \b
+    Examples:
+      python -m clothseg_utils export --checkpoint best.ckpt --out shop.onnx
+      python -m clothseg_utils export --checkpoint best.ckpt --int8 photos/
+      python -m clothseg_utils export --checkpoint best.ckpt --format safetensors
+    """
+    if int8 and format_ != "onnx":
+        raise ValueError(f"--int8 with format {format_}; expected format onnx.")
+    with heavy_imports():
+        from clothseg_utils.network.export import SUFFIXES, check_out, export_model
+        from clothseg_utils.network.quantize import export_int8
+        from clothseg_utils.network.segmenter import load_segmenter
+
+    stem = f"{checkpoint.stem}_int8" if int8 else checkpoint.stem
+    out = out or checkpoint.with_name(stem + SUFFIXES[format_])
+    check_out(format_, out)
+    segmenter = load_segmenter(checkpoint, "cpu")
+    if int8:
+        share = export_int8(segmenter, out, int8)
+        _say(f"{out}: in 8 bits {share:.2%} of the photos' pixels get another class")
+    else:
+        export_model(segmenter, format_, out)
+        _say(f"{out}: its logits are the network's")
+    _say(f"classes and sizes: {out.with_suffix('.json')}")
+    if format_ == "onnx":
+        _say_next("predict", "--checkpoint", out, "--out", "predictions")
+    return 0
 
 
 @app.command()
@@ -743,6 +891,14 @@ def _say_next(verb: str, *arguments: str | Path, why: str = "") -> None:
     words = (_shown(a) if isinstance(a, Path) and a.is_absolute() else str(a) for a in arguments)
     to_fill_in = " PHOTO_OR_FOLDER" if verb == "predict" else ""  # not quoted
     _say(f"    {shlex.join([*program, verb, *words])}{to_fill_in}")
+
+
+def _scores_text(metrics: dict[str, Any]) -> str:
+    low, high = metrics["intervals"]["mean_iou"]
+    interval = "" if low is None else f" ({low:.4f} to {high:.4f})"  # one photo has none
+    no_background = metrics["mean_iou_no_background"]  # None where all is background
+    garments = "" if no_background is None else f", without background {no_background:.4f}"
+    return f"mIoU {metrics['mean_iou']:.4f}{interval}{garments}, macro F1 {metrics['macro_f1']:.4f}"
 
 
 def _say_excluded(excluded: dict[str, str]) -> None:

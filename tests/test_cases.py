@@ -289,6 +289,12 @@ def some_in_shares(export: Export) -> None:
         record |= {"segmentation": shares(record), "bbox": box, "area": 0.2}
 
 
+def named_by_url_alone(export: Export) -> None:
+    """As LVIS does."""
+    for record in export.file["images"]:
+        record["coco_url"] = f"http://images.example.org/train2017/{record.pop('file_name')}"
+
+
 def listed_twice(export: Export) -> None:
     export.file["images"].append(export.file["images"][0] | {"id": 99})
     export.file["annotations"][1]["image_id"] = 99
@@ -346,6 +352,7 @@ WHOLE = {
     ),
     "urls": (named(lambda i: f"https://x.com/shop/p{i}.jpg?X-Amz=1", lambda i: f"p{i}.jpg"), None),
     "case of the suffix": (named(lambda i: f"p{i}.jpg", lambda i: f"p{i}.JPG"), None),
+    "no name but a url": (named_by_url_alone, None),
     "some of each case": (
         named(lambda i: f"p{i}.jpg", lambda i: f"p{i}.{'JPG' if i > 6 else 'jpg'}"),
         None,
@@ -488,6 +495,12 @@ def photo_unreadable(export: Export) -> None:
     (export.photos / "note.jpg").write_text("no picture")
 
 
+def photo_cut(export: Export) -> None:
+    write_photo(export.photos / "half.jpg")
+    (export.photos / "half.jpg").write_bytes((export.photos / "half.jpg").read_bytes()[:2000])
+    export.file["images"][3]["file_name"] = "half.jpg"
+
+
 def outside(export: Export) -> None:
     export.file["annotations"][0]["segmentation"] = [box_part((200, 200, 240, 240))]
 
@@ -508,6 +521,7 @@ PARTLY = {
         ),
     ),
     "no photo": (photo_unreadable, Lost(9, 18, "photos left out that cannot be read: 1 (note.jpg")),
+    "half a photo": (photo_cut, Lost(9, 18, "left out that cannot be decoded: 1 (half.jpg")),
     "outside": (outside, Lost(10, 19, "annotations left out that cover no pixel: 1 (annotation 1")),
     "a broken part": (second_part_broken, Lost(10, 20, "polygon part")),
 }
@@ -584,6 +598,24 @@ def test_outlines_that_leave_the_photo_are_said(export):
     assert made.count(FAR) == 0
 
 
+@pytest.mark.parametrize(("scale", "count"), [(0.45, 1), (1, 0)])
+def test_masks_of_smaller_photos_are_said(export, scale, count):
+    """Outlines, boxes and sizes agree, but were drawn on previews."""
+    for record in export.file["annotations"]:
+        box = tuple(np.multiply(SHIRT if record["category_id"] == 1 else PANTS, scale).tolist())
+        record |= annotation(record["id"], record["image_id"], record["category_id"], box)
+    made = export.convert()
+    assert made.count("files whose masks all lie in the upper left quarter") == count
+
+
+def test_classes_that_nothing_shows_are_said(export):
+    export.file["categories"] += [
+        {"id": 3, "name": "hat", "supercategory": "head"},
+        {"id": 4, "name": "top", "supercategory": "upperbody"},
+    ]
+    assert "classes without any annotation: 1 (head)" in export.convert().summary()
+
+
 # --- refused, with the reason --------------------------------------------------------------------
 
 
@@ -620,6 +652,20 @@ def one_photo(export: Export) -> None:
 
 def all_of_other_shape(export: Export) -> None:
     export.each("images", width=100)
+
+
+def a_quarter_outside(export: Export) -> None:
+    for record in export.file["annotations"][:5]:
+        record["segmentation"] = [np.add(record["segmentation"][0], 1000).tolist()]
+
+
+def windows_1252(export: Export) -> None:
+    export.file["categories"][0]["name"] = "chemis\u00e9"
+    export.encode = lambda file: json.dumps(file, ensure_ascii=False).encode("cp1252")
+
+
+def objects_of_points(export: Export) -> None:
+    export.each("annotations", segmentation=lambda r: {"polygon": r["segmentation"]})
 
 
 def all_names_wrong(export: Export) -> None:
@@ -679,6 +725,9 @@ REFUSED = {
     "background for object": (runs_exchanged, "20 of 20 masks .* own box .*background"),
     "lists of x and of y": (lists_of_x_and_y, "20 of 20 masks .* own box .*lists of x"),
     "percent": (percent, "20 outlines goes beyond 100.*percent"),
+    "a quarter outside": (a_quarter_outside, "5 of 20 annotations lie outside .*annotation 1 of"),
+    "not utf-8": (windows_1252, r"categories\[0\]: its text is not UTF-8"),
+    "objects of points": (objects_of_points, "annotation 1 of p00.jpg: it has polygon"),
     "all names wrong": (all_names_wrong, "no photo that .*shop.json names is in .*photos"),
 }
 

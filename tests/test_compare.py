@@ -153,7 +153,7 @@ CONFUSIONS = np.array([[[4, 0], [1, 3]]] * 4)
         ),
         (
             evaluation(np.zeros((4, 3, 3), np.int64)),
-            "they have 2 and 3 classes of different names; expected one class scheme",
+            "they have 2 and 3 classes of different names, and none that roll up to the other's;",
         ),
         (  # two drawn datasets number their photos alike
             dataclasses.replace(evaluation(CONFUSIONS), file_names=["1.jpg", *"xyz"]),

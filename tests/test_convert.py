@@ -482,6 +482,15 @@ def test_given_splits_are_kept_and_equal_names_stay_apart(own):
             assert copied.read_bytes() == (own.photos / folder / f"{number}.jpg").read_bytes()
 
 
+def test_file_of_a_split_without_photos_is_said_and_no_hindrance(own):
+    own.write(content())
+    empty = own.photos.parent / "valid.json"
+    empty.write_text(json.dumps(content() | {"images": [], "annotations": []}))
+    made = own.convert(annotations=[f"train={own.coco_file}", f"val={empty}"])
+    assert made.photos == {"train": 4, "val": 1}
+    assert made.count("files that list no photo") == 1
+
+
 def test_photo_of_two_splits_stays_in_the_later_one(own):
     own.write(content())
     val = own.coco_file.with_name("val.json")
@@ -810,6 +819,12 @@ def test_masks_of_given_splits_with_all_photos_in_one_folder_lose_nothing(own):
 
 
 # --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"mask_names": "n.json"}, {"ignore_unknown": True}])
+def test_options_of_masks_without_masks_are_refused(own, options):
+    with pytest.raises(ValueError, match="no masks are given; expected --masks"):
+        own.convert(**options)
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])

@@ -355,6 +355,42 @@ def test_47_classes_have_no_numbers_in_the_cells():
     assert len(axes.get_yticklabels()) == 47
 
 
+def test_of_many_classes_those_that_never_occur_are_left_out_of_the_confusions():
+    confusion = np.diag([5] * 22 + [0] * 2)
+    confusion[0, 22] = 5  # predicted, but not in the truth
+    names = [f"class {i}" for i in range(24)]
+    figure = score_figures.plot_confusion_matrix(confusion, names, source=SOURCE)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == names[:23]
+    assert [patch.get_y() for patch in axes.patches if patch.get_hatch()] == [22]
+    assert axes.get_xlabel().endswith("; not shown: 1 absent class")
+
+
+def test_of_many_classes_those_without_a_score_are_counted_only():
+    table = pd.DataFrame(
+        {"class_name": [f"class {i}" for i in range(24)], "iou": [np.nan] * 3 + [0.5] * 21}
+    )
+    few, many = (style.sort_classes(table.iloc[:n], "iou") for n in (20, 24))
+    assert (len(few[0]), few[1]) == (20, "")
+    assert (len(many[0]), many[1]) == (21, "; not shown: 3 absent classes")
+    assert many[0]["iou"].notna().all()
+
+
+def test_long_legend_stands_below_the_images():
+    masks = [np.arange(num, dtype=np.uint8).reshape(1, -1).repeat(20, 0) for num in (20, 21)]
+    table = SimpleNamespace(names=[f"class {i}" for i in range(47)], colors=class_colors(47))
+    corners = []
+    for mask in masks:
+        figure = data_figures.plot_layers([("one", mask)], table, source=SOURCE)
+        box = figure.legends[0].get_window_extent()
+        corners.append((box.x0 > figure.axes[0].get_window_extent().x1, box.y1))
+        assert figure.bbox.contains(box.x0, box.y0)
+        assert figure.bbox.contains(box.x1, box.y1)
+    assert [at_the_right for at_the_right, _ in corners] == [True, False]
+    assert corners[1][1] < figure.axes[0].get_window_extent().y0
+    assert not figure._supxlabel.get_window_extent().overlaps(box)
+
+
 def test_class_scores_are_sorted_with_absent_classes_named():
     figure = drawn("class_scores")
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]

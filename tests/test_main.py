@@ -20,7 +20,7 @@ from clothseg_utils.workflow import pipeline, sweep
 from clothseg_utils.workflow.pipeline import NotebookFailedError
 
 VERBS = ["run", "synthesize", "download", "convert", "audit", "rasterize", "train", "evaluate"]
-VERBS += ["predict", "report", "sweep"]
+VERBS += ["predict", "join", "export", "report", "sweep"]
 TRAIN_JSON = "instances_attributes_train2020.json"
 VAL_JSON = "instances_attributes_val2020.json"
 

@@ -135,6 +135,7 @@ def test_mapping_may_keep_names_apart_that_differ_in_case(files):
     [
         ([(1, "background")], None, "no category that can be a class"),
         ([(1, "a", "head"), (2, "a", "neck")], None, 'supercategories "head" and "neck"'),
+        ([(1, "a", "head"), (2, "A ", "neck")], None, 'supercategories "head" and "neck"'),
         ([(i, f"c{i}") for i in range(1, 256)], None, "255 categories would be 256 classes"),
         ([(1, "a"), (2, "b")], {"a": "x"}, "gives no class to b; expected every"),
         ([(1, "T-shirt")], {"T-shirts": "x"}, r'"T-shirts" is no category .*mean T-shirt'),

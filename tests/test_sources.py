@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from clothseg_utils.intake.sources import Source, find_sources
+from clothseg_utils.intake.sources import Source, find_sources, unused_files
 
 
 def lay_out(folder: Path, *names: str) -> Path:
@@ -68,6 +68,19 @@ LAYOUTS = {
             ("annotations/instances_Validation.json", "images/Validation", "val"),
         ],
     ),
+    "alone in a folder of its own": (
+        ["ds0/annotations/a.json", "ds0/images/1.jpg", ".vscode/settings.json"],
+        [("ds0/annotations/a.json", ".", None)],
+    ),
+    "on a disk of macOS": (["shop.json", "._shop.json", "a.jpg"], [("shop.json", ".", None)]),
+    "several folders of one split": (
+        [f"{s}/{n}" for s in ("train1", "train2", "val") for n in (ROBOFLOW, "1.jpg")],
+        [
+            ("train1/_annotations.coco.json", "train1", "train"),
+            ("train2/_annotations.coco.json", "train2", "train"),
+            ("val/_annotations.coco.json", "val", "val"),
+        ],
+    ),
     "zipped": (["labels.json.gz", "data/1.jpg"], [("labels.json.gz", ".", None)]),
 }  # fmt: skip
 
@@ -76,6 +89,16 @@ LAYOUTS = {
 def test_files_of_an_export_are_found(tmp_path, names, expected):
     lay_out(tmp_path, *names)
     assert found(tmp_path, find_sources(tmp_path)) == expected
+
+
+def test_labels_beside_those_that_are_taken_are_known(tmp_path):
+    folders = ("train", "val", "dev", "made")
+    lay_out(tmp_path, *(f"{folder}/{ROBOFLOW}" for folder in folders), "made/convert.json")
+    (unused,) = unused_files(tmp_path, find_sources(tmp_path))
+    assert unused == tmp_path / "dev" / ROBOFLOW
+    masks = tmp_path / "masks"
+    lay_out(masks, "train/1.png", "val/2.png", "dev/3.png")
+    assert unused_files(tmp_path, find_sources(tmp_path, masks_dir=masks)) == [masks / "dev"]
 
 
 @pytest.mark.parametrize(
@@ -107,6 +130,15 @@ def test_split_is_what_is_said_or_what_names_tell_apart(tmp_path, monkeypatch, a
     assert [source.split for source in sources] == splits
 
 
+def test_a_file_of_another_format_for_each_photo_is_named(tmp_path):
+    for name in ("1.json", "2.json"):
+        (tmp_path / name).write_text('{"version": "5", "shapes": [], "imagePath": "1.jpg"}')
+    with pytest.raises(
+        ValueError, match=r"2 JSON files .* 1\.json looks like LabelMe's.*labelme2coco"
+    ):
+        find_sources(tmp_path)
+
+
 def test_photos_of_a_split_are_looked_for_in_its_folder_first(tmp_path):
     lay_out(tmp_path, "photos/train/1.jpg", "photos/valid/1.jpg", "a.json", "b.json")
     sources = find_sources(
@@ -130,6 +162,12 @@ def test_masks_may_have_a_folder_for_each_split(tmp_path):
     [
         ([], {}, FileNotFoundError, r"photo folder .*photos not found"),
         (["photos/1.jpg"], {}, FileNotFoundError, "no COCO JSON in .*--annotations"),
+        (
+            ["photos/a/b.json", "photos/c/d.json"],
+            {},
+            FileNotFoundError,
+            "deeper a/b.json; c/d.json",
+        ),
         (["photos/a.json", "photos/b.json"], {}, ValueError, r"2 JSON files \(a\.json; b\.json"),
         (
             ["photos/train/_annotations.coco.json", "photos/train/notes.json"],

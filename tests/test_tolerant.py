@@ -412,7 +412,7 @@ def test_more_than_a_tenth_of_broken_annotations_stops(tmp_path, n_broken):
         assert len(read_annotations(path).packed) == 20 - n_broken
         return
     message = (
-        r"3 of 20 annotations .*\(3 times its image_id is not in the file, first annotation 50\)"
+        r"3 of 20 annotations .*\(3 times its image_id is not in the file, first annotation 50: 8\)"
     )
     with pytest.raises(ValueError, match=message):
         read_annotations(path)

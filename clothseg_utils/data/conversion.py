@@ -88,7 +88,7 @@ class Notes:
         for problem in problems:
             found.setdefault((problem.kind, problem.reason), []).append(problem)
         for (kind, reason), same in found.items():
-            names = [_shown(problem) for problem in same]
+            names = [problem.example for problem in same]
             if kind.endswith(_LEFT_OUT):
                 text = f"{_NOUNS[kind.removesuffix(_LEFT_OUT)]} left out, {reason}"
             elif kind == "without_mask":
@@ -120,11 +120,6 @@ class Notes:
     def __iter__(self) -> Iterator[Note]:
         """In the order in which they were added."""
         return iter(self._notes)
-
-
-def _shown(problem: Problem) -> str:
-    values = problem.detail.partition(": ")[2]
-    return f"{problem.subject}: {values}" if values else problem.subject
 
 
 class Conversion(Struct, frozen=True, kw_only=True):

@@ -72,11 +72,13 @@ class Groups:
         key_of: photo name -> name of the first photo of its group; a photo on its own is its own.
         pairs: near-equal photos that names alone had not put together.
         unmatched: photos whose names the user's pattern does not match.
+        broken: photos that cannot be decoded.
     """
 
     key_of: Mapping[str, str]
     pairs: tuple[NearEqual, ...]
     unmatched: tuple[str, ...]
+    broken: tuple[str, ...]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -125,6 +127,7 @@ def source_groups(
         key_of={name: first_of(name) for name in photos},
         pairs=tuple(pairs),
         unmatched=() if pattern is None else tuple(n for n in names if n not in matched),
+        broken=hashes.broken,
     )
 
 
@@ -157,10 +160,14 @@ def _matched(names: Sequence[str], pattern: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Hashes:
-    """Hashes of photos: names, and (4, n) uint64, the even columns' bits before the odd ones'."""
+    """Hashes of photos: names, and (4, n) uint64, the even columns' bits before the odd ones'.
+
+    `broken` are photos that cannot be decoded.
+    """
 
     names: tuple[str, ...]
     words: np.ndarray
+    broken: tuple[str, ...] = ()
 
 
 def hash_photos(photos: Mapping[str, Path], *, cache_path: Path | None = None) -> Hashes:
@@ -175,12 +182,13 @@ def hash_photos(photos: Mapping[str, Path], *, cache_path: Path | None = None) -
         try:
             return _picture_hash(_small_picture(photos[name]))
         except Exception:  # of almost any type, as in `decode_photo`
-            return None  # what is wrong with a photo is the audit's to say
+            return None
 
     found = look_once(photos, look, str | None, cache_path=cache_path, desc="comparing photos")
     hashes = {name: digits for name, digits in found.items() if digits}
     packed = np.frombuffer(bytes.fromhex("".join(hashes.values())), np.uint64)
-    return Hashes(tuple(hashes), np.ascontiguousarray(packed.reshape(-1, 4).T))
+    words = np.ascontiguousarray(packed.reshape(-1, 4).T)
+    return Hashes(tuple(hashes), words, tuple(n for n, digits in found.items() if digits is None))
 
 
 def hash_folder(folder: Path) -> Hashes:
@@ -260,14 +268,14 @@ def _small_picture(path: Path) -> np.ndarray:
     return cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
-def _picture_hash(picture: np.ndarray) -> str | None:
-    """Signs of a small picture's lowest frequencies, 64 hex digits; None without detail.
+def _picture_hash(picture: np.ndarray) -> str:
+    """Signs of a small picture's lowest frequencies, 64 hex digits; "" without detail.
 
     Source: the DCT hash of pHash (Zauner, "Implementation and Benchmarking of Perceptual Image Hash
     Functions", 2010), which cuts at the median; cut at 0, a mirrored picture's hash follows.
     """
     frequencies = cv2.dct(picture)[:_KEPT, :_KEPT]
     if np.count_nonzero(np.abs(frequencies) > _DETAIL) < _FEWEST_DETAILS:
-        return None
+        return ""
     bits = np.concatenate([frequencies[:, 0::2], frequencies[:, 1::2]], axis=None) > 0
     return np.packbits(bits).tobytes().hex()

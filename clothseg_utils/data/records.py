@@ -192,6 +192,12 @@ class Problem(Struct, frozen=True, gc=False):
         """The detail without the values of this very record."""
         return self.detail.partition(": ")[0]
 
+    @property
+    def example(self) -> str:
+        """The record with its values."""
+        values = self.detail.partition(": ")[2]
+        return f"{self.subject}: {values}" if values else self.subject
+
 
 _WORDS: dict[ProblemKind, tuple[str, str]] = {
     "category_left_out": ("category left out", "categories left out"),

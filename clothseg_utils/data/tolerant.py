@@ -49,7 +49,12 @@ _Record = TypeVar("_Record", Category, ImageRecord)
 _MOST_BROKEN = 0.1  # of the images or annotations; beyond it something else is wrong
 _OTHER_FOLDER = re.compile(r"\.|.:|.*[/\\]")  # or a hidden file, or a Windows drive
 _UNUSABLE_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-_NAME_KEYS = ("file_name", "fileName", "filename")  # the second is LabelU's
+_NAME_KEYS = (
+    "file_name",
+    "fileName",
+    "filename",
+    "coco_url",
+)  # LabelU's is the second, LVIS's the last
 _NUMBERED = "numbered anew"
 _IMAGE_LEFT_OUT = "its image was left out"
 _LEFT_OUT = {"image_id": _IMAGE_LEFT_OUT, "category_id": "its category was left out"}
@@ -205,11 +210,12 @@ class RecordReader:
         for problem in broken:
             reasons.setdefault(problem.reason, []).append(problem)
         told = [
-            f"{sum(p.count for p in found):,} times {reason}, first {found[0].subject}"
+            f"{sum(p.count for p in found):,} times {reason}, first {found[0].example}"
             for reason, found in sorted(reasons.items(), key=lambda item: -len(item[1]))
         ]
-        if _LEFT_OUT["category_id"] in reasons:
-            told += [f"{p.subject}: {p.detail}" for p in self._of_kind("category_left_out")]
+        if kind == "annotation_left_out":  # what they are of may be the cause
+            above = (*self._of_kind("category_left_out"), *self._of_kind("image_left_out"))
+            told += [f"{problem.subject}: {problem.detail}" for problem in above]
         raise ValueError(
             f"{self._path}: {n_broken:,} of {n_records:,} {what} cannot be used "
             f"({first_names(told)}); expected at most a tenth. Correct the file, or export it "
@@ -222,7 +228,7 @@ class RecordReader:
         fields = value_of(raw)
         if isinstance(fields, dict):
             return fields
-        self._leave_out(kind, subject, f"it is no record: {shown(fields)}")
+        self._leave_out(kind, subject, _no_record(raw, fields))
         return None
 
     def _key(self, subject: str, name: str, value: Any) -> _Key | None:
@@ -376,7 +382,7 @@ class RecordReader:
         try:
             return self._mend(index, decode_loose(record))
         except _UNDECODABLE:
-            detail = f"it is no record: {shown(value_of(record))}"
+            detail = _no_record(record, value_of(record))
             self._leave_out("annotation_left_out", f"annotations[{index}]", detail)
             return None
 
@@ -551,6 +557,14 @@ def _measure(packed: PackedAnnotation, image: ImageRecord) -> None:
         packed.area = float(area)
     if math.isnan(packed.bbox[0]):
         packed.bbox = box
+
+
+def _no_record(raw: msgspec.Raw, value: Any) -> str:
+    try:
+        bytes(raw).decode()
+    except UnicodeDecodeError:
+        return "its text is not UTF-8, as which the file is to be saved"
+    return f"it is no record: {shown(value)}"
 
 
 def _decode_typed(raw: msgspec.Raw) -> PackedAnnotation | None:

@@ -33,10 +33,10 @@ from clothseg_utils.intake.own_photos import (
     gather_photos,
     read_labels,
 )
-from clothseg_utils.intake.sources import SPLITS, find_sources
+from clothseg_utils.intake.sources import SPLITS, find_sources, unused_files
 from clothseg_utils.intake.target import check_outside, check_target
 
-_CONVERSION_VERSION = 4  # a change of the rules makes every converted dataset anew
+_CONVERSION_VERSION = 5  # a change of the rules makes every converted dataset anew
 _NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff\\:]")  # what no reader takes as a plain name
 _LONGEST_SUFFIX = 16  # what is longer follows a full stop within the name
 
@@ -85,12 +85,22 @@ def convert_photos(
     photos_dir, out_dir = Path(photos_dir), Path(out_dir)
     if not 0 < val_share < 1:
         raise ValueError(f"val_share is {val_share}; expected above 0 and below 1, such as 0.2.")
+    if masks_dir is None and (mask_names is not None or ignore_unknown):
+        raise ValueError(
+            "mask names and --ignore-unknown say what masks hold, but no masks are given; expected "
+            "--masks with them. Add it, or leave them out."
+        )
     sources = find_sources(photos_dir, annotations, masks_dir)
     files = [Path(path) for path in (masks_dir, mask_names, classes_file) if path is not None]
     check_target(out_dir, [photos_dir, *files, *(source.labels for source in sources)])
     mapping = read_classes(classes_file) if classes_file else None
     notes = Notes(strict=strict)
     with notes.told_by_errors():
+        if not annotations:
+            unused = [
+                f"{path.parent.name}/{path.name}" for path in unused_files(photos_dir, sources)
+            ]
+            notes.add("left_out", "files beside the labels that are taken, not used", unused)
         labels = [
             read_labels(source, photos_dir, mask_names, ignore_unknown, notes) for source in sources
         ]
@@ -103,7 +113,7 @@ def convert_photos(
             return known
         classes = unite_categories([one.coco for one in labels], mapping, notes)
         photos = fit_and_measure(gather_photos(labels, photos_dir, notes), labels, classes, notes)
-        divide(photos, val_share, group_by, notes)
+        photos = divide(photos, val_share, group_by, notes)
         for split in SPLITS:
             chosen = [photo for photo in photos if photo.split == split]
             check_coverage([covered_pixels(photo) for photo in chosen], split)
@@ -146,7 +156,7 @@ def _is_whole(out_dir: Path, made: Conversion) -> bool:
 
 
 def _say_untrained(photos: Sequence[OwnPhoto], classes: OwnClasses, notes: Notes) -> None:
-    """Note the classes that are scored and never learned."""
+    """Note the classes that are scored and never learned, and those that nothing shows."""
     class_of = {
         category.id: category.name if classes.by_category else category.supercategory
         for category in classes.categories
@@ -157,6 +167,8 @@ def _say_untrained(photos: Sequence[OwnPhoto], classes: OwnClasses, notes: Notes
         seen[is_train].update(class_of[one.category_id] for one in photo.annotations)
     text = "classes in val or test of which no train photo has any"
     notes.add("said", text, sorted(seen[False] - seen[True]))
+    nowhere = set(class_of.values()) - seen[True] - seen[False]
+    notes.add("said", "classes without any annotation", sorted(nowhere))
 
 
 def _name_files(photos: Sequence[OwnPhoto], notes: Notes) -> None:

@@ -8,14 +8,27 @@ from clothseg_utils.core.text import count_text
 from clothseg_utils.data.coco import Split
 from clothseg_utils.data.conversion import Notes
 from clothseg_utils.data.copies import Groups, source_groups
-from clothseg_utils.intake.own_photos import OwnPhoto
+from clothseg_utils.intake.own_photos import MOST_LOST, OwnPhoto
 
 
 def divide(
     photos: Sequence[OwnPhoto], val_share: float, group_by: str | None, notes: Notes
-) -> None:
-    """Give each photo its split: the one that its source has, or one by its group's name."""
+) -> list[OwnPhoto]:
+    """Give each photo its split: the one that its source has, or one by its group's name.
+
+    Returns:
+        the photos but those whose pixels cannot be decoded: only to compare them, all are.
+    """
     groups = source_groups({photo.label: photo.path for photo in photos}, pattern=group_by)
+    notes.add("left_out", "photos left out that cannot be decoded", groups.broken, broken=True)
+    n_broken = len(groups.broken)
+    if n_broken > MOST_LOST * len(photos):
+        raise ValueError(
+            f"{n_broken:,} of {len(photos):,} photos cannot be decoded; expected at most half. "
+            "Fetch them again."
+        )
+    broken = set(groups.broken)
+    photos = [photo for photo in photos if photo.label not in broken]
     sizes = groups.sizes
     by_pattern = "" if group_by is None else f", and by {group_by}"
     text = f"groups of copies of one source{by_pattern}"
@@ -40,6 +53,7 @@ def divide(
                 f"no photo of {split} has annotations that can be used; expected one at least. "
                 "Check the classes and the photos."
             )
+    return photos
 
 
 def _choose_val(

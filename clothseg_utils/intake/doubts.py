@@ -21,6 +21,7 @@ _SHARE = 1.01
 _PERCENT = 100.5
 _MANY = 10  # annotations that together come near the edge of the image
 _REACH = 80
+_CORNER = 0.5  # of both sides
 _LARGE_SIDE = 250  # pixels; outlines of such a photo go beyond 100
 _Corners = tuple[float, float, float, float]
 
@@ -45,11 +46,13 @@ class Evidence(NamedTuple):
         is_clipped: whether its outline leaves the photo by more than outlines commonly do.
         furthest: the largest coordinate of its outline, as the file has it; infinite for run
             lengths, which have pixels.
+        reach: how far right or down its mask goes, whichever is more, as share of the photo's side.
     """
 
     overlap: Overlap | None
     is_clipped: bool
     furthest: float
+    reach: float
 
 
 def find_evidence(
@@ -64,7 +67,9 @@ def find_evidence(
         fit: how one became the other.
     """
     overlap = compare_boxes(own.bbox, of_mask, fit)
-    return Evidence(overlap, _is_clipped(moved, fit), _furthest(own.segmentation))
+    x, y, width, height = of_mask
+    reach = max((x + width) / fit.width, (y + height) / fit.height)
+    return Evidence(overlap, _is_clipped(moved, fit), _furthest(own.segmentation), reach)
 
 
 def compare_boxes(own: Box, of_mask: Sequence[float], fit: Fit) -> Overlap | None:
@@ -118,17 +123,19 @@ class Doubts:
         far: annotations whose own box is far from their mask.
         clipped: annotations whose outline leaves the photo.
         tiny: annotations of a pixel with coordinates of 0 to 1, which may be shares.
+        path: of the file.
     """
 
     def __init__(self, path: Path) -> None:
         self.far: list[str] = []
         self.clipped: list[str] = []
         self.tiny: list[str] = []
-        self._path = path
+        self.path = path
         self._elsewhere: list[str] = []
         self._boxes: set[Box] = set()
         self._n_boxes = self._n_annotations = 0
         self._furthest, self._smallest_side = 0.0, math.inf
+        self._reach = 0.0
 
     def add(
         self,
@@ -140,6 +147,7 @@ class Doubts:
         """Add an annotation with what was found, and name and size of its photo."""
         self._n_annotations += 1
         self._furthest = max(self._furthest, evidence.furthest)
+        self._reach = max(self._reach, evidence.reach)
         self._smallest_side = min(self._smallest_side, *size_wh)
         subject = f"annotation {packed.id} of {photo}"
         if evidence.is_clipped:
@@ -156,6 +164,11 @@ class Doubts:
         if evidence.overlap.inside < _INSIDE:
             self._elsewhere.append(subject)
 
+    @property
+    def is_cornered(self) -> bool:
+        """Whether all masks lie in the upper left quarter: garments of many photos never do."""
+        return self._n_annotations >= _MANY and self._reach < _CORNER
+
     def check(self) -> None:
         """Raise where so many masks are doubtful that the file is read in a wrong way."""
         if (
@@ -164,7 +177,7 @@ class Doubts:
             and self._smallest_side >= _LARGE_SIDE
         ):
             raise ValueError(
-                f"{self._path}: none of {self._n_annotations:,} outlines goes beyond 100, though "
+                f"{self.path}: none of {self._n_annotations:,} outlines goes beyond 100, though "
                 f"the photos have {self._smallest_side:.0f} pixels and more a side; expected "
                 "pixels, not percent. Multiply them by width / 100 and height / 100."
             )
@@ -173,7 +186,7 @@ class Doubts:
             return
         if len(self._elsewhere) > max(_FEW - 1, _MOST_ELSEWHERE * self._n_boxes):
             raise ValueError(
-                f"{self._path}: {len(self._elsewhere):,} of {self._n_boxes:,} masks lie elsewhere "
+                f"{self.path}: {len(self._elsewhere):,} of {self._n_boxes:,} masks lie elsewhere "
                 f"than their annotation's own box ({first_names(self._elsewhere)}); expected a box "
                 "around each mask. Likely causes: run lengths row by row instead of column by "
                 "column, masks with background and object exchanged, lists of x and of y instead "

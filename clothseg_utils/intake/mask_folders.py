@@ -99,7 +99,8 @@ def read_mask_folder(
         if reading.healed:
             healed.append(Problem("healed", pair.photo, f"mask {reading.healed}"))
     problems += broken
-    too_many = broken if len(broken) > _MOST_BROKEN * len(pairs) else []
+    most = max(1, _MOST_BROKEN * len(pairs))  # a single one never is too much
+    too_many = broken if len(broken) > most or not readings else []
     if strict:  # the mask of a photo may lie in the folder of another split
         too_many = [problem for problem in problems if problem.detail != NO_MASK]
     if too_many:
@@ -127,7 +128,10 @@ def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Probl
         photos = [name for name in photos if not is_mask[name]]
     if not photos or not masks:
         what, folder = ("photo", photos_dir) if not photos else ("mask", masks_dir)
-        raise ValueError(f"no {what} in {folder}; expected pictures. Check the folder.")
+        raise ValueError(
+            f"no {what} in {folder}; expected pictures, and masks beside photos named a_mask.png. "
+            "Check the folder."
+        )
     tables: list[dict[str, list[str]]] = [defaultdict(list) for _ in range(3)]
     for photo in photos:
         for table, key in zip(tables, _keys(photo), strict=True):
@@ -153,9 +157,11 @@ def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Probl
             problems.append(Problem("image_left_out", photo, why))
     pairs = [_Pair(photo, own[0]) for photo, own in masks_of.items() if len(own) == 1]
     if not pairs:
+        told = [f"{p.subject}: {p.detail}" for p in problems if " fit: " in p.detail]
+        got = first_names(told) or f"got {first_names(masks)} for {first_names(photos)}"
         raise ValueError(
             f"no mask in {masks_dir} fits a photo in {photos_dir}; expected equal names but for "
-            f"the suffix, got {first_names(masks)} for {first_names(photos)}. Check the folders."
+            f"the suffix, one mask for each photo; {got}. Check the folders."
         )
     return pairs, problems
 
@@ -223,15 +229,19 @@ def _categories(
     if names is None:
         return _unnamed_categories(masks_dir, readings, ignore_unknown)
     named = {v: name for v, name in names.name_of.items() if not is_background(name)}
-    category_of: dict[int, Category] = {}
-    by_name: dict[str, Category] = {}
-    for place, (value, name) in enumerate(named.items(), start=1):
-        own = Category(place if names.by_color else value, name, "")
-        category_of[value] = by_name.setdefault(name.casefold(), own)
+    category_of = {
+        value: Category(place if names.by_color else value, name, "")
+        for place, (value, name) in enumerate(named.items(), start=1)
+    }
     unknown = _Unknown()
     for pair, reading in readings.items():
         unknown.add(pair, reading.unknown, reading.n_unknown)
-    return category_of, unknown.notes(masks_dir, names, ignore_unknown)
+    notes = unknown.notes(masks_dir, names, ignore_unknown)
+    if text := _palettes_text(readings):
+        notes.append(
+            Problem("healed", masks_dir.name, f"values read, whose colours differ: {text}")
+        )
+    return category_of, notes
 
 
 def _unnamed_categories(
@@ -247,7 +257,11 @@ def _unnamed_categories(
             f"values; expected a few class ids. JPEG and smoothed edges make such values: export "
             "the masks as PNG without smoothing, or name the values with --mask-names."
         )
-    _check_palettes(masks_dir, readings)
+    if text := _palettes_text(readings):
+        raise ValueError(
+            f"{masks_dir}: {text}; expected one palette. Say by --mask-names what counts: colours, "
+            '{"shirt": [255, 0, 0]}, or values, {"shirt": 1}.'
+        )
     unknown = _Unknown()
     if len(values) > 1:  # alone it is the white of black and white masks
         for pair, reading in readings.items():
@@ -268,18 +282,18 @@ def _unnamed_categories(
     return category_of, notes
 
 
-def _check_palettes(masks_dir: Path, readings: Mapping[_Pair, MaskReading]) -> None:
-    """Refuse values whose colour differs from mask to mask: each palette has its own order."""
+def _palettes_text(readings: Mapping[_Pair, MaskReading]) -> str:
+    """Say which value has another colour in another mask: each palette has its own order."""
     first: dict[int, tuple[tuple[int, ...], str]] = {}
     for pair, reading in readings.items():
         for value, color in reading.palette.items():
             known, mask = first.setdefault(value, (color, pair.mask))
             if known != color:
-                raise ValueError(
-                    f"{masks_dir}: the palette has {list(known)} for value {value} in {mask} and "
-                    f"{list(color)} in {pair.mask}; expected one palette. Say by --mask-names what "
-                    'counts: colours, {"shirt": [255, 0, 0]}, or values, {"shirt": 1}.'
+                return (
+                    f"the palette has {list(known)} for value {value} in {mask} and "
+                    f"{list(color)} in {pair.mask}"
                 )
+    return ""
 
 
 def _colors_text(

@@ -13,17 +13,9 @@ from pycocotools import mask as mask_api
 from clothseg_utils.core.classes import MOST_CLASSES, is_background
 from clothseg_utils.data.photos import open_photo
 from clothseg_utils.intake.mask_names import MOST_VALUE, MaskNames, color_to_code
-from clothseg_utils.intake.sizes import PhotoSize, Sized, read_size
+from clothseg_utils.intake.sizes import PhotoSize, Sized, move_raster, read_size
 
 _COMMONEST = 50  # of the values without a name, of which a JPEG has thousands
-
-# What turns a photo upright that EXIF calls lying, done to a mask painted on the pixels as stored.
-_UPRIGHT = {
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ class MaskReading:
         unknown: pixels of the commonest values or colours that have no name.
         n_unknown: pixels of all of them.
         has_colors: it is an image of colours, and values were asked for: all are unknown.
-        palette: RGB of its values, where it has a palette and nothing is named.
+        palette: RGB of its values, where it has a palette and no colours are named.
     """
 
     digest: bytes
@@ -83,7 +75,7 @@ def read_mask_image(mask: Path, photo: Path, names: MaskNames | None) -> MaskRea
     data = mask.read_bytes()
     opened = _open_mask(data)
     image, healed = _fit(opened, size)
-    palette = _palette(image) if names is None else {}
+    palette = {} if names is not None and names.by_color else _palette(image)
     values, has_colors = _to_values(image, names)
     regions = dict(_regions(values, [] if has_colors else _named(values, names)))
     known = names.name_of if names is not None and not has_colors else regions
@@ -118,20 +110,16 @@ def _open_mask(data: bytes) -> Image.Image:
 def _fit(image: Image.Image, photo: PhotoSize) -> tuple[Image.Image, str]:
     """The mask at the photo's size and what was done to it; ValueError where that is uncertain."""
     own = Sized(image.size, photo)
-    healed = []
-    fitted = image
-    if own.relation == "swapped" and photo.orientation in _UPRIGHT:
-        fitted = image.transpose(_UPRIGHT[photo.orientation])
-        healed.append("turned as EXIF turns the photo")
-    elif own.relation not in ("equal", "scaled"):
+    orientation = photo.orientation if own.relation == "swapped" else 1
+    if orientation == 1 and own.relation not in ("equal", "scaled"):
         raise ValueError(
             f"the mask is {image.width} x {image.height} px and the photo {photo.width} x "
             f"{photo.height}; expected one size or one ratio"
         )
-    if fitted.size != own.photo_wh:
-        fitted = fitted.resize(own.photo_wh, Image.Resampling.NEAREST)
+    healed = [] if orientation == 1 else ["turned as EXIF turns the photo"]
+    if sorted(image.size) != sorted(own.photo_wh):
         healed.append("scaled to the photo's size (nearest)")
-    return fitted, ", ".join(healed)
+    return move_raster(image, orientation, own.photo_wh), ", ".join(healed)
 
 
 def _palette(image: Image.Image) -> dict[int, tuple[int, ...]]:
@@ -146,11 +134,14 @@ def _to_values(image: Image.Image, names: MaskNames | None) -> tuple[np.ndarray,
         return _to_codes(image), False
     if image.mode == "P":  # the index counts
         return np.asarray(image), False
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int32)
-        if values.min() < 0 or values.max() > MOST_VALUE:
-            raise ValueError(f"values to {values.max():,}; expected 0 to {MOST_VALUE:,}")
-        return values, False
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image)
+        if not ((values >= 0) & (values <= MOST_VALUE) & (values % 1 == 0)).all():
+            raise ValueError(
+                f"values of {values.min():,} to {values.max():,}; expected whole ones of 0 to "
+                f"{MOST_VALUE:,}"
+            )
+        return values.astype(np.int32), False
     if image.mode == "1":
         named = {1} if names is None else names.name_of
         white = 255 if 255 in named and 1 not in named else 1

@@ -81,7 +81,10 @@ def _list_pairs(content: Any) -> list[tuple[Any, Any]]:
         return [(name, value) for value, name in enumerate(content, start=not has_background)]
     if not isinstance(content, dict):
         return []
-    if all(isinstance(v, str) and not _HEX_COLOR.fullmatch(v) for v in content.values()):
+    are_codes = all(key.isdecimal() or _HEX_COLOR.fullmatch(key) for key in content)
+    if are_codes and all(
+        isinstance(v, str) and not _HEX_COLOR.fullmatch(v) for v in content.values()
+    ):
         return [(name, int(key) if key.isdecimal() else key) for key, name in content.items()]
     return list(content.items())
 

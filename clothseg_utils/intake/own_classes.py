@@ -170,18 +170,18 @@ def _supercategories(entries: Sequence[_Entry]) -> dict[str, str | None]:
         for entry in reversed(entries)
         if _key(entry.category.supercategory) not in _NO_SUPERCATEGORY
     }
-    class_of: dict[str, str | None] = {}
+    of_key: dict[str, str] = {}
     for entry in entries:
         category = entry.category
         has_none = _key(category.supercategory) in _NO_SUPERCATEGORY
         own = said.get(entry.key, category.name) if has_none else category.supercategory
-        if _key(class_of.setdefault(category.name, own) or "") != _key(own):
+        known = of_key.setdefault(entry.key, own)
+        if _key(known) != _key(own):
             raise ValueError(
-                f'category "{category.name}" has the supercategories '
-                f'"{class_of[category.name]}" and "{own}"; expected one. Rename one of the two, or '
-                "say by --classes what it is."
+                f'category "{category.name}" has the supercategories "{known}" and "{own}"; '
+                "expected one. Rename one of the two, or say by --classes what it is."
             )
-    return class_of
+    return {entry.category.name: of_key[entry.key] for entry in entries}
 
 
 def _mapped(names: Sequence[str], mapping: ClassMapping, where: str) -> dict[str, str | None]:

@@ -31,7 +31,10 @@ from clothseg_utils.intake.photo_names import file_key, match_photos
 from clothseg_utils.intake.sizes import Fit, PhotoSize, Sized, fit_photos, photo_sizes, read_size
 from clothseg_utils.intake.sources import SPLITS, Source
 
-_MOST_LOST = 0.5  # of the photos; beyond it the labels are of others
+MOST_LOST = 0.5
+"""Of the photos; beyond it the labels are of others."""
+
+_MOST_OUTSIDE = 0.1  # of the annotations; beyond it they are of photos of another size
 
 
 @dataclass(frozen=True)
@@ -162,8 +165,14 @@ def _find_photos(source: Source, coco: CocoFile, photos_dir: Path, notes: Notes)
             f"{first_names(several)}; expected names that fit one photo each. Name a folder that "
             "holds these photos alone, or write the names with their folders."
         )
-    if not matches.found:
-        first, near = next(iter(matches.missing.items()), (next(iter(names.values()), "none"), []))
+    if not names:
+        notes.add(
+            "said",
+            "files that list no photo",
+            [f"{source.labels.parent.name}/{source.labels.name}"],
+        )
+    elif not matches.found:
+        first, near = next(iter(matches.missing.items()), (next(iter(names.values())), []))
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
             f"no photo that {source.labels} names is in {source.photos_dir}; expected files such "
@@ -265,7 +274,7 @@ def _check_names(labels: Sequence[Labels], n_unused: int) -> None:
     n_missing = sum(one.n_missing for one in labels)
     n_lost = n_missing + sum(one.n_unsure for one in labels)
     n_all = n_lost + sum(len(one.photos) for one in labels)
-    if n_lost > _MOST_LOST * n_all and n_unused >= n_missing:
+    if n_lost > MOST_LOST * n_all and n_unused >= n_missing:
         what = "masks" if labels[0].source.has_masks else "names of photos"
         raise ValueError(
             f"{n_lost:,} of {n_all:,} {what} fit no photo, or several, and {n_unused:,} photos "
@@ -309,6 +318,7 @@ def fit_and_measure(
     notes.count("left_out", "annotations of photos left out", n_of_photos)
     notes.count("left_out", "annotations left out, of categories to leave out", n_by_choice)
     empty: list[str] = []
+    outside: list[str] = []
     doubled: list[str] = []
     seen: dict[tuple[Any, ...], list[msgspec.Raw]] = {}
     damaged: set[str] = set()
@@ -321,6 +331,7 @@ def fit_and_measure(
             name = f"annotation {annotation.id} of {photo.label}"
             if not one.area:
                 empty.append(name)
+                outside += [name] if one.evidence.is_clipped else []
                 damaged.add(photo.label)
                 continue
             doubts[number].add(annotation, one.evidence, photo.label, photo.size_wh)
@@ -333,11 +344,18 @@ def fit_and_measure(
                 continue
             alike.append(new.segmentation)
             photo.annotations.append(new if new_ids is None else replace(new, id=next(new_ids)))
+    n_measured = sum(len(part.packed) for _, _, part in todo)
+    if len(outside) > max(1, _MOST_OUTSIDE * n_measured):
+        raise ValueError(
+            f"{len(outside):,} of {n_measured:,} annotations lie outside their photos "
+            f"({first_names(outside)}); expected at most a tenth. Likely causes: coordinates of "
+            "another size of the photo, in percent or thousandths, or x and y exchanged."
+        )
     notes.add("left_out", "annotations left out that cover no pixel", empty, broken=True)
     notes.add("left_out", "annotations left out that are there already", doubled)
     fitting = [photo for photo in photos if photo.size_wh != (0, 0)]
     n_lost = len(photos) - len(fitting)
-    if n_lost > _MOST_LOST * len(photos):
+    if n_lost > MOST_LOST * len(photos):
         raise ValueError(
             f"{n_lost:,} of {len(photos):,} photos cannot be read, or are of another shape than "
             "the labels; expected at most half. Check the folder."
@@ -351,6 +369,9 @@ def fit_and_measure(
     notes.add("said", text, tiny)
     clipped = [subject for doubt in doubts for subject in doubt.clipped]
     notes.add("said", "outlines that leave the photo, cut at its edge", clipped)
+    cornered = [doubt.path.name for doubt in doubts if doubt.is_cornered]
+    text = "files whose masks all lie in the upper left quarter, as if drawn on smaller photos"
+    notes.add("said", text, cornered)
     damaged |= {
         photo.label
         for photo in photos
@@ -397,15 +418,15 @@ def _fit_records(
         notes.add("healed", f"photos of another size than the file says, {how}", names)
     text = "photos turned by EXIF with outlines that lie in the unturned one, turned with it"
     notes.add("healed", text, unturned)
-    notes.add(
-        "left_out", "photos left out, of another size than the file says", misfits, broken=True
-    )
     if not fits:
         raise ValueError(
             f"no photo fits: {first_names(misfits)}; expected photos of the size that the file "
             "says, or of the same shape. Check the folder, or take width and height out of the "
             "file where they are wrong."
         )
+    notes.add(
+        "left_out", "photos left out, of another size than the file says", misfits, broken=True
+    )
     return fits
 
 

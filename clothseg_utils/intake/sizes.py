@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
+from PIL import Image
 from pycocotools import mask as mask_api
 
 from clothseg_utils.core.progress import progress_bar
@@ -16,7 +16,13 @@ from clothseg_utils.data.coco import PackedAnnotation
 from clothseg_utils.data.photos import read_photo_size
 from clothseg_utils.data.rle import Rle, Segmentation
 
-_TURNING = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+# EXIF orientations that swap width and height, and what turns the pixels as stored upright.
+_UPRIGHT = {
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _MOST_ROUNDING = 0.05  # of the ratio, in photos so small that a pixel is more
 _AGREEMENT = 0.9  # of the photos that tell, so that the others of the file follow them
 _FEW = 3  # photos whose outlines cross an edge by a pixel, so that they tell
@@ -210,7 +216,7 @@ def read_size(path: Path) -> PhotoSize:
         ValueError: the file is empty, no photo, or too large.
     """
     width, height, orientation = read_photo_size(path)
-    return PhotoSize(width, height, orientation if orientation in _TURNING else 1)
+    return PhotoSize(width, height, orientation if orientation in _UPRIGHT else 1)
 
 
 def fit_photos(images: Mapping[int, Sized]) -> tuple[dict[int, Fit], dict[int, str]]:
@@ -349,16 +355,19 @@ def _move_rle(rle: Rle, fit: Fit) -> Rle:
         return rle
     code = {"size": list(rle.size), "counts": rle.counts}
     packed = code if isinstance(rle.counts, str) else mask_api.frPyObjects(code, *rle.size)
-    mask = mask_api.decode(packed)
-    turned = {
-        1: mask,
-        5: mask.T,
-        6: np.rot90(mask, -1),
-        7: np.rot90(mask.T, 2),
-        8: np.rot90(mask),
-    }
-    upright = np.ascontiguousarray(turned[fit.orientation])
-    size_wh = fit.width, fit.height
-    resized = cv2.resize(upright, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
-    counts = mask_api.encode(np.asfortranarray(resized))["counts"]
+    mask = Image.fromarray(mask_api.decode(packed))
+    moved = move_raster(mask, fit.orientation, (fit.width, fit.height))
+    counts = mask_api.encode(np.asfortranarray(moved))["counts"]
     return Rle((fit.height, fit.width), counts.decode())
+
+
+def move_raster(mask: Image.Image, orientation: int, size_wh: tuple[int, int]) -> Image.Image:
+    """Turn a mask of the pixels as stored as EXIF turns the photo, and scale it by nearest pixel.
+
+    Args:
+        mask: of any mode.
+        orientation: of EXIF, 5..8; 1 turns nothing.
+        size_wh: of the photo as it is seen, pixels.
+    """
+    upright = mask if orientation == 1 else mask.transpose(_UPRIGHT[orientation])
+    return upright if upright.size == size_wh else upright.resize(size_wh, Image.Resampling.NEAREST)

@@ -5,10 +5,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 from clothseg_utils.core.text import first_names
 from clothseg_utils.data.coco import Split
+from clothseg_utils.data.conversion import RECORD_NAME
+from clothseg_utils.data.formats import recognise
 from clothseg_utils.data.photos import PHOTO_SUFFIXES
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -139,51 +140,84 @@ def _file_sources(files: Sequence[tuple[Split | None, Path]], photos_dir: Path) 
 
 def _find_files(folder: Path) -> list[Path]:
     """COCO files of an export: one for each split, or a single one."""
-    of_splits = [_coco_files(path) for path in _split_folders(folder).values()]
-    if any(of_splits):
-        return [path for paths in of_splits for path in paths]
+    of_splits = [path for _, inside in _split_folders(folder) for path in _coco_files(inside)]
+    if of_splits:
+        return of_splits
     for place in (folder / "annotations", folder):
         if files := _coco_files(place):
             return files
+    deeper = _json_files(folder)
+    if len(deeper) == 1:
+        return deeper
+    names = first_names([path.relative_to(folder) for path in deeper])
+    elsewhere = f", but deeper {names}" if names else ""
     raise FileNotFoundError(
-        f"no COCO JSON in {folder}, in its annotations/ or in its train/, valid/ and test/; "
-        "expected one. Name it by --annotations, or masks by --masks."
+        f"no COCO JSON in {folder}, in its annotations/ or in its train/, valid/ and test/"
+        f"{elsewhere}; expected one. Name it by --annotations, or masks by --masks."
     )
+
+
+def unused_files(photos_dir: Path, sources: Sequence[Source]) -> list[Path]:
+    """What lies beside the sources found in a folder and is of none, such as the labels of `dev/`.
+
+    Of a folder of masks, what is beside those of the splits.
+    """
+    taken = {source.labels.resolve() for source in sources}
+    around = _json_files(photos_dir)
+    if sources[0].has_masks:
+        around = [] if sources[0].split is None else sorted(sources[0].labels.parent.iterdir())
+    return [path for path in around if path.resolve() not in taken]
+
+
+def _json_files(folder: Path) -> list[Path]:
+    """All below a folder that may be COCO files; none of a dataset that `convert` made."""
+    found = sorted(
+        path
+        for path in folder.rglob("*.json*")
+        if _may_be_coco(path)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    )
+    made = [path.parent for path in folder.rglob(RECORD_NAME)]
+    return [path for path in found if not any(path.is_relative_to(one) for one in made)]
+
+
+def _may_be_coco(path: Path) -> bool:
+    is_json = path.name.endswith(_FILE_SUFFIXES)
+    return is_json and not path.name.startswith((".", *_OTHER_COCO_FILES))  # ._ files of macOS
 
 
 def _coco_files(folder: Path) -> list[Path]:
     """A folder's COCO file, or one for each split; ValueError where it is not clear which."""
     found = [
-        path
-        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
-        if path.name.endswith(_FILE_SUFFIXES) and not path.name.startswith(_OTHER_COCO_FILES)
+        path for path in (sorted(folder.iterdir()) if folder.is_dir() else ()) if _may_be_coco(path)
     ]
     files = [path for path in found if path.name.startswith("instances")] or found
     if len(files) > 1 and not all(split_of_name(path.name) for path in files):
+        format_ = recognise(files[0].read_bytes())
+        hint = f" {files[0].name} looks like {format_.name}: {format_.way}." if format_ else ""
         raise ValueError(
             f"{folder} holds {len(files)} JSON files ({first_names([p.name for p in files])}); "
-            "expected one, or one for each split. Name those to take by --annotations."
+            f"expected one, or one for each split. Name those to take by --annotations.{hint}"
         )
     return files
 
 
-def _split_folders(folder: Path) -> dict[Split, Path]:
+def _split_folders(folder: Path) -> list[tuple[Split, Path]]:
     """Subfolders that are named after a split alone, such as valid/ or train2017/."""
-    found: dict[Split, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        split = _split_of_folder(path.name)
-        if split and path.is_dir():
-            found.setdefault(split, path)
-    return found
+    return [
+        (split, path)
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if (split := _split_of_folder(path.name)) and path.is_dir()
+    ]
 
 
 def _mask_sources(masks_dir: Path, photos_dir: Path) -> list[Source]:
     if not masks_dir.is_dir():
         raise FileNotFoundError(f"mask folder {masks_dir} not found; expected a folder of masks.")
     of_splits = _split_folders(masks_dir)
-    if len(of_splits) < 2:
+    if len({split for split, _ in of_splits}) < 2:
         return [Source(masks_dir, photos_dir)]
-    return [Source(path, photos_dir, split) for split, path in of_splits.items()]
+    return [Source(path, photos_dir, split) for split, path in of_splits]
 
 
 def _narrowed(source: Source) -> Path:
@@ -192,9 +226,10 @@ def _narrowed(source: Source) -> Path:
     if source.labels.is_file() and whole in own.parents and _holds_photos(own):
         return source.photos_dir / own.relative_to(whole)
     for folder in (source.photos_dir, source.photos_dir / "images"):
-        found = _split_folders(folder).get(cast(Split, source.split))
-        if found:
-            return found
+        found = [path for split, path in _split_folders(folder) if split == source.split]
+        own_name = [path for path in found if path.name == source.labels.name]
+        if len(found) == 1 or own_name:
+            return (own_name or found)[0]
     return source.photos_dir
 
 

@@ -9,6 +9,7 @@ import torch
 from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.network.unet import read_torch_file
 from clothseg_utils.prediction.geometry import IMAGENET, Normalization
+from clothseg_utils.prediction.onnx_model import is_onnx
 
 CHECKPOINT_KEY = "clothseg"
 """Where our checkpoints keep what is needed to use them: plain str, int, list and dict."""
@@ -68,6 +69,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint of this project, of a later version, or not whole.
     """
+    if Path(path).is_file() and is_onnx(Path(path)):
+        raise ValueError(
+            f"{path} is an ONNX model, with which `predict` alone works; expected the checkpoint "
+            "that it was exported from."
+        )
     checkpoint = read_torch_file(Path(path))
     if not isinstance(checkpoint, dict) or CHECKPOINT_KEY not in checkpoint:
         raise ValueError(

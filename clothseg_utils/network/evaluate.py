@@ -38,6 +38,7 @@ from clothseg_utils.scores.evaluation import (
 )
 from clothseg_utils.scores.framing import half_rows
 from clothseg_utils.scores.metrics import confusion_matrix, scores_from_confusion, scores_to_dict
+from clothseg_utils.scores.roll_up import find_roll_up, rolled_up_metrics
 from clothseg_utils.scores.strata import INSTANCE_COLUMNS, PAIR_COLUMNS, count_annotations
 
 _REPORTED_IMAGE_SIZE = 512
@@ -213,6 +214,11 @@ def evaluate(
 
     evaluation = _counts_to_evaluation(counter)
     evaluation.metrics.update(_metrics(evaluation, counter, bootstrap_samples))
+    plan = find_roll_up(classes, split_data.coco.categories)
+    if plan is not None:
+        evaluation.metrics["rolled_up"] = rolled_up_metrics(evaluation, plan, bootstrap_samples) | {
+            "comparable_with_reported": _is_reported_split(segmenter, split_data)
+        }
     counter.watch.lap("counting")
     seconds = {**counter.watch.seconds, "total": sum(counter.watch.seconds.values())}
     evaluation.metrics["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
@@ -299,13 +305,8 @@ def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[st
             **scores_to_dict(scores_from_confusion(counter.reported_confusion), names),
         },
         "comparable_with_reported": (
-            segmenter.image_size == _REPORTED_IMAGE_SIZE
-            and len(evaluation.image_ids) == _FASHIONPEDIA_VAL_IMAGES
-            and split_data.split == "val"
-            and split_data.classes.scheme == "supercategory"
-            and not split_data.coco.is_synthetic
-            and [(c.name, c.supercategory) for c in split_data.coco.categories]
-            == [category[:2] for category in FASHIONPEDIA_CATEGORIES]
+            split_data.classes.scheme == "supercategory"
+            and _is_reported_split(segmenter, split_data)
         ),
         "boundary": boundary,
         "calibration": calibration,
@@ -313,3 +314,15 @@ def _metrics(evaluation: Evaluation, counter: _Counter, samples: int) -> dict[st
         "composite_protocol": COMPOSITE_PROTOCOL,
         "framing_protocol": FRAMING_PROTOCOL,
     }
+
+
+def _is_reported_split(segmenter: Segmenter, split_data: SplitData) -> bool:
+    """Whether these are the photos, at the size, that the earlier system was scored on."""
+    return (
+        segmenter.image_size == _REPORTED_IMAGE_SIZE
+        and len(split_data.images) == _FASHIONPEDIA_VAL_IMAGES
+        and split_data.split == "val"
+        and not split_data.coco.is_synthetic
+        and [(c.name, c.supercategory) for c in split_data.coco.categories]
+        == [category[:2] for category in FASHIONPEDIA_CATEGORIES]
+    )

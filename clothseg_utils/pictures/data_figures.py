@@ -24,6 +24,7 @@ from clothseg_utils.pictures.style import (
     new_figure,
     rows_height_in,
     shorten,
+    shown_rows,
     styled,
     tick_names,
     whole_numbers,
@@ -290,6 +291,7 @@ def plot_hidden_pixels(shares: np.ndarray, table: ClassTable, *, source: str) ->
     shares = np.asarray(shares, dtype=np.float64)
     # Background is never annotated, so it cannot be hidden.
     order = 1 + np.argsort(np.nan_to_num(shares[1:], nan=-1), kind="stable")
+    order, left_out = shown_rows(order, ~np.isnan(shares))
     figure = new_figure(rows_height_in(len(order)), source)
     axes = figure.subplots()
     percent = 100 * shares[order]
@@ -299,7 +301,8 @@ def plot_hidden_pixels(shares: np.ndarray, table: ClassTable, *, source: str) ->
     axes.bar_label(bars, texts, padding=4, fontsize=8)
     axes.set_xlim(0, max(1.0, 1.15 * np.nanmax(percent, initial=0)))
     axes.margins(y=0.02)
-    axes.set_xlabel("pixels hidden under later layers, % of the class's annotated pixels")
+    text = "pixels hidden under later layers, % of the class's annotated pixels"
+    axes.set_xlabel(f"{text}{left_out}")
     axes.set_title("What painting order hides: large first, small on top")
     return figure
 

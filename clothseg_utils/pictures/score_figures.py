@@ -27,6 +27,8 @@ from clothseg_utils.pictures.style import (
     new_figure,
     rows_height_in,
     shorten,
+    shown_rows,
+    sort_classes,
     styled,
     tick_names,
     whole_numbers,
@@ -46,6 +48,8 @@ def plot_confusion_matrix(
         class_names: index = class id.
     """
     confusion = np.asarray(confusion)
+    ids, left_out = shown_rows(np.arange(len(confusion)), (confusion + confusion.T).any(axis=1))
+    confusion, class_names = confusion[np.ix_(ids, ids)], [class_names[i] for i in ids]
     totals = confusion.sum(axis=1)
     with np.errstate(invalid="ignore"):
         percent = 100 * confusion / totals[:, None]  # nan rows: absent from the target
@@ -55,21 +59,21 @@ def plot_confusion_matrix(
     for row in absent.tolist():
         axes.add_patch(Rectangle((0, row), len(names), 1, fc="0.96", ec="0.75", hatch="////", lw=0))
     hatched = "; hatched: no pixels in the truth" if len(absent) else ""
-    axes.set(ylabel="true class", xlabel=f"predicted class{hatched}")
+    axes.set(ylabel="true class", xlabel=f"predicted class{hatched}{left_out}")
     axes.set_title(f"Confusion, rows sum to 100 %, n = {EngFormatter(places=1)(totals.sum())}px")
     return figure
 
 
 @styled
 def plot_class_scores(scores: pd.DataFrame, table: ClassTable, *, source: str) -> Figure:
-    """Plot IoU and F1 of every class with intervals; absent classes are named as such.
+    """Plot IoU and F1 of every class with intervals; absent classes are named as such, if few.
 
     Args:
         scores: one row per class: columns class_name, status ("ok", "absent" or "no target"), iou,
             iou_low, iou_high, f1, f1_low, f1_high; 0..1 or nan.
     """
     metrics = {"iou": "IoU", "f1": "F1"}
-    scores = scores.sort_values("iou", na_position="first", kind="stable")
+    scores, left_out = sort_classes(scores, "iou")
     rows = np.arange(len(scores))
     figure = new_figure(rows_height_in(len(scores)), source)
     for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), metrics.items(), strict=True):
@@ -82,7 +86,7 @@ def plot_class_scores(scores: pd.DataFrame, table: ClassTable, *, source: str) -
                 axes.text(end + 0.04, row, status, va="center", color="0.35", style="italic")
         axes.set_title(title)
         axes.set_title(f"mean {mean:.3f} (dashed)", loc="right", fontsize=8.5, weight="normal")
-        axes.set_xlabel(title)
+        axes.set_xlabel(f"{title}{left_out}")
     return figure
 
 
@@ -119,10 +123,9 @@ def plot_strata(
 
 
 def _names_with_counts(strata: pd.DataFrame) -> list[str]:
-    groups = strata.to_dict("records")
     return [
         f"{shorten(one['stratum'], LONGEST_TICK)}  (n = {stratum_count_text(one)})"
-        for one in groups
+        for one in strata.to_dict("records")
     ]
 
 
@@ -134,7 +137,7 @@ def plot_boundary_scores(scores: pd.DataFrame, table: ClassTable, *, source: str
         scores: one row per class: columns class_name, iou, boundary_iou, low, high (of the boundary
             IoU); 0..1 or nan for absent classes.
     """
-    scores = scores.sort_values("boundary_iou", na_position="first", kind="stable")
+    scores, left_out = sort_classes(scores, "boundary_iou")
     rows = np.arange(len(scores))
     figure = new_figure(rows_height_in(len(scores)), source)
     axes = figure.subplots()
@@ -142,7 +145,7 @@ def plot_boundary_scores(scores: pd.DataFrame, table: ClassTable, *, source: str
     axes.scatter(scores["iou"], rows, s=46, marker="|", color=BLUE, lw=2.2, zorder=2)
     for row in rows[scores["boundary_iou"].isna()]:
         axes.text(0.02, row, "absent", va="center", color="0.35", style="italic")
-    axes.set_xlabel("IoU")
+    axes.set_xlabel(f"IoU{left_out}")
     # Neutral swatches: the dots have the colours of their classes.
     handles = [
         Line2D([], [], ls="", marker="o", mfc="white", mec="0.2", label="boundary IoU"),
@@ -180,8 +183,8 @@ def plot_reliability(bins: pd.DataFrame, *, ece: float, source: str) -> Figure:
     lower.grid(axis="y")
     lower.set_xlabel("probability of the predicted class; orange: gap between sure and right")
     upper.set_title("Reliability of the probabilities")
-    measured = f"ECE {ece:.3f}, n = {EngFormatter(places=1)(total)}px"
-    text = "no pixels" if np.isnan(ece) else measured
+    pixels = f"n = {EngFormatter(places=1)(total)}px"
+    text = "no pixels" if np.isnan(ece) else f"ECE {ece:.3f}, {pixels}"
     upper.set_title(text, loc="right", weight="normal")
     return figure
 
@@ -319,13 +322,12 @@ def plot_overlap_pairs(pairs: pd.DataFrame, *, source: str) -> Figure:
     ]
     for row, text in zip(rows, texts, strict=True):
         axes.text(101.5, row, text, va="center", fontsize=8.5, color=ORANGE)
-    axes.set_xlim(0, 100)
     names = [
         f"{shorten(pair['stratum'], 44)}\n{stratum_count_text(pair)}"
         for pair in pairs.to_dict("records")
     ]
     axes.set_yticks(rows, names, fontsize=7.5)
-    axes.set_ylim(-0.6, len(pairs) - 0.4)
+    axes.set(xlim=(0, 100), ylim=(-0.6, len(pairs) - 0.4))
     axes.set_xlabel("overlapping pixels of the category on top, %; at the right: as the one below")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, borderaxespad=0.2)
     figure.suptitle("Which garment is seen where two overlap", x=0.01, ha="left")
@@ -378,7 +380,7 @@ def plot_differences(
         run_names: right of zero the first one is better.
         class_names, colors: index = class id; (C, 3) uint8 RGB.
     """
-    differences = differences.sort_values("difference", na_position="first", kind="stable")
+    differences, left_out = sort_classes(differences, "difference")
     rows = np.arange(len(differences))
     ids = [class_names.index(name) for name in differences["class_name"]]
     figure = new_figure(rows_height_in(len(rows)) + 0.3, source)
@@ -389,7 +391,8 @@ def plot_differences(
     axes.set_yticks(rows, tick_names(differences["class_name"]))
     axes.set_ylim(-0.7, len(rows) - 0.3)
     one, other = (shorten(name, 30) for name in run_names)
-    axes.set_xlabel(f"IoU of {one} minus IoU of {other}; hollow: the interval holds zero")
+    text = f"IoU of {one} minus IoU of {other}; hollow: the interval holds zero{left_out}"
+    axes.set_xlabel(text)
     axes.set_title(f"← {other} is better", loc="left", fontsize=9, weight="normal")
     axes.set_title(f"{one} is better →", loc="right", fontsize=9, weight="normal")
     figure.suptitle("Difference of two runs on the same photos", x=0.01, ha="left")
@@ -410,6 +413,7 @@ def plot_error_kinds(kinds: np.ndarray, class_names: Sequence[str], *, source: s
     with np.errstate(invalid="ignore", divide="ignore"):
         percent = 100 * kinds[1:] / totals[:, None]  # nan rows: not in the truth
     order = np.argsort(np.nan_to_num(percent[:, 0], nan=-1), kind="stable")
+    order, left_out = shown_rows(order, totals > 0)
     rows = np.arange(len(order))
     figure = new_figure(rows_height_in(len(rows)) + 0.4, source, width_in=9)
     truth, alarms = figure.subplots(1, 2, sharey=True, width_ratios=[2.2, 1])
@@ -426,7 +430,11 @@ def plot_error_kinds(kinds: np.ndarray, class_names: Sequence[str], *, source: s
     for row in rows[np.isnan(percent[order, 0])]:
         truth.text(1, row, "not in the truth", va="center", style="italic", color="0.35")
     truth.set_yticks(rows, tick_names(class_names[1 + i] for i in order))
-    truth.set(xlim=(0, 100), ylim=(-0.7, len(rows) - 0.3), xlabel="of the class's true pixels, %")
+    truth.set(
+        xlim=(0, 100),
+        ylim=(-0.7, len(rows) - 0.3),
+        xlabel="of the class's true pixels, %" + left_out,
+    )
     shown = percent[order, 3]
     bars = alarms.barh(rows, np.nan_to_num(shown, posinf=0), 0.72, color=ERROR_COLORS[4] / 255)
     texts = [f"{v:.0f}" if np.isfinite(v) else "" for v in shown]

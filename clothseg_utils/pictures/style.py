@@ -12,6 +12,7 @@ names and colours of the classes.
 import contextlib
 import functools
 import io
+import math
 import re
 import warnings
 from base64 import b64encode
@@ -23,6 +24,7 @@ from weakref import WeakKeyDictionary
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -33,12 +35,14 @@ from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
 from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.files import atomic_path
+from clothseg_utils.core.text import count_text
 from clothseg_utils.pictures.overlays import colorize, legend_entries
 
 # Okabe-Ito, for all that is not a class: told apart by colour-blind readers.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7f7f7f"
 
 _WIDTH_IN = 8.0
+_LEGEND_COLUMNS = 4  # of one below a figure
 
 DPI = 200  # of saved figures; shown at half their pixels, as HiDPI screens do
 
@@ -226,15 +230,25 @@ def image_grid(
     source: str,
     legend: Sequence[Patch] = (),
 ) -> Figure:
-    """Images in a grid, each under its title, with a legend at the right if there is one."""
+    """Images in a grid, each under its title, with a legend if there is one.
+
+    It stands at the right, or below where it is so long that the images would be torn apart.
+    """
     columns = min(columns, len(images))
-    cell_in = (_WIDTH_IN - 1.6 * bool(legend)) / columns
+    is_below = len(legend) > FEW_ROWS
+    cell_in = (_WIDTH_IN - 1.6 * (bool(legend) and not is_below)) / columns
     aspects = [image.shape[0] / image.shape[1] for image in images]
     rows = [max(aspects[i : i + columns]) for i in range(0, len(images), columns)]
     title_in = 0.25 if any(titles) else 0.05
     height_in = cell_in * sum(rows) + title_in * len(rows) + 0.4
-    figure = new_figure(max(height_in, 0.6 + 0.19 * len(legend)), source)
-    if legend:
+    if is_below:
+        height_in += 0.2 + 0.19 * math.ceil(len(legend) / _LEGEND_COLUMNS)
+    figure = new_figure(max(height_in, 0.6 + 0.19 * len(legend) * (not is_below)), source)
+    if is_below:
+        # The pad keeps it off the source.
+        place = {"loc": "outside lower center", "borderaxespad": 2.2}
+        figure.legend(handles=legend, ncols=_LEGEND_COLUMNS, **place)
+    elif legend:
         figure.legend(handles=legend, loc="outside right upper")
     grid = figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows)
     for axes in grid.flat:
@@ -273,6 +287,30 @@ def make_x_logarithmic(axes: Axes) -> None:
 def rows_height_in(n_rows: int) -> float:
     """Height in inches of a figure with one line of text per row."""
     return 1.3 + (0.26 if n_rows <= FEW_ROWS else 0.19) * n_rows
+
+
+def shown_rows(order: np.ndarray, is_there: np.ndarray) -> tuple[np.ndarray, str]:
+    """Choose the classes that a figure shows: of many, only those that there is something of.
+
+    Args:
+        order: indices of classes.
+        is_there: bool, by such an index.
+
+    Returns:
+        The indices to show, and words for the axis that say what is left out.
+    """
+    kept = order[is_there[order]]
+    if len(order) <= FEW_ROWS or len(kept) == len(order):
+        return order, ""
+    absent = count_text(len(order) - len(kept), "absent class", "absent classes")
+    return kept, f"; not shown: {absent}"
+
+
+def sort_classes(table: pd.DataFrame, column: str) -> tuple[pd.DataFrame, str]:
+    """Sort rows of classes, those without a value first, and choose those that are shown."""
+    table = table.sort_values(column, na_position="first", kind="stable")
+    rows, left_out = shown_rows(np.arange(len(table)), table[column].notna().to_numpy())
+    return table.iloc[rows], left_out
 
 
 def draw_heatmap(
@@ -325,8 +363,10 @@ def legend_patches(names: Sequence[str], colors: Iterable[Any]) -> list[Patch]:
 
 def legend_above(axes: Axes, handles: Sequence[Artist] | None = None) -> None:
     """Put the legend at the right of the title's line, where it cannot cover bars."""
+    # A tall figure has its first row within 2 % of its height.
+    foot = max(0.98, 1 - 10 / axes.figure.bbox.height)
     axes.legend(
-        handles=handles, loc="lower right", bbox_to_anchor=(1, 0.98), ncols=2, borderaxespad=0
+        handles=handles, loc="lower right", bbox_to_anchor=(1, foot), ncols=2, borderaxespad=0
     )
 
 

@@ -54,6 +54,11 @@ class Facts:
     scores_are_own: bool
 
     @property
+    def rolled_up(self) -> Mapping[str, Any]:
+        """Scores in the classes that the run's own roll up to; empty where they do not."""
+        return self.metrics.get("rolled_up", {})
+
+    @property
     def steps(self) -> Mapping[str, Mapping[str, Any]]:
         """Notebook -> what the manifest says of it."""
         return self.manifest.get("steps", {})

@@ -32,8 +32,8 @@ from clothseg_utils.scores.evaluation import REPORTED_SCORES
 # Tables that a chapter shows in its own way, or as a figure; all others are shown as they are.
 _KNOWN_TABLES = (
     *("01_summary", "03_history", "03_network", "04_boundaries", "04_headline", "04_per_class"),
-    *("04_options", "04_reliability", "04_strata", "05_class_extremes", "05_disagreement"),
-    "05_failed",
+    *("04_options", "04_reliability", "04_rolled_up", "04_strata", "05_class_extremes"),
+    *("05_disagreement", "05_failed"),
 )
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from clothseg_utils.core.classes import class_colors
 from clothseg_utils.core.text import MISSING, count_text, interval_text, percent_text, score_text
 from clothseg_utils.pictures.score_figures import plot_differences
-from clothseg_utils.pictures.style import save_figure
+from clothseg_utils.pictures.style import FEW_ROWS, save_figure
 from clothseg_utils.report.facts import Facts
 from clothseg_utils.report.parts import Picture, Table, read_picture
 from clothseg_utils.scores.compare import COMPARED_MEANS, Comparison, Difference, class_verdict
@@ -36,13 +36,24 @@ _MEANS = {
 
 def headline(facts: Facts) -> Table:
     """The two means that were reported, beside the reported ones where these compare."""
-    metrics, intervals = facts.metrics, facts.metrics.get("intervals", {})
-    squashed = metrics.get("reported_protocol", {})
-    n_shown = 5 if metrics["comparable_with_reported"] else 3
+    scored = {"": facts.metrics}
+    if facts.rolled_up:
+        scored[f", rolled up to {len(facts.rolled_up['per_class'])} classes"] = facts.rolled_up
+    compares = [metrics["comparable_with_reported"] for metrics in scored.values()]
     rows = [("", "this run", _INTERVAL, "squashed", "earlier system")]
-    for name, reported in REPORTED_SCORES.items():
-        row = (_MEANS[name], score_text(metrics[name]), interval_text(intervals.get(name)))
-        rows.append((*row, score_text(squashed.get(name)), score_text(reported)))
+    for (note, metrics), is_comparable in zip(scored.items(), compares, strict=True):
+        intervals, squashed = metrics.get("intervals", {}), metrics.get("reported_protocol", {})
+        rows += [
+            (
+                f"{_MEANS[name]}{note}",
+                score_text(metrics[name]),
+                interval_text(intervals.get(name)),
+                score_text(squashed.get(name)),
+                score_text(reported if is_comparable else None),
+            )
+            for name, reported in REPORTED_SCORES.items()
+        ]
+    n_shown = 5 if any(compares) else 3
     head, *body = (row[:n_shown] for row in rows)
     return Table(head, tuple(body))
 
@@ -83,7 +94,39 @@ def classes(facts: Facts) -> Table:
         rows.append((name, scores["status"], photos[name], *sum(cells, ()), share))
     names = [name for kind in ("IoU", "F1", "precision", "recall") for name in (kind, _INTERVAL)]
     head = ("class", "status", "photos", *names, "target share")
-    return Table(head, tuple(rows), text_columns=2, title=f"Per class; {facts.source}")
+    title = f"Per class; {facts.source}"
+    return Table(head, tuple(rows), text_columns=2, title=title, folded=_is_long(rows))
+
+
+def rolled_up_means(facts: Facts) -> Table:
+    """All means in the run's own classes, and in those that they roll up to."""
+    own, rolled = facts.metrics, facts.rolled_up
+    rows = []
+    for name, label in _MEANS.items():
+        pairs = [(score_text(m[name]), interval_text(m["intervals"][name])) for m in (own, rolled)]
+        squashed = score_text(rolled["reported_protocol"][name])
+        rows.append((label, *pairs[0], *pairs[1], squashed))
+    head: list[str] = ["score"]
+    for metrics in (own, rolled):
+        head += [f"{len(metrics['per_class'])} classes", _INTERVAL]
+    title = f"Means, rolled up; {facts.source}"
+    return Table((*head, "squashed protocol"), tuple(rows), title=title)
+
+
+def rolled_up_classes(facts: Facts) -> Table:
+    """IoU and F1 of each class that others roll up to, beside the mean IoU of these."""
+    rolled, fine = facts.rolled_up, facts.metrics["per_class"]
+    rows = []
+    for name, scores in rolled["per_class"].items():
+        ends, united = rolled["intervals"]["per_class"][name], rolled["classes"][name]
+        own = [fine[one]["iou"] for one in united if fine[one]["iou"] is not None]
+        mean = score_text(sum(own) / len(own) if own else None)
+        cells = [(score_text(scores[kind]), interval_text(ends[kind])) for kind in ("iou", "f1")]
+        rows.append((name, scores["status"], str(len(united)), mean, *cells[0], *cells[1]))
+    own_columns = ("class", "status", "categories", "mean IoU of these")
+    head = (*own_columns, "IoU", _INTERVAL, "F1", _INTERVAL)
+    title = f"Per class, rolled up; {facts.source}"
+    return Table(head, tuple(rows), text_columns=2, title=title)
 
 
 def boundaries(facts: Facts) -> Table:
@@ -98,7 +141,8 @@ def boundaries(facts: Facts) -> Table:
         for name, scores in facts.metrics["boundary"]["per_class"].items()
     )
     head = ("class", "boundary IoU", _INTERVAL, "mask IoU")
-    return Table(head, rows, title=f"Boundary IoU per class; {facts.source}")
+    title = f"Boundary IoU per class; {facts.source}"
+    return Table(head, rows, title=title, folded=_is_long(rows))
 
 
 def calibration(facts: Facts) -> Table:
@@ -146,6 +190,11 @@ def options(facts: Facts) -> Table:
     return Table((*head, *costs), rows, text_columns=2, title=f"{title} spread over the split")
 
 
+def _is_long(rows: Sequence[object]) -> bool:
+    """Whether a table is shown on demand only, as of 47 classes; its figure says the same."""
+    return len(rows) > FEW_ROWS
+
+
 def _number(cell: str) -> float | None:
     """A number of a CSV file; None for an empty cell, which stands for NaN."""
     return float(cell) if cell else None
@@ -183,7 +232,7 @@ def limit(facts: Facts, name: str) -> Table:
         rows,
         text_columns=2,
         title=f"{stratum.title}; {source}",
-        folded=stratum.is_long,
+        folded=stratum.is_long or _is_long(rows),
     )
 
 
@@ -268,7 +317,7 @@ def compared_classes(facts: Facts, comparison: Comparison) -> Table:
         rows.append((name, *cells, score_text(f1.difference, "+")))
     head = ("class", one, two, "difference", _INTERVAL, "verdict", "difference of F1")
     title = f"IoU of each class in {one} and {two}; {facts.source}, paired"
-    return Table(head, tuple(rows), title=title)
+    return Table(head, tuple(rows), title=title, folded=_is_long(rows))
 
 
 def _difference_cells(difference: Difference, names: Sequence[str]) -> Iterable[str]:

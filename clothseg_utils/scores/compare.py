@@ -4,7 +4,7 @@ Paired: both runs are scored on the same resamples of the photos, so a differenc
 it varies from photo to photo, not by how much the photos themselves do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from clothseg_utils.core.text import count_text, first_names
 from clothseg_utils.scores.bootstrap import LEVEL, bootstrap_differences
 from clothseg_utils.scores.evaluation import Evaluation, read_evaluation
 from clothseg_utils.scores.metrics import scores_from_confusion
+from clothseg_utils.scores.roll_up import rolled_up
 
 COMPARED_MEANS = {
     "mean_iou": "mean IoU",
@@ -52,6 +53,7 @@ class Comparison(NamedTuple):
         means: score, as in `COMPARED_MEANS` -> difference.
         iou: class name -> difference of its IoU.
         f1: class name -> difference of its F1.
+        rolled_up: run -> how many classes it has, where they were rolled up to the other's.
     """
 
     names: tuple[str, str]
@@ -60,10 +62,13 @@ class Comparison(NamedTuple):
     means: dict[str, Difference]
     iou: dict[str, Difference]
     f1: dict[str, Difference]
+    rolled_up: Mapping[str, int] = {}
 
 
 def compare_evaluations(ours: Evaluation, theirs: Evaluation, names: tuple[str, str]) -> Comparison:
     """Compare two evaluations of the same photos; their order may differ.
+
+    Where the classes of one roll up to those of the other (`roll_up`), it is compared in these.
 
     Args:
         ours: from `evaluation.read_evaluation`.
@@ -73,6 +78,8 @@ def compare_evaluations(ours: Evaluation, theirs: Evaluation, names: tuple[str, 
     Raises:
         ValueError: the two were not scored on the same photos, masks and classes.
     """
+    n_classes = dict(zip(names, map(_count_classes, (ours, theirs)), strict=True))
+    ours, theirs = _in_common_classes(ours, theirs), _in_common_classes(theirs, ours)
     order = match_photos(ours, theirs, names)
     pair = ours.confusions, theirs.confusions[order]
     # A fixed generator of its own: the same two runs give the same intervals every time.
@@ -97,7 +104,18 @@ def compare_evaluations(ours: Evaluation, theirs: Evaluation, names: tuple[str, 
             }
             for score in ("iou", "f1")
         },
+        rolled_up={name: n for name, n in n_classes.items() if n != _count_classes(ours)},
     )
+
+
+def _count_classes(evaluation: Evaluation) -> int:
+    return len(evaluation.class_names)
+
+
+def _in_common_classes(one: Evaluation, other: Evaluation) -> Evaluation:
+    """The first evaluation, rolled up where that gives the other's classes."""
+    rolled = rolled_up(one)
+    return one if rolled is None or rolled.class_names != other.class_names else rolled
 
 
 def compare_runs(run: RunFolder, other: RunFolder) -> Comparison:
@@ -131,7 +149,8 @@ def match_photos(ours: Evaluation, theirs: Evaluation, names: tuple[str, str]) -
     if ours.class_names != theirs.class_names:
         raise ValueError(
             f"{runs}: they have {len(ours.class_names)} and {len(theirs.class_names)} classes of "
-            f"different names; expected one class scheme. {remedy} and scheme."
+            "different names, and none that roll up to the other's; expected one class scheme, or "
+            f"a run of scheme category scored by this version. {remedy}."
         )
     our_ids, their_ids = ours.image_ids.tolist(), theirs.image_ids.tolist()
     only_ours = sorted(set(our_ids) - set(their_ids))
@@ -173,6 +192,19 @@ def verdict(comparison: Comparison) -> str:
         Run a is better than run b by 0.100 mean IoU (95 % interval 0.050 to 0.150 over the same \
 60 photos): zero lies outside, so the difference is real for photos like these.
     """
+    return " ".join([_mean_verdict(comparison), *roll_up_texts(comparison)])
+
+
+def roll_up_texts(comparison: Comparison) -> list[str]:
+    """Say in which classes runs were compared that were not trained on them; [] for all others."""
+    return [
+        f"The {n} classes of run {name} are rolled up to the {len(comparison.iou)} of the other, "
+        "in truth and prediction, pixel by pixel."
+        for name, n in comparison.rolled_up.items()
+    ]
+
+
+def _mean_verdict(comparison: Comparison) -> str:
     one, other = comparison.names
     mean = comparison.means["mean_iou"]
     photos = f"the same {comparison.n_images} photos"

@@ -4,7 +4,7 @@ Everything that is reported derives from the per-image counts.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from clothseg_utils.scores.metrics import (
     scores_of_counts,
 )
 from clothseg_utils.scores.strata import (
+    STRATA,
     area_strata,
     category_strata,
     hidden_strata,
@@ -230,6 +231,17 @@ def score_strata(
     names, image_ids = evaluation.class_names, evaluation.image_ids
     instances = evaluation.instances
     categories = {category.id: category.name for category in split_data.coco.categories}
+    strata = confusion_strata(evaluation, samples) | {
+        "object_area": area_strata(instances, image_ids, samples),
+        "category": category_strata(instances, image_ids, categories, names, samples),
+        "overlap_pairs": pair_strata(evaluation.pairs, image_ids, categories, samples),
+        "hidden": hidden_strata(instances, image_ids, names, samples),
+    }
+    return {name: strata[name] for name in STRATA}
+
+
+def confusion_strata(evaluation: Evaluation, samples: int) -> dict[str, list[dict[str, Any]]]:
+    """Those strata of `score_strata` that follow from confusion matrices alone."""
     return {
         "people": people_strata(evaluation.confusions, evaluation.person_counts, samples),
         "composites": composite_strata(
@@ -238,11 +250,7 @@ def score_strata(
             evaluation.composite_groups.tolist(),
             samples,
         ),
-        "object_area": area_strata(instances, image_ids, samples),
-        "category": category_strata(instances, image_ids, categories, names, samples),
         "overlap": overlap_strata(evaluation.confusions, evaluation.overlap_confusions, samples),
-        "overlap_pairs": pair_strata(evaluation.pairs, image_ids, categories, samples),
-        "hidden": hidden_strata(instances, image_ids, names, samples),
         "framing": framing_strata(evaluation.framing_confusions, evaluation.framing_whole, samples),
     }
 
@@ -328,12 +336,43 @@ def check_evaluated(
     """Check that an evaluation is of this checkpoint with these test-time options.
 
     Raises:
-        ValueError: it is of another checkpoint, or of other options.
+        ValueError: it is of another checkpoint or of other options, or rolled up.
     """
     if evaluation.metrics["checkpoint_sha256"] != sha256_file(checkpoint):
         raise ValueError(f"{portable_path(checkpoint)} is not evaluated yet; rerun notebook 04.")
     if evaluation.metrics["inference"] != inference.model_dump():
         raise ValueError("the scores were taken with other test-time options; rerun notebook 04.")
+    if "not_rolled_up" in evaluation.metrics:
+        raise ValueError("the scores are rolled up to other classes; rerun notebook 04.")
+
+
+def headline_table(evaluation: Evaluation) -> "pd.DataFrame":
+    """Lay out the means of a split, one row per score.
+
+    Returns:
+        score, low, high (its interval) and reported protocol; further rolled up, rolled up low and
+        rolled up high where the classes roll up to coarser ones.
+    """
+    import pandas as pd  # the rest of the module must not wait for it
+
+    names = [name for name in MEAN_SCORES if name != "macro_f1_no_background"]
+    metrics = evaluation.metrics
+    columns = _means(metrics, names) | {
+        "reported protocol": [metrics["reported_protocol"][name] for name in names]
+    }
+    if "rolled_up" in metrics:
+        rolled = _means(metrics["rolled_up"], names)
+        columns |= {f"rolled up {name}".removesuffix(" score"): v for name, v in rolled.items()}
+    return pd.DataFrame(columns, index=pd.Index(names, name="name")).astype(float)
+
+
+def _means(metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, list[float | None]]:
+    ends = [metrics["intervals"][name] for name in names]
+    return {
+        "score": [metrics[name] for name in names],
+        "low": [low for low, _ in ends],
+        "high": [high for _, high in ends],
+    }
 
 
 def scores_table(evaluation: Evaluation) -> "pd.DataFrame":
@@ -351,6 +390,18 @@ def scores_table(evaluation: Evaluation) -> "pd.DataFrame":
         for end, values in zip(("low", "high"), zip(*pairs, strict=True), strict=True):
             table[f"{score}_{end}"] = np.array(values, np.float64)  # None becomes NaN
     return table
+
+
+def boundaries_table(evaluation: Evaluation) -> "pd.DataFrame":
+    """Lay out the boundary IoU of each class: class_name, iou (of masks), boundary_iou, low, high.
+
+    One row per class; the intervals are those of `metrics.json`.
+    """
+    table = scores_table(evaluation)[["class_name", "iou"]]
+    per_class = [evaluation.metrics["boundary"]["per_class"][name] for name in table["class_name"]]
+    ends = np.array([scores["interval"] for scores in per_class], np.float64)
+    iou = np.array([scores["iou"] for scores in per_class], np.float64)  # None becomes NaN
+    return table.assign(boundary_iou=iou, low=ends[:, 0], high=ends[:, 1])
 
 
 def image_scores(evaluation: Evaluation) -> np.ndarray:

@@ -4,7 +4,7 @@ import csv
 import io
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +22,7 @@ from clothseg_utils.report.document import command_lines, write_page
 from clothseg_utils.report.parts import Picture, Table, to_markdown
 from clothseg_utils.scores.compare import compare_evaluations
 from clothseg_utils.scores.evaluation import Evaluation, read_evaluation
+from clothseg_utils.scores.roll_up import rolled_up
 from clothseg_utils.workflow.pipeline import step_seconds
 
 # Settings that name a run or a place: two runs that differ in them alone are the same run.
@@ -49,10 +50,20 @@ def value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def read_scores(run: RunFolder, *, is_done: bool = True) -> dict[str, Any]:
-    """Scores and costs of a finished run; None for what it did not make, or if it is not done."""
+def read_scores(
+    run: RunFolder, *, is_done: bool = True, roll_up: Collection[tuple[str, ...]] = ()
+) -> dict[str, Any]:
+    """Scores and costs of a finished run; None for what it did not make, or if it is not done.
+
+    Where its classes roll up to one of the lists of classes in `roll_up`, the scores are of these.
+    """
     paths = (run.path / "metrics.json", run.training_path)
     metrics, training = (read_json(p) if is_done and p.exists() else {} for p in paths)
+    rolled = metrics.get("rolled_up", {})
+    is_rolled_up = bool(rolled) and tuple(rolled["per_class"]) in roll_up
+    if is_rolled_up:
+        metrics |= rolled
+        training |= {"best_score": None}  # of its own classes
     low, high = metrics.get("intervals", {}).get("mean_iou", (None, None))
     seconds = step_seconds(run) if is_done else {}
     framing = metrics.get("strata", {}).get("framing")
@@ -67,6 +78,8 @@ def read_scores(run: RunFolder, *, is_done: bool = True) -> dict[str, Any]:
         "epochs": training.get("epochs"),
         "training_seconds": training.get("seconds"),
         "total_seconds": round(sum(seconds.values()), 1) if seconds else None,
+        "class_names": tuple(metrics.get("per_class", ())),
+        "is_rolled_up": is_rolled_up,
         "n_images": metrics.get("n_images", 0),
         "source": metrics.get("source", ""),
         "synthetic": metrics.get("synthetic", False),
@@ -88,9 +101,15 @@ def write_leaderboard(folder: Path, name: str, record: Mapping[str, Any]) -> lis
             | read_scores(run, is_done=is_done)
             | {"failure": entry["failure"], "run": run}
         )
+    class_lists = {row["class_names"] for row in rows if row["mean_iou"] is not None}
+    for row in rows:
+        others = class_lists - {row["class_names"]}
+        if row["mean_iou"] is not None and others:
+            row |= read_scores(row["run"], roll_up=others)
     rows.sort(key=lambda row: (row["mean_iou"] is None, -(row["mean_iou"] or 0)))
     _compare_with_best(rows)
     columns = ("rank", "run_name", "state", *fields)
+    columns += ("is_rolled_up",) * any(row["is_rolled_up"] for row in rows)
     columns += (*SCORES, *_DIFFERENCES, *_OTHER_SCORES, *_COSTS, "failure")
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
@@ -107,7 +126,7 @@ def _compare_with_best(rows: Sequence[dict[str, Any]]) -> None:
     for rank, row in enumerate(rows, start=1):
         row |= {"rank": rank if row["mean_iou"] is not None else None, "verdict": ""}
         row |= dict.fromkeys(_DIFFERENCES)
-        evaluation = _read_evaluation(row["run"]) if row["mean_iou"] is not None else None
+        evaluation = _read_evaluation(row) if row["mean_iou"] is not None else None
         if evaluation is None:
             continue
         if best is None:
@@ -126,11 +145,12 @@ def _compare_with_best(rows: Sequence[dict[str, Any]]) -> None:
         row["verdict"] = "worse" if difference.is_real else "not told apart"
 
 
-def _read_evaluation(run: RunFolder) -> Evaluation | None:
+def _read_evaluation(row: Mapping[str, Any]) -> Evaluation | None:
     try:
-        return read_evaluation(run.path)
+        evaluation = read_evaluation(row["run"].path)
     except FileNotFoundError:
         return None
+    return rolled_up(evaluation) if row["is_rolled_up"] else evaluation
 
 
 def _write_html(
