@@ -11,8 +11,7 @@ from typing import Annotated, Any, TypeGuard, TypeVar
 import msgspec
 from msgspec import Meta
 
-from clothseg_utils.core.classes import plain_name
-from clothseg_utils.core.text import first_names, printable
+from clothseg_utils.core.text import first_names
 from clothseg_utils.data.json_bytes import as_float, as_int, shown, value_of
 from clothseg_utils.data.records import (
     MAX_ID,
@@ -286,9 +285,7 @@ class RecordReader:
     ) -> tuple[_Key, Category] | None:
         subject = f"categories[{index}]"
         if isinstance(raw, Category):
-            if raw.name.strip():
-                return raw.id, self._shown(subject, raw)
-            name = self._name_by_id(subject, raw.id)
+            name = raw.name if raw.name.strip() else self._name_by_id(subject, raw.id)
             return raw.id, self._shown(subject, Category(raw.id, name, raw.supercategory))
         fields = self._fields("category_left_out", subject, raw)
         if fields is None:
@@ -300,18 +297,14 @@ class RecordReader:
         name = self._text(subject, "name", fields.get("name")) or ""
         if not name.strip():
             name = self._name_by_id(subject, key)
-        supercategory = fields.get("supercategory")
-        supercategory = supercategory if isinstance(supercategory, str) else ""
-        return key, self._shown(subject, Category(0, name, supercategory))
+        above = fields.get("supercategory")
+        return key, self._shown(subject, Category(0, name, above if isinstance(above, str) else ""))
 
     def _shown(self, subject: str, category: Category) -> Category:
-        """A category whose names can be printed, drawn and read out everywhere."""
-        names = plain_name(category.name), plain_name(category.supercategory)
-        shown = printable(names[0]), printable(names[1])
-        if names == shown:
-            return category
-        self._tally("healed", subject, "a category's name has control characters, shown as codes")
-        return Category(category.id, *shown)
+        shown = category.printable()
+        if shown != category:
+            self._tally("healed", subject, "a name has control characters, shown as codes")
+        return shown
 
     def _read_image(
         self, index: int, raw: ImageRecord | msgspec.Raw
