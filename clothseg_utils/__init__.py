@@ -4,10 +4,10 @@
 
     segmenter = cs.load("outputs/demo/checkpoints/best.ckpt")
     photo = cs.read_photo("me.jpg")
-    picture = cs.overlay(photo, segmenter.mask(photo))
+    picture = segmenter.overlay(photo)
 
 Names are looked up when they are first used: importing the package imports none of its modules,
-and torch is loaded only with the first network.
+and torch is loaded only with the first checkpoint.
 """
 
 import importlib
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from clothseg_utils.data.masks import read_mask
     from clothseg_utils.data.photos import read_photo
     from clothseg_utils.data.rasterize import rasterize
+    from clothseg_utils.network.loading import load
     from clothseg_utils.network.segmenter import Segmenter
-    from clothseg_utils.network.segmenter import load_segmenter as load
     from clothseg_utils.pictures.overlays import overlay
     from clothseg_utils.scores.evaluation import read_evaluation
     from clothseg_utils.scores.metrics import confusion_matrix, scores_from_confusion
@@ -48,7 +48,7 @@ __all__ = [
 _HOMES = {
     "Segmenter": "network.segmenter.Segmenter",
     "confusion_matrix": "scores.metrics.confusion_matrix",
-    "load": "network.segmenter.load_segmenter",
+    "load": "network.loading.load",
     "overlay": "pictures.overlays.overlay",
     "rasterize": "data.rasterize.rasterize",
     "read_annotations": "data.coco.read_annotations",

@@ -20,7 +20,7 @@ from typer.core import TyperCommand
 
 from clothseg_utils.core.faults import fault_line
 from clothseg_utils.core.ranks import OtherProcessError, is_launched, rank
-from clothseg_utils.core.text import count_text
+from clothseg_utils.core.text import count_text, first_names, printable
 
 # Every verb imports what it needs itself: --help and errors in the arguments answer at once.
 
@@ -227,17 +227,29 @@ def synthesize(
 @app.command()
 def download(
     data_root: Annotated[Path, typer.Option(help="Folder to fetch Fashionpedia into.")],
+    sha256: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE=HEX", help="SHA-256 that a file must have; repeatable."),
+    ] = None,
 ) -> int:
     """Fetch and unpack Fashionpedia; goes on where it stopped.
+
+    Files and photos that are there already are taken as they are.
 
     \b
     Examples:
       python -m clothseg_utils download --data-root data/fashionpedia
+      python -m clothseg_utils download --data-root data/fashionpedia \\
+          --sha256 train2020.zip=0123...cdef
     """
     from clothseg_utils.data.download import download as fetch
 
-    fetched = fetch(data_root)
+    digests = {name: digest for name, _, digest in (one.partition("=") for one in sha256 or ())}
+    fetched = fetch(data_root, sha256=digests)
     _say(f"{len(fetched)} files are in {data_root}; sizes and sha256 in download.json")
+    found = [one.name for one in fetched if not one.url]
+    if found:
+        _say(f"found there, not fetched: {first_names(found)}")
     _say_next("run", "--profile", "fashionpedia", "--data-root", data_root)
     return 0
 
@@ -503,12 +515,24 @@ def evaluate(
 
 @app.command()
 def predict(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO_OR_FOLDER...")],
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint that training wrote.")],
-    out: Annotated[Path, typer.Option(help="Folder for the results.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or what `export` made of it.")],
+    photos: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PHOTO_OR_FOLDER...", help="Also tars and quoted patterns.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
+    lists: Annotated[
+        list[Path] | None,
+        typer.Option("--list", metavar="FILE", help="Photos and tars, one a line; repeatable."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="COCO RLE as <stem>.json.")] = False,
     probabilities: Annotated[
         bool, typer.Option("--probabilities", help="Class probabilities as <stem>.npz.")
+    ] = False,
+    masks_only: Annotated[
+        bool, typer.Option("--masks-only", help="Neither colours nor overlays.")
     ] = False,
     coco: Annotated[
         Path | None, typer.Option(metavar="FILE", help="One COCO JSON of all photos.")
@@ -516,17 +540,28 @@ def predict(
     panoptic: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="COCO panoptic: JSON and PNGs.")
     ] = None,
+    compact: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON lines instead of --out, a photo a line."),
+    ] = None,
     parts: Annotated[
         bool,
-        typer.Option("--parts", help="In these two, an instance for each connected part."),
+        typer.Option("--parts", help="In these three, an instance for each connected part."),
     ] = False,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="This part of the photos only: 1/8 to 8/8.")
+    ] = "",
+    batch_size: Annotated[
+        int, typer.Option(min=0, help="Photos in one pass; 0 takes 1 on a CPU, 8 on a GPU.")
+    ] = 0,
     tta_flip: _Flip = False,
     tta_scales: _Scales = "",
     window_px: _Window = 0,
 ) -> int:
     """Segment photos of any size.
 
-    Each gets a mask of class ids, a colour mask and an overlay, of its own size.
+    Each gets a mask of class ids, a colour mask and an overlay, of its own size. The same command
+    again goes on where it stopped.
 
     \b
     Examples:
@@ -536,38 +571,152 @@ def predict(
           --checkpoint best.ckpt
       python -m clothseg_utils predict --out predictions photos/ \\
           --coco predictions.json --parts --checkpoint best.ckpt
+      python -m clothseg_utils predict --compact all.jsonl --list photos.txt \\
+          --shard 3/8 --checkpoint best.ckpt
     """
-    if parts and not (coco or panoptic):
-        raise ValueError("--parts divides what --coco and --panoptic write; expected one of them.")
+    if parts and not (coco or panoptic or compact):
+        raise ValueError(
+            "--parts divides what --coco, --panoptic and --compact write; expected one of them."
+        )
+    if (out is None) == (compact is None):
+        raise ValueError("expected one of --out and --compact; give one, and not the other.")
+    if compact and (json or probabilities or masks_only or coco or panoptic):
+        raise ValueError("--compact writes nothing else; expected no option for files of --out.")
+    if not (photos or lists):
+        raise _ClickError("Missing argument 'PHOTO_OR_FOLDER...' or option '--list'")
     from clothseg_utils.core.workers import spin_briefly
+    from clothseg_utils.network.loading import load
+    from clothseg_utils.prediction import plan as planning
+    from clothseg_utils.prediction import predict as predicting
+    from clothseg_utils.prediction.collecting import check_collected, collecting
+    from clothseg_utils.prediction.compact import predict_compact, record_path
+    from clothseg_utils.prediction.result_names import RECORD_NAME
+    from clothseg_utils.prediction.resume import Record, result_settings
 
     spin_briefly()
-    with heavy_imports():
-        from clothseg_utils.network.segmenter import load_segmenter
-        from clothseg_utils.prediction import predict as predicting
-        from clothseg_utils.prediction.collecting import check_collected, collecting
-
+    part = planning.parse_shard(shard) if shard else None
+    if part and (coco or panoptic):
+        raise ValueError("a shard has not all photos; expected --compact, and then the verb join.")
     inference = _inference(tta_flip, tta_scales, window_px)
-    plan = predicting.plan_predictions(photos, out)
-    check_collected(photos, out, plan.tasks, coco=coco, panoptic=panoptic)
-    segmenter = load_segmenter(checkpoint, inference=inference)
-    with collecting(segmenter, out, coco=coco, panoptic=panoptic, parts=parts) as collect:
-        summary = predicting.predict_photos(
-            segmenter, plan.tasks, as_json=json, probabilities=probabilities, collect=collect
+    target = out or compact
+    assert target  # one of them is given
+    plan = planning.plan_predictions(photos or (), target, lists or ())
+    divided = plan.digest() if part else ""
+    if part:
+        plan = plan.part(*part)
+    with heavy_imports():  # of torch, for a checkpoint
+        segmenter = load(checkpoint, inference=inference, batch_size=batch_size or None)
+    if compact:
+        options = {"parts": parts, "photos": divided}
+        settings = result_settings(checkpoint, segmenter, inference, **options)
+        record = Record(record_path(compact), settings)
+        summary, n_before = predict_compact(
+            segmenter, plan.tasks, compact, record, shard=part, parts=parts
         )
+    else:
+        check_collected(photos or (), target, plan.tasks, coco=coco, panoptic=panoptic)
+        written = {"as_json": json, "probabilities": probabilities, "masks_only": masks_only}
+        record = Record(target / RECORD_NAME, result_settings(checkpoint, segmenter, inference))
+        if part or masks_only:
+            planning.check_apart(plan.tasks)
+        if part:
+            record.refuse_others("Give these shards another --out.")
+        elif record.stored() not in (None, record.settings):
+            _say(f"{target} holds results of another checkpoint or options: all are made again")
+        # Files on all photos need all of them.
+        tasks = plan.tasks if coco or panoptic else record.remaining(plan.tasks, **written)
+        n_before = len(plan.tasks) - len(tasks)
+        with collecting(segmenter, target, coco=coco, panoptic=panoptic, parts=parts) as collect:
+            summary = predicting.predict_photos(
+                segmenter, tasks, **written, collect=collect, before_first=record.begin
+            )
+        if summary.done:
+            record.refuse_others("Another call wrote into this folder meanwhile; run both again.")
     failed = plan.unread | summary.failed
     for line in predicting.failure_lines(failed):
         _complain(line)
-    if summary.done:
-        done = f"{len(summary.done)} of {len(plan.tasks)} photos are done: {out}"
-        _say(f"{done} (look at the overlays, *_overlay.jpg)")
+    n_done = n_before + len(summary.done)
+    if n_done or part:
+        done = f"{n_done} of {len(plan.tasks)} photos are done: {out or compact}"
+        hint = "" if compact or masks_only else " (look at the overlays, *_overlay.jpg)"
+        _say(f"{done}{hint}")
+        if n_before:
+            _say(f"done before, with the same checkpoint and options: {n_before}")
         if coco:
             _say(f"COCO file: {coco}")
         if panoptic:
             _say(f"COCO panoptic: {panoptic / 'panoptic.json'}, PNGs in {panoptic / 'panoptic'}")
     for line in predicting.remarks(plan, summary):
         _say(line)
-    return (1 if failed else 0) if summary.done else 2
+    is_empty = part and not plan.tasks  # more shards than photos
+    return (1 if failed else 0) if n_done or is_empty else 2
+
+
+@app.command()
+def join(
+    compact: Annotated[Path, typer.Argument(metavar="FILE", help="As predict --compact had it.")],
+    coco: Annotated[Path, typer.Option(metavar="FILE", help="COCO JSON to write.")],
+) -> int:
+    """Make one COCO file of the lines of predict --compact.
+
+    They may stand in one file, or in the files of all shards.
+
+    \b
+    Examples:
+      python -m clothseg_utils join all.jsonl --coco all.json
+    """
+    from clothseg_utils.prediction.compact import join_to_coco
+
+    n_photos = join_to_coco(compact, coco)
+    _say(f"{count_text(n_photos, 'photo')} in one COCO file: {coco}")
+    return 0
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint that training wrote.")],
+    format_: Annotated[
+        Literal["onnx", "torchscript", "safetensors"],
+        typer.Option("--format", help="Form of the file."),
+    ] = "onnx",
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write.  [default: beside the checkpoint]"),
+    ] = None,
+    int8: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="ONNX in 8 bits, with ranges from photos there."),
+    ] = None,
+) -> int:
+    """Write a network for other programs.
+
+    \b
+    Examples:
+      python -m clothseg_utils export --checkpoint best.ckpt --out shop.onnx
+      python -m clothseg_utils export --checkpoint best.ckpt --int8 photos/
+      python -m clothseg_utils export --checkpoint best.ckpt --format safetensors
+    """
+    if int8 and format_ != "onnx":
+        raise ValueError(f"--int8 with format {format_}; expected format onnx.")
+    with heavy_imports():
+        from clothseg_utils.network.export import SUFFIXES, check_out, export_model
+        from clothseg_utils.network.quantize import export_int8
+        from clothseg_utils.network.segmenter import load_segmenter
+
+    stem = f"{checkpoint.stem}_int8" if int8 else checkpoint.stem
+    out = out or checkpoint.with_name(stem + SUFFIXES[format_])
+    check_out(format_, out)
+    segmenter = load_segmenter(checkpoint, "cpu")
+    if int8:
+        share = export_int8(segmenter, out, int8)
+        _say(f"{out}: in 8 bits {share:.2%} of the photos' pixels get another class")
+    else:
+        export_model(segmenter, format_, out)
+        _say(f"{out}: its logits are the network's")
+    _say(f"classes and sizes: {out.with_suffix('.json')}")
+    if format_ == "onnx":
+        _say_next("predict", "--checkpoint", out, "--out", "predictions")
+    return 0
 
 
 @app.command()
@@ -722,8 +871,9 @@ def _portable(path: Path) -> str:
     return portable_path(path.expanduser().absolute())
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _say(text: str) -> None:
+    """Lines on stdout; names in them may hold what a terminal would obey."""
+    print("\n".join(map(printable, text.split("\n"))), flush=True)
 
 
 def _shown(path: Path) -> str:
@@ -762,7 +912,7 @@ def _say_excluded(excluded: dict[str, str]) -> None:
 
 def _complain(error: object) -> None:
     """One line on stderr, whatever the message holds."""
-    print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+    print("error: " + printable(" ".join(str(error).split())), file=sys.stderr, flush=True)
 
 
 def main() -> int:

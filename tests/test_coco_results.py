@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -28,7 +29,8 @@ from clothseg_utils.prediction.coco_results import (
     photo_record,
 )
 from clothseg_utils.prediction.collecting import check_collected, collecting
-from clothseg_utils.prediction.predict import PredictSummary, plan_predictions, predict_photos
+from clothseg_utils.prediction.plan import plan_predictions
+from clothseg_utils.prediction.predict import PredictSummary, predict_photos
 
 # The referee's decode(), pycocotools 2.0.11 under NumPy 2.
 pytestmark = pytest.mark.filterwarnings(
@@ -158,6 +160,7 @@ class KnownModel:
 
     masks: dict[bytes, np.ndarray]
     class_names: tuple[str, ...] = tuple(NAMES)
+    batch_size: int = 2
     n_confidences: int = 0
 
     @property
@@ -166,6 +169,9 @@ class KnownModel:
 
     def predict(self, photo: np.ndarray) -> "KnownPrediction":
         return KnownPrediction(self, self.masks[photo.tobytes()])
+
+    def predict_batch(self, photos: Sequence[np.ndarray]) -> "list[KnownPrediction]":
+        return [self.predict(photo) for photo in photos]
 
 
 @dataclasses.dataclass

@@ -14,8 +14,8 @@ from clothseg_utils.network.segmenter import (
     Segmenter,
     logits_to_mask,
     logits_to_probabilities,
-    window_starts,
 )
+from clothseg_utils.prediction.looks import window_starts
 
 SIDE = 32
 
@@ -172,3 +172,33 @@ def test_a_mask_does_not_depend_on_what_came_before(tiny_network):
     alone = network.logits(image)
     network.logits(other)
     assert torch.equal(network.logits(image), alone)
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, None], ids=["bf16", "float32"])
+def test_a_photo_s_logits_do_not_depend_on_its_batch(tiny_network, monkeypatch, dtype):
+    monkeypatch.setattr("clothseg_utils.network.segmenter.default_precision", lambda _: dtype)
+    sizes = [(40, 30), (32, 32), (20, 90), (64, 64), (7, 5)]
+    rng = np.random.default_rng(0)
+    photos = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    four = dataclasses.replace(tiny_network, batch_size=4)
+    alone = [four.predict(photo).logits for photo in photos]
+    assert all(one.abs().max() > 0 for one in alone)
+    for chosen in ([0, 1, 2, 3], [3, 2, 1, 0], [4, 0], [1, 4, 2]):
+        together = four.predict_batch([photos[index] for index in chosen])
+        assert [one.mask().shape for one in together] == [sizes[index] for index in chosen]
+        assert all(
+            torch.equal(one.logits, alone[index])
+            for one, index in zip(together, chosen, strict=True)
+        )
+
+
+def test_test_time_options_look_at_one_photo_after_the_other():
+    segmenter = dataclasses.replace(trained(OfColor(), tta_flip=True), batch_size=4)
+    photos = [np.full((20, 30, 3), 255, np.uint8), np.zeros((9, 9, 3), np.uint8)]
+    together = segmenter.predict_batch(photos)
+    assert segmenter.network.calls == 4  # two looks at each
+    for one, photo in zip(together, photos, strict=True):
+        assert torch.equal(one.logits, segmenter.logits(photo))

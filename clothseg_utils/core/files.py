@@ -34,10 +34,18 @@ def resolve_path(path: str | Path) -> Path:
 
 
 def portable_path(path: str | Path) -> str:
-    """Write a path for a record: relative to the repository where it lies inside, else as it is."""
+    """Write a path for a record, which others may see.
+
+    Relative to the repository where it lies inside, with ~ for the home folder, whose name is often
+    the user's; else as it is. `resolve_path` reads all three.
+    """
     path = Path(path)
     with contextlib.suppress(ValueError):
         return path.resolve().relative_to(repo_root()).as_posix()
+    with contextlib.suppress(ValueError, RuntimeError):  # outside, or nobody's home is known
+        home = Path.home()
+        if home != Path(home.anchor):  # as accounts of batch systems may have it
+            return (Path("~") / path.relative_to(home)).as_posix()
     return path.as_posix()
 
 

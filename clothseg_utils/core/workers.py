@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import cv2
 
@@ -178,16 +178,16 @@ def read_ahead(
         except (OSError, ValueError) as error:
             return error
 
+    return ahead((item, attempt(item)) for item in items)
+
+
+def ahead(items: Iterable[_Item]) -> Iterator[_Item]:
+    """Make the next item in a thread while the caller works on this one."""
+    is_over = object()
+    iterator = iter(items)
     with ThreadPoolExecutor(max_workers=1) as executor:
-        iterator = iter(items)
-        try:
-            item = next(iterator)
-        except StopIteration:
-            return
-        pending = executor.submit(attempt, item)
-        for following in iterator:
-            result = pending.result()
-            pending = executor.submit(attempt, following)
-            yield item, result
-            item = following
-        yield item, pending.result()
+        pending = executor.submit(next, iterator, is_over)
+        while (item := pending.result()) is not is_over:
+            pending = executor.submit(next, iterator, is_over)
+            yield cast(_Item, item)
+            del item  # or it would be held while the next one is waited for

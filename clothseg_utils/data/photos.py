@@ -111,22 +111,41 @@ def read_photo(path: str | Path) -> np.ndarray:
 def read_first_picture(path: str | Path) -> tuple[np.ndarray, bool]:
     """Read a photo as `read_photo` does, and say whether its file holds further pictures."""
     path = Path(path)
+    return decode_first_picture(read_photo_file(path), printable(path))
+
+
+def read_photo_file(path: Path) -> bytes:
+    """Read a photo's file without decoding it; errors are those of `read_photo`."""
     name = printable(path)
     if not path.is_file():
         if path.exists():
             raise ValueError(f"{name} is no regular file; expected a photo.")
         raise FileNotFoundError(f"photo {name} not found; expected a file. Check the path.")
-    n_bytes = path.stat().st_size
+    check_n_bytes(path.stat().st_size, name)
+    try:
+        return path.read_bytes()
+    except PermissionError:
+        raise PermissionError(f"photo {name} may not be read; change its permissions.") from None
+
+
+def check_n_bytes(n_bytes: int, name: str) -> None:
+    """Refuse a file that no photo fills, before it is read.
+
+    Raises:
+        ValueError: it has more bytes than `max_megapixels` can take.
+    """
     if n_bytes > max_megapixels() * 1e6 * _MOST_BYTES_PER_PIXEL:
         raise ValueError(
             f"photo {name} has {n_bytes / 1e6:,.0f} MB, more than {max_megapixels():g} megapixels "
             f"can take; expected a photo. {MEGAPIXELS_VARIABLE} raises the limit."
         )
-    try:
-        data = path.read_bytes()
-    except PermissionError:
-        raise PermissionError(f"photo {name} may not be read; change its permissions.") from None
-    return _decode(data, name)
+
+
+def megapixels(data: bytes) -> float:
+    """Size of a photo by the head of its file; 0 where that says none."""
+    with contextlib.suppress(Exception), open_photo(data, "") as photo:
+        return photo.width * photo.height / 1e6
+    return 0.0
 
 
 def read_photo_size(path: Path) -> tuple[int, int, int]:
@@ -160,10 +179,11 @@ def decode_photo(data: bytes, name: str) -> np.ndarray:
     Raises:
         ValueError: the data are empty, truncated, no photo, or larger than `max_megapixels`.
     """
-    return _decode(data, printable(name))[0]
+    return decode_first_picture(data, printable(name))[0]
 
 
-def _decode(data: bytes, name: str) -> tuple[np.ndarray, bool]:
+def decode_first_picture(data: bytes, name: str) -> tuple[np.ndarray, bool]:
+    """Decode as `decode_photo` does, and say whether the file holds further pictures."""
     if not data:
         raise ValueError(f"photo {name} is empty (0 bytes); expected an image. Fetch it again.")
     try:

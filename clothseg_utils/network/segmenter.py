@@ -1,16 +1,14 @@
-"""A trained network at work on photos of any size: at a single look, or by test-time options.
+"""A trained network in PyTorch at work on photos of any size.
 
-A look is one pass over one photo or window. Several looks are averaged as probabilities, and the
-logarithm of their mean stands for the logits: its softmax is that mean, so that everything that
-takes logits takes it too. One photo a batch, always: what else is predicted changes nothing.
+A batch always has the same shape, and places without a photo are black: what else is predicted
+changes nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
@@ -26,13 +24,14 @@ from clothseg_utils.network.checkpoints import (
 )
 from clothseg_utils.network.unet import build_network, default_precision, normalize_images
 from clothseg_utils.prediction.geometry import IMAGENET, Normalization, content_box, fit_image
+from clothseg_utils.prediction.looks import LEAST_PROBABILITY, Looks
+from clothseg_utils.prediction.model import PhotoModel
 
-_WINDOW_OVERLAP = 0.25  # of its side, at least, that a window shares with its neighbour
-_LEAST_PROBABILITY = 1e-12  # its logarithm must stay finite, or upsampling would spread NaN
+_GPU_BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
-class Segmenter:
+class Segmenter(PhotoModel):
     """A network read from a checkpoint, with what is needed to use it.
 
     Attributes:
@@ -44,6 +43,7 @@ class Segmenter:
         info: what training wrote into the checkpoint (config, data, classes), plain values.
         inference: test-time options; all that predicts with this network uses them.
         normalization: of the photos that it was trained on.
+        batch_size: photos in one pass of `predict`, 1 or more.
     """
 
     path: Path
@@ -54,6 +54,7 @@ class Segmenter:
     info: Mapping[str, Any]
     inference: InferenceConfig = PLAIN_INFERENCE
     normalization: Normalization = IMAGENET
+    batch_size: int = 1
 
     @property
     def scheme(self) -> Scheme:
@@ -76,52 +77,45 @@ class Segmenter:
         Args:
             photo: (H, W, 3) uint8 RGB, 0..255, any size.
         """
-        return LogitsOfPhoto(self.logits(photo), *photo.shape[:2])
+        return self.predict_batch([photo])[0]
 
-    def mask(self, photo: np.ndarray) -> np.ndarray:
-        """Segment one photo.
+    def predict_batch(self, photos: Sequence[np.ndarray]) -> list["LogitsOfPhoto"]:
+        """Predict some photos in one pass; with test-time options one after the other.
 
-        Args:
-            photo: (H, W, 3) uint8 RGB, 0..255, any size.
-
-        Returns:
-            (H, W) uint8 class ids.
-        """
-        return self.predict(photo).mask()
-
-    def probabilities(self, photo: np.ndarray) -> np.ndarray:
-        """Class probabilities of one photo at its own size.
+        The pass is the same for fewer photos than `batch_size`, so that each photo's logits are the
+        same bits whatever else is in the batch.
 
         Args:
-            photo: (H, W, 3) uint8 RGB, 0..255, any size.
-
-        Returns:
-            (C, H, W) float16, 0..1.
+            photos: 1 to `batch_size` of (H, W, 3) uint8 RGB, 0..255, any sizes.
         """
-        return self.predict(photo).probabilities()
+        if self.inference.is_plain:
+            logits = self._look_at(photos, self.image_size, self.resize, self.batch_size)
+        else:
+            logits = [self.logits(photo) for photo in photos]
+        return [
+            LogitsOfPhoto(one, *photo.shape[:2]) for one, photo in zip(logits, photos, strict=True)
+        ]
 
     def logits(self, photo: np.ndarray) -> torch.Tensor:
-        """Look at one photo as the test-time options say.
-
-        Windows are slid over photos whose longer side is above `window_px`; the other options apply
-        to each window. Without options this is one `look`, and nothing else.
+        """Look at one photo as the test-time options say; see `prediction.looks.Looks.logits`.
 
         Args:
             photo: (H, W, 3) uint8 RGB, 0..255, any size.
 
         Returns:
             (1, C, h, w) float32 on the network's device that cover exactly the photo: logits, or
-            with options the logarithm of the looks' mean probabilities. With windows, h and w grow
-            with the photo.
+            with options the logarithm of the looks' mean probabilities.
         """
-        if self.inference.is_plain:
-            return self.look(photo, self.image_size, self.resize)
+        looks = Looks(
+            self.look,
+            _TensorTools(self.device),
+            len(self.class_names),
+            self.image_size,
+            self.resize,
+            self.inference,
+        )
         with torch.inference_mode():
-            if 0 < self.inference.window_px < max(photo.shape[:2]):
-                probabilities = self._windowed_probabilities(photo)
-            else:
-                probabilities = self._mean_probabilities(photo)
-            return probabilities.clamp_min(_LEAST_PROBABILITY).log()
+            return looks.logits(photo)
 
     def look(self, photo: np.ndarray, image_size: int, resize: Resize) -> torch.Tensor:
         """Look at one photo once, whatever the test-time options are.
@@ -135,8 +129,16 @@ class Segmenter:
             (1, C, h, w) float32 logits on the network's device; the padding of a letterbox is cut
             off, so that they cover exactly the photo.
         """
-        square = fit_image(photo, image_size, resize, self.normalization.pad_color)
-        batch = torch.from_numpy(square).permute(2, 0, 1)[None].to(self.device)  # (1, 3, S, S)
+        return self._look_at([photo], image_size, resize)[0]
+
+    def _look_at(
+        self, photos: Sequence[np.ndarray], image_size: int, resize: Resize, batch_size: int = 1
+    ) -> list[torch.Tensor]:
+        """`look` at several photos in one pass of `batch_size`."""
+        squares = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
+        for square, photo in zip(squares, photos, strict=False):
+            square[:] = fit_image(photo, image_size, resize, self.normalization.pad_color)
+        batch = torch.from_numpy(squares).permute(0, 3, 1, 2).to(self.device)  # (N, 3, S, S)
         images = normalize_images(batch, self.normalization)
         images = images.contiguous(memory_format=torch.channels_last)
         dtype = default_precision(self.device)
@@ -145,51 +147,34 @@ class Segmenter:
             torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
         ):
             logits = self.network(images)
-        box = content_box(photo.shape[0], photo.shape[1], image_size, resize)
-        logits = logits[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
-        return logits.float().contiguous()  # by class, as masks are taken from them
+        looks = []
+        for one, photo in zip(logits.split(1), photos, strict=False):
+            box = content_box(photo.shape[0], photo.shape[1], image_size, resize)
+            cut = one[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
+            looks.append(cut.float().contiguous())  # by class, as masks are taken from them
+        return looks
 
-    def _mean_probabilities(self, photo: np.ndarray) -> torch.Tensor:
-        """Average over input sizes and mirroring: (1, C, h, w), h and w of the largest input."""
-        looks = self._looks(photo)
-        total = next(looks)
-        count = 1
-        for probabilities in looks:
-            total += _resize(probabilities, total.shape[2], total.shape[3])
-            count += 1
-        return total / count
 
-    def _looks(self, photo: np.ndarray) -> Iterator[torch.Tensor]:
-        """Probabilities, (1, C, h, w), of every look at one photo, the largest input first."""
-        for image_size in self.inference.input_sizes(self.image_size):
-            yield self.look(photo, image_size, self.resize).softmax(dim=1)
-            if self.inference.tta_flip:
-                mirrored = np.ascontiguousarray(photo[:, ::-1])
-                yield self.look(mirrored, image_size, self.resize).softmax(dim=1).flip(3)
+@dataclass(frozen=True)
+class _TensorTools:
+    """`prediction.looks.ArrayTools` for tensors on one device."""
 
-    def _windowed_probabilities(self, photo: np.ndarray) -> torch.Tensor:
-        """Average over windows, the middle of a window counting most: (1, C, h, w).
+    device: torch.device
 
-        The photo is scaled once, so that a window of `window_px` becomes the network's largest
-        input: windows are then plain cuts, and what they say falls on one grid of pixels.
-        """
-        side = self.inference.input_sizes(self.image_size)[0]
-        scale = side / self.inference.window_px
-        height, width = (max(1, round(length * scale)) for length in photo.shape[:2])
-        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        scaled = cv2.resize(photo, (width, height), interpolation=interpolation)
-        total = torch.zeros((1, len(self.class_names), height, width), device=self.device)
-        weight = torch.zeros((1, 1, height, width), device=self.device)
-        for top in window_starts(height, side):
-            for left in window_starts(width, side):
-                rows, columns = slice(top, top + side), slice(left, left + side)
-                window = np.ascontiguousarray(scaled[rows, columns])
-                probabilities = self._mean_probabilities(window)
-                middle = _tent(window.shape[0])[:, None] * _tent(window.shape[1])
-                middle = middle.to(self.device)
-                total[:, :, rows, columns] += middle * _resize(probabilities, *window.shape[:2])
-                weight[:, :, rows, columns] += middle
-        return total / weight
+    def from_numpy(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.device)
+
+    def softmax(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.softmax(dim=1)
+
+    def log(self, probabilities: torch.Tensor) -> torch.Tensor:
+        return probabilities.clamp_min(LEAST_PROBABILITY).log()
+
+    def mirror(self, values: torch.Tensor) -> torch.Tensor:
+        return values.flip(3)
+
+    def resize(self, values: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        return _upsample(values, height, width)
 
 
 @dataclass(frozen=True)
@@ -223,6 +208,7 @@ def load_segmenter(
     path: str | Path,
     device: str | torch.device = "auto",
     inference: InferenceConfig = PLAIN_INFERENCE,
+    batch_size: int | None = 1,
 ) -> Segmenter:
     """Read a trained network from a checkpoint; nothing is downloaded.
 
@@ -230,6 +216,8 @@ def load_segmenter(
         path: checkpoint that training wrote.
         device: "auto" takes CUDA where there is one.
         inference: test-time options; they belong to the use of a network, not to its training.
+        batch_size: photos in one pass of `predict`, 1 or more; None takes 1 on a CPU and 8
+            elsewhere, where more photos keep it busy.
 
     Raises:
         FileNotFoundError: no such file.
@@ -240,7 +228,10 @@ def load_segmenter(
     info = checkpoint[CHECKPOINT_KEY]
     config = info["config"]
     inference.input_sizes(config["data"]["image_size"])  # refused here, not at the first photo
-    network = build_network(config["train"]["encoder_name"], "none", len(info["class_names"]))
+    try:
+        network = build_network(config["train"]["encoder_name"], "none", len(info["class_names"]))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
     prefix = "network."
     state = {
         key.removeprefix(prefix): value
@@ -274,41 +265,7 @@ def load_segmenter(
         info=info,
         inference=inference,
         normalization=stored_normalization(info),
-    )
-
-
-def window_starts(length: int, side: int) -> list[int]:
-    """Place windows along one side of a photo: evenly, from edge to edge.
-
-    Args:
-        length: of the photo's side, pixels.
-        side: of the windows, pixels.
-
-    Returns:
-        First pixel of each window. Neighbours share at least a quarter of their side; one window
-        stands for a photo that is not longer.
-
-    Example:
-        >>> window_starts(250, 100), window_starts(80, 100)
-        ([0, 75, 150], [0])
-    """
-    if length <= side:
-        return [0]
-    steps = int(np.ceil((length - side) / ((1 - _WINDOW_OVERLAP) * side)))
-    return np.linspace(0, length - side, steps + 1).round().astype(int).tolist()
-
-
-def _tent(length: int) -> torch.Tensor:
-    """Weights, (length,) 0..1, that rise to the middle; none is 0, for a corner's only window."""
-    steps = torch.arange(length, dtype=torch.float32)
-    return (torch.minimum(steps, length - 1 - steps) + 1) / ((length + 1) // 2)
-
-
-def _resize(probabilities: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    if probabilities.shape[2:] == (height, width):
-        return probabilities
-    return functional.interpolate(
-        probabilities, (height, width), mode="bilinear", align_corners=False
+        batch_size=batch_size or (1 if torch.device(device).type == "cpu" else _GPU_BATCH_SIZE),
     )
 
 

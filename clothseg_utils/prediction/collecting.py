@@ -16,7 +16,7 @@ from clothseg_utils.prediction.coco_results import (
     photo_record,
 )
 from clothseg_utils.prediction.model import Model, Prediction
-from clothseg_utils.prediction.predict import PhotoTask
+from clothseg_utils.prediction.plan import PhotoTask
 from clothseg_utils.prediction.result_names import ENDINGS
 
 Collect = Callable[[PhotoTask, np.ndarray, Prediction], None]

@@ -1,135 +1,25 @@
-"""Photos and folders of photos -> masks, overlays and COCO files."""
+"""Photos -> files of their own: mask, colours, overlay, regions and probabilities."""
 
 import json
-import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from clothseg_utils.core.files import atomic_path, write_bytes, write_text
 from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.core.text import count_text, first_names, printable
-from clothseg_utils.core.workers import read_ahead
 from clothseg_utils.data.masks import encode_mask
-from clothseg_utils.data.photo_files import list_photos
-from clothseg_utils.data.photos import encode_image, read_first_picture
+from clothseg_utils.data.photos import encode_image
 from clothseg_utils.pictures.overlays import colorize
 from clothseg_utils.pictures.panels import overlay_with_legend
 from clothseg_utils.prediction.coco_results import photo_record
 from clothseg_utils.prediction.model import Model, Prediction
-from clothseg_utils.prediction.result_names import (
-    ENDINGS,
-    Source,
-    file_names,
-    former_results,
-    result_stems,
-)
-
-_RESULT = "results of predict"
-
-
-@dataclass(frozen=True)
-class PhotoTask:
-    """One photo to predict.
-
-    Attributes:
-        photo: the file.
-        result_stem: the path, without ending, that its results share.
-        file_name: what it is called in files on all photos, see `result_names.file_names`.
-    """
-
-    photo: Path
-    result_stem: Path
-    file_name: str
-
-    def result(self, ending: str) -> Path:
-        """The result with one of the endings of `result_names.ENDINGS`."""
-        return self.result_stem.with_name(self.result_stem.name + ending)
-
-    def results(self, *, as_json: bool = False, probabilities: bool = False) -> list[Path]:
-        """Every file that this photo's prediction writes."""
-        endings = [*ENDINGS[:3], *[".json"] * as_json, *[".npz"] * probabilities]
-        return [self.result(ending) for ending in endings]
-
-
-@dataclass(frozen=True)
-class PredictionPlan:
-    """What `predict` is going to do.
-
-    Attributes:
-        tasks: the photos.
-        skipped: what is no photo: reason, a suffix or words -> files.
-        unread: what may hold photos and cannot be looked at -> one line that says why.
-    """
-
-    tasks: list[PhotoTask]
-    skipped: dict[str, list[Path]]
-    unread: dict[Path, str]
-
-
-def plan_predictions(inputs: Iterable[str | Path], out_dir: str | Path) -> PredictionPlan:
-    """List the photos and where their results go, before anything is written.
-
-    A folder stands for the photos in it and below; its subfolders are kept below `out_dir`. A file
-    is a photo by its suffix, else by its content. What an earlier `predict` wrote is no photo, nor
-    is anything in an `out_dir` that lies in the folder. A file that is named itself is always
-    predicted. Results never meet each other or a photo: see `result_names.result_stems`.
-
-    Raises:
-        FileNotFoundError: an input does not exist.
-        ValueError: no photo at all.
-    """
-    out_dir = Path(out_dir)
-    sources: dict[str, Source] = {}
-    skipped: dict[str, list[Path]] = defaultdict(list)
-    unread: dict[Path, str] = {}
-    given = [Path(entry) for entry in inputs]
-    for entry in given:
-        if entry.is_dir():
-            try:
-                listing = list_photos(entry)
-            except OSError as error:
-                unread[entry] = f"{printable(entry)}: {error.strerror}; nothing in it was read."
-                continue
-            results = former_results([*listing.photos, *listing.other_files()])
-            inner = _inside(out_dir, entry)
-            for path, reason in [*((p, "") for p in listing.photos), *listing.others.items()]:
-                if path in results or (inner and path.is_relative_to(inner)):
-                    skipped[_RESULT].append(path)
-                elif reason:
-                    skipped[reason].append(path)
-                else:
-                    sources.setdefault(os.path.abspath(path), Source(path, entry))
-            unread |= {path: f"{printable(path)}: {why}" for path, why in listing.unread.items()}
-        elif entry.is_file():
-            sources.setdefault(os.path.abspath(entry), Source(entry, entry.parent))
-        elif entry.exists():
-            unread[entry] = f"{printable(entry)} is no regular file; expected a photo or a folder."
-        else:
-            raise FileNotFoundError(
-                f"no such photo or folder: {printable(entry)}; expected an existing path. "
-                "Check its spelling."
-            )
-    photos = list(sources.values())
-    stems = result_stems(photos, out_dir)
-    names = file_names(photos)
-    tasks = [PhotoTask(s.photo, stem, n) for s, stem, n in zip(photos, stems, names, strict=True)]
-    plan = PredictionPlan(tasks, dict(sorted(skipped.items(), key=lambda k: -len(k[1]))), unread)
-    if not tasks and not unread:
-        raise ValueError(
-            f"no photo found in {printable(first_names(given))}; expected at least one. "
-            + " ".join(remarks(plan))
-        )
-    return plan
-
-
-def _inside(out_dir: Path, folder: Path) -> Path | None:
-    """`out_dir` as it is called below `folder`; None if it is not below it."""
-    inner, outer = (Path(os.path.realpath(path)) for path in (out_dir, folder))
-    return folder / inner.relative_to(outer) if outer in inner.parents else None
+from clothseg_utils.prediction.pipeline import predict_each
+from clothseg_utils.prediction.plan import PhotoTask, PredictionPlan, skipped_lines
 
 
 @dataclass(frozen=True)
@@ -142,9 +32,20 @@ class PredictSummary:
         first_of_several: photos done whose file holds further pictures: frames or pages.
     """
 
-    done: list[Path]
+    done: list[PhotoTask]
     failed: dict[Path, str]
     first_of_several: list[Path]
+
+    def add_failure(self, task: PhotoTask, error: Exception) -> None:
+        """Note why a photo has no results; the line names it."""
+        name = printable(task.photo)
+        self.failed[task.photo] = str(error) if name in str(error) else f"photo {name}: {error}"
+
+
+class _Looked(NamedTuple):
+    mask: np.ndarray
+    probabilities: np.ndarray | None
+    prediction: Prediction
 
 
 def predict_photos(
@@ -153,8 +54,10 @@ def predict_photos(
     *,
     as_json: bool = False,
     probabilities: bool = False,
+    masks_only: bool = False,
     opacity: float = 0.55,
     collect: Callable[[PhotoTask, np.ndarray, Prediction], None] | None = None,
+    before_first: Callable[[], None] | None = None,
 ) -> PredictSummary:
     """Predict photos and write their results; an unreadable photo is reported, not fatal.
 
@@ -163,42 +66,60 @@ def predict_photos(
         tasks: from `plan_predictions`.
         as_json: write `<stem>.json` with COCO compressed RLE too.
         probabilities: write `<stem>.npz` with `probabilities` (C, H, W) float16, 0..1, too.
+        masks_only: write neither colours nor overlay.
         opacity: of the class colour over the photo, 0..1.
         collect: takes each photo that gets results, its mask and its prediction; a photo for
             which it raises ValueError has failed.
+        before_first: called before the first result is written.
     """
     summary = PredictSummary([], {}, [])
-    reads = read_ahead(lambda task: read_first_picture(task.photo), tasks)
-    for task, read in progress_bar(reads, total=len(tasks), desc="predict", unit="photo"):
-        if isinstance(read, Exception):
-            summary.failed[task.photo] = str(read)
-            continue
-        image, has_more = read
-        prediction = model.predict(image)
-        mask = prediction.mask()
-        blended = overlay_with_legend(image, mask, model.class_names, model.colors, opacity=opacity)
-        pictures = {"_color.png": colorize(mask, model.colors), "_overlay.jpg": blended}
-        try:
-            encoded = {e: encode_image(picture, Path(e).suffix) for e, picture in pictures.items()}
-            if collect is not None:
-                collect(task, mask, prediction)
-        except ValueError as error:
-            summary.failed[task.photo] = f"photo {printable(task.photo)}: {error}"
-            continue
+
+    def look(prediction: Prediction) -> _Looked:
+        nonlocal before_first
+        if before_first is not None:
+            before_first()
+            before_first = None
+        kept = prediction.probabilities() if probabilities else None
+        return _Looked(prediction.mask(), kept, prediction)
+
+    def finish(task: PhotoTask, image: np.ndarray, looked: _Looked) -> _Looked:
+        mask = looked.mask
+        pictures = {}
+        if not masks_only:
+            pictures["_color.png"] = colorize(mask, model.colors)
+            pictures["_overlay.jpg"] = overlay_with_legend(
+                image, mask, model.class_names, model.colors, opacity=opacity
+            )
+        encoded = {e: encode_image(picture, Path(e).suffix) for e, picture in pictures.items()}
         # Written in one go: an interrupted call leaves no half of a photo's results.
         for ending, data in {".png": encode_mask(mask), **encoded}.items():
             write_bytes(task.result(ending), data)
         if as_json:
-            record = photo_record(task.photo.name, mask, model.class_names)
+            record = photo_record(task.name, mask, model.class_names)
             write_text(task.result(".json"), json.dumps(record) + "\n")
-        if probabilities:
+        if looked.probabilities is not None:
             with atomic_path(task.result(".npz")) as temporary:
                 np.savez_compressed(
                     temporary,
-                    probabilities=prediction.probabilities(),
+                    probabilities=looked.probabilities,
                     class_names=np.array(model.class_names),
                 )
-        summary.done.append(task.photo)
+        return looked
+
+    outcomes = predict_each(model, tasks, look, finish)
+    for (task, has_more), result in progress_bar(
+        outcomes, total=len(tasks), desc="predict", unit="photo"
+    ):
+        if isinstance(result, Exception):
+            summary.add_failure(task, result)
+            continue
+        if collect is not None:
+            try:
+                collect(task, result.mask, result.prediction)
+            except ValueError as error:
+                summary.add_failure(task, error)
+                continue
+        summary.done.append(task)
         if has_more:
             summary.first_of_several.append(task.photo)
     return summary
@@ -206,10 +127,7 @@ def predict_photos(
 
 def remarks(plan: PredictionPlan, summary: PredictSummary | None = None) -> list[str]:
     """Lines for what was skipped, by kind, and for files of which one picture was read."""
-    lines = [
-        f"skipped, {reason}: {len(paths):,} ({printable(first_names(paths))})"
-        for reason, paths in plan.skipped.items()
-    ]
+    lines = skipped_lines(plan)
     if summary and (files := summary.first_of_several):
         lines.append(
             f"only the first frame or page was read of {count_text(len(files), 'file')} "

@@ -4,27 +4,53 @@ import contextlib
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from clothseg_utils.core.text import folded
 from clothseg_utils.data.photo_files import list_photos
+from clothseg_utils.prediction.tars import TarMember
+
+_Photo = TypeVar("_Photo", bound=Hashable)
 
 ENDINGS = (".png", "_color.png", "_overlay.jpg", ".json", ".npz")
 """Of a photo's results: mask, colours, overlay; regions and probabilities where asked for."""
 
+RECORD_NAME = "predict.json"
+"""Of the file in a folder of results that says how they were made."""
+
+_TAILS = tuple(
+    longer.removesuffix(ending)
+    for longer in ENDINGS
+    for ending in ENDINGS
+    if longer != ending and longer.endswith(ending)
+)
 _LONGEST_NAME = 255  # bytes, of most file systems
 _MASK_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _MASK_KIND = b"\x08\0"  # 8 bits of grey
 
 
 class Source(NamedTuple):
-    """A photo to predict, and the folder that was given, or that of a photo that was given."""
+    """A photo to predict. Of millions each is small: those of a folder share its path.
 
-    photo: Path
+    Attributes:
+        folder: that it lies in; in a tar, the tar's path and the folder there.
+        name: of its file.
+        root: the folder that was given, or that of a photo that was given.
+        member: where it lies in a tar.
+    """
+
+    folder: Path
+    name: str
     root: Path
+    member: TarMember | None = None
+
+    @property
+    def photo(self) -> Path:
+        """Its path."""
+        return self.folder / self.name
 
 
 def file_names(sources: Sequence[Source]) -> list[str]:
@@ -34,19 +60,30 @@ def file_names(sources: Sequence[Source]) -> list[str]:
     were; the parts are divided by "/". Taken with that folder, other tools find the photos.
     """
     roots = {os.path.abspath(root) for root in {source.root for source in sources}}
-    folder = os.path.commonpath(roots) if roots else ""
-    paths = (os.path.relpath(os.path.abspath(source.photo), folder) for source in sources)
-    return [Path(path).as_posix() for path in paths]
+    common = os.path.commonpath(roots) if roots else ""
+
+    @cache
+    def below(folder: Path) -> Path:
+        return Path(os.path.relpath(os.path.abspath(folder), common))
+
+    return [(below(source.folder) / source.name).as_posix() for source in sources]
 
 
 def former_results(files: Iterable[Path]) -> set[Path]:
-    """Which of some files an earlier `predict` wrote: a mask with its colours and its overlay."""
+    """Which of some files an earlier `predict` wrote.
+
+    A mask with its colours and its overlay; a mask alone, and what has been written beside it, only
+    where a record of `predict` lies among the files, in its folder or one above.
+    """
     known = set(files)
-    results: set[Path] = set()
+    recorded = {path.parent for path in known if path.name == RECORD_NAME}
+    results = {folder / RECORD_NAME for folder in recorded}
     for path in known:
         if path.suffix == ENDINGS[0]:
             of_mask = [path.with_name(path.stem + ending) for ending in ENDINGS]
-            if known.issuperset(of_mask[:3]) and _is_mask(path):
+            is_whole = known.issuperset(of_mask[:3])
+            is_recorded = bool(recorded) and not recorded.isdisjoint(path.parents)
+            if (is_whole or is_recorded) and _is_mask(path):
                 results |= known.intersection(of_mask)
     return results
 
@@ -62,27 +99,27 @@ def _looks_like_result(path: Path) -> bool:
     return path.name.endswith(ENDINGS[1:3]) or (path.suffix == ENDINGS[0] and _is_mask(path))
 
 
-def result_stems(sources: Sequence[Source], out_dir: Path) -> list[Path]:
-    """Where the results of each photo go, without their endings.
+def result_stems(sources: Sequence[Source], out_dir: Path) -> list[tuple[Path, str]]:
+    """Where the results of each photo go: a folder, and their name there without its ending.
 
     They have the photo's stem, below `out_dir` as the photo lies below its root. Photos of one
     folder whose results would meet, such as `a.jpg` and `a.png`, keep their suffixes, whichever of
     them are asked for. Where those of several roots would meet, the roots' names become folders.
     Names that differ in case only count as one, as on many file systems.
     """
-    given: dict[Path, set[str]] = defaultdict(set)
+    given_in: dict[str, set[str]] = defaultdict(set)
+    real = cache(os.path.realpath)
     for source in sources:
-        given[source.photo.parent].add(source.photo.name)
-    given_in = {os.path.realpath(folder): names for folder, names in given.items()}
+        given_in[real(source.folder)].add(source.name)
 
     @cache
     def photos_in(folder: Path) -> set[str]:
-        return _photo_names(folder) | given_in.get(os.path.realpath(folder), set())
+        return _photo_names(folder) | given_in.get(real(folder), set())
 
     @cache
     def stems_in(folder: Path, target: Path) -> dict[str, str]:
         kept = photos_in(target)
-        if os.path.realpath(target) not in given_in:  # a folder of results, which are replaced
+        if real(target) not in given_in:  # a folder of results, which are replaced
             kept = {name for name in kept if not _looks_like_result(target / name)}
         return _distinct_stems(photos_in(folder), {folded(name) for name in kept})
 
@@ -90,13 +127,13 @@ def result_stems(sources: Sequence[Source], out_dir: Path) -> list[Path]:
     while True:
         targets = {
             (folder, root): out_dir / _root_name(root, levels[root]) / folder.relative_to(root)
-            for folder, root in {(source.photo.parent, source.root) for source in sources}
+            for folder, root in {(source.folder, source.root) for source in sources}
         }
         stems = []
-        for photo, root in sources:
-            target = targets[photo.parent, root]
-            stems.append(target / stems_in(photo.parent, target)[photo.name])
-        meeting = _meeting(stems)
+        for folder, name, root, _ in sources:
+            target = targets[folder, root]
+            stems.append((target, stems_in(folder, target)[name]))
+        meeting = _meeting_anywhere(stems)
         rising: set[Path] = set()
         for group in meeting:
             roots = {sources[one].root for one in group}
@@ -107,7 +144,8 @@ def result_stems(sources: Sequence[Source], out_dir: Path) -> list[Path]:
         for root in rising:
             levels[root] += 1
     for one in set().union(*meeting):  # of folders whose names differ in case only
-        stems[one] = stems[one].with_name(f"{stems[one].name}-{_short_hash(sources[one].photo)}")
+        target, stem = stems[one]
+        stems[one] = target, f"{stem}-{_short_hash(sources[one].photo)}"
     return stems
 
 
@@ -122,35 +160,55 @@ def _photo_names(folder: Path) -> set[str]:
 
 def _distinct_stems(names: Collection[str], occupied: Collection[str]) -> dict[str, str]:
     """Stems for the results of a folder's photos: the shortest form of each name that is free."""
-    forms = {
-        name: [_cut(form) for form in (Path(name).stem, name, f"{name}-{_short_hash(name)}")]
-        for name in names
-    }
+    stems = {name: _form(name, 0) for name in names}
+    levels: dict[str, int] = defaultdict(int)
     while True:
-        owners: dict[str, set[str]] = defaultdict(set)
-        for name, (form, *_) in forms.items():
-            for ending in ENDINGS:
-                owners[folded(form + ending)].add(name)
-        rising = {
-            name
-            for result, those in owners.items()
-            if len(those) > 1 or result in occupied
-            for name in those
-            if len(forms[name]) > 1
-        }
+        rising = set().union(*_meeting(stems.items()))
+        if occupied:
+            rising |= {
+                name
+                for name, stem in stems.items()
+                if any(folded(stem + ending) in occupied for ending in ENDINGS)
+            }
+        rising = {name for name in rising if levels[name] < 2}
         if not rising:
-            return {name: form for name, (form, *_) in forms.items()}
+            return stems
         for name in rising:
-            del forms[name][0]
+            levels[name] += 1
+            stems[name] = _form(name, levels[name])
 
 
-def _meeting(stems: Sequence[Path]) -> list[set[int]]:
-    """Groups of photos, by index, that share a result."""
-    owners: dict[str, set[int]] = defaultdict(set)
-    for index, stem in enumerate(stems):
-        for ending in ENDINGS:
-            owners[folded(f"{stem}{ending}")].add(index)
-    return [group for group in owners.values() if len(group) > 1]
+def _form(name: str, level: int) -> str:
+    """A photo's name for its results: its stem, with its suffix, and with a hash."""
+    if level == 0:
+        return _cut(Path(name).stem)
+    return _cut(name if level == 1 else f"{name}-{_short_hash(name)}")
+
+
+def _meeting_anywhere(stems: Sequence[tuple[Path, str]]) -> list[set[int]]:
+    """Groups of photos, by index, that share a result. One folder at a time: that takes memory."""
+    fold = cache(lambda target: folded(str(target)))
+    inside: dict[str, list[int]] = defaultdict(list)
+    for index, (target, _) in enumerate(stems):
+        inside[fold(target)].append(index)
+    return [
+        group
+        for indices in inside.values()
+        for group in _meeting((index, stems[index][1]) for index in indices)
+    ]
+
+
+def _meeting(stems: Iterable[tuple[_Photo, str]]) -> list[set[_Photo]]:
+    """Groups of a folder's photos that share a result: `a` with `_color.png`, `a_color`."""
+    owners: dict[str, list[_Photo]] = defaultdict(list)
+    for photo, stem in stems:
+        owners[folded(stem)].append(photo)
+    groups: list[set[_Photo]] = []
+    for stem, those in owners.items():
+        others = [photo for tail in _TAILS for photo in owners.get(stem + tail, ())]
+        if len(those) + len(others) > 1:
+            groups.append({*those, *others})
+    return groups
 
 
 def _root_name(root: Path, level: int) -> str:

@@ -207,20 +207,28 @@ class PanelLogger(pl.Callback):
 
 
 class Checkpoints(ModelCheckpoint):
-    """Lightning's, which forgets the best scores where the run folder was moved since."""
+    """Lightning's, with names of files instead of their paths on this machine.
+
+    By itself it forgets the best scores where the run folder was moved since, and tells whoever
+    gets a checkpoint of the home folder that it was made in.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to remember, without the folder."""
+        return self._placed(super().state_dict(), "")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the files of those names in this run's folder."""
+        super().load_state_dict(self._placed(state_dict, str(self.dirpath or "")))
 
-        def here(path: str) -> str:
-            return str(Path(self.dirpath or "") / Path(path).name) if path else path
+    def _placed(self, state: dict[str, Any], folder: str) -> dict[str, Any]:
+        def place(path: str) -> str:
+            return str(Path(folder) / Path(path).name) if path else path
 
         paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        moved = {name: here(state_dict.get(name, "")) for name in paths}
-        best = {here(path): score for path, score in state_dict.get("best_k_models", {}).items()}
-        super().load_state_dict(
-            state_dict | moved | {"dirpath": self.dirpath, "best_k_models": best}
-        )
+        placed = {name: place(state.get(name, "")) for name in paths}
+        best = {place(path): score for path, score in state.get("best_k_models", {}).items()}
+        return state | placed | {"dirpath": folder, "best_k_models": best}
 
 
 class CheckpointFiles(TorchCheckpointIO):

@@ -453,6 +453,12 @@ _PAGE_TEMPLATE = """
 """
 
 
+_PAGE_POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+    "img-src data:; font-src data:; style-src 'unsafe-inline'\">"
+)
+
+
 def _write_html(executed: Path) -> None:
     """Export an executed notebook as one self-contained HTML file beside it."""
     from nbconvert import HTMLExporter
@@ -462,8 +468,10 @@ def _write_html(executed: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nbconvert warns of pictures without alternative text
         body, _ = exporter.from_filename(str(executed))
-    # Scripts for formulas and live widgets, of which there are none: the page asks no server.
-    body = re.sub(r'<script[^>]*\ssrc="https?://[^"]*"[^>]*>\s*</script>', "", body)
+    # Scripts are for formulas and live widgets, of which there are none: the page asks no server,
+    # and what a name or an output of other origin may hold does not run.
+    body = re.sub(r"<script\b.*?</script\s*>", "", body, flags=re.DOTALL | re.IGNORECASE)
+    body = body.replace("<head>", f"<head>{_PAGE_POLICY}", 1)
     # The neighbours lie beside it as pages, too; a browser would only save their notebooks.
     body = re.sub(rf'href="({"|".join(NOTEBOOKS)})\.ipynb', r'href="\1.html', body)
     write_text(executed.with_suffix(".html"), body)

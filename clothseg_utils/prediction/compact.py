@@ -1,0 +1,239 @@
+"""Results of millions of photos: one file of JSON lines, a photo a line, for each shard."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from filelock import FileLock, Timeout
+
+from clothseg_utils.core.files import read_json
+from clothseg_utils.core.progress import progress_bar
+from clothseg_utils.core.text import count_text, printable
+from clothseg_utils.prediction.coco_results import coco_writer, photo_record
+from clothseg_utils.prediction.model import Model, Prediction
+from clothseg_utils.prediction.pipeline import predict_each
+from clothseg_utils.prediction.plan import PhotoTask
+from clothseg_utils.prediction.predict import PredictSummary
+from clothseg_utils.prediction.resume import Record
+
+_UNFINISHED = ".part"
+
+
+class _Line(msgspec.Struct):
+    """What tells a whole line of ours; the rest of it is read as JSON only."""
+
+    file_name: str
+    height: int
+    width: int
+    annotations: msgspec.Raw
+
+
+_DECODER = msgspec.json.Decoder(_Line)
+
+
+def shard_path(file: Path, number: int, of: int) -> Path:
+    """What one shard's file is called.
+
+    Example:
+        >>> shard_path(Path("a/all.jsonl"), 1, 8).name
+        'all-00001-of-00008.jsonl'
+    """
+    return file.with_name(f"{file.stem}-{number:05}-of-{of:05}{file.suffix}")
+
+
+def record_path(file: Path) -> Path:
+    """Where the settings lie, of a file and of all its shards."""
+    return file.with_name(f"{file.stem}.predict.json")
+
+
+@contextlib.contextmanager
+def compact_file(path: Path) -> Iterator[tuple[set[str], Callable[[bytes], None]]]:
+    """Add lines to a file, which has its name when all of them are there.
+
+    Until then it is called `<name>.part`. A line that an interrupted call left unfinished is cut
+    off, with all that follows it.
+
+    Yields:
+        The file names of photos that have a line, and a function that adds a line.
+
+    Raises:
+        ValueError: another process writes it.
+    """
+    unfinished = path.with_name(path.name + _UNFINISHED)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"{printable(path)} is being written by another process; expected one for each shard. "
+            "Wait for it."
+        ) from None
+    with lock:
+        if path.exists():
+            path.replace(unfinished)
+        with unfinished.open("ab+") as file:
+            done = _whole_lines(file)
+
+            def add(line: bytes) -> None:
+                file.write(line + b"\n")
+                file.flush()  # whole, in one call of the system
+
+            yield done, add
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _whole_lines(file: Any) -> set[str]:
+    """File names of the lines up to the first that is not whole; the file is cut before that."""
+    done: set[str] = set()
+    file.seek(0)
+    end = 0
+    for line in file:
+        with contextlib.suppress(msgspec.DecodeError):
+            if line.endswith(b"\n"):
+                done.add(_DECODER.decode(line).file_name)
+                end += len(line)
+                continue
+        break
+    file.truncate(end)
+    return done
+
+
+def predict_compact(
+    model: Model,
+    tasks: Sequence[PhotoTask],
+    file: Path,
+    record: Record,
+    *,
+    shard: tuple[int, int] | None = None,
+    parts: bool = False,
+) -> tuple[PredictSummary, int]:
+    """Predict photos and write a line for each, `coco_results.photo_record` with scores.
+
+    Lines stand in the order of the photos: the shards' files one after the other are the file
+    without shards. Photos that have a line are not predicted again.
+
+    Args:
+        model: from `network.segmenter.load_segmenter`, or another.
+        tasks: from `plan_predictions`, of this shard.
+        file: of all shards; this one's is `shard_path`.
+        record: its settings.
+        shard: number, from 1 on, and of how many.
+        parts: connected parts have annotations of their own.
+
+    Returns:
+        What was done, and how many photos were done before.
+
+    Raises:
+        ValueError: the file is not from an earlier call with the same settings.
+    """
+    path = shard_path(file, *shard) if shard else file
+    record.refuse_others("Name another file, or move this one away.")
+    if record.stored() is None and path.exists():
+        raise ValueError(
+            f"{printable(path)} is there, without {record.path.name} of an earlier predict beside "
+            "it; expected a new file. Name another one, or move it away."
+        )
+    summary = PredictSummary([], {}, [])
+
+    def look(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
+        return prediction.mask(), prediction.confidence()
+
+    def finish(task: PhotoTask, _: np.ndarray, looked: tuple[np.ndarray, np.ndarray]) -> bytes:
+        mask, confidence = looked
+        line = photo_record(task.file_name, mask, model.class_names, confidence, parts=parts)
+        try:
+            return json.dumps(line, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("its name is no text, which JSON could hold; rename it.") from None
+
+    record.begin()
+    with compact_file(path) as (done, add):
+        remaining = [task for task in tasks if task.file_name not in done]
+        n_before = len(tasks) - len(remaining)
+        done.clear()
+        outcomes = predict_each(model, remaining, look, finish)
+        for (task, has_more), line in progress_bar(
+            outcomes, total=len(remaining), desc="predict", unit="photo"
+        ):
+            if isinstance(line, Exception):
+                summary.add_failure(task, line)
+                continue
+            add(line)
+            summary.done.append(task)
+            if has_more:
+                summary.first_of_several.append(task.photo)
+    return summary, n_before
+
+
+def join_to_coco(file: Path, coco: Path) -> int:
+    """Write one COCO file of all photos from a compact file or its shards.
+
+    Args:
+        file: as it was given to `predict`, without a shard's number.
+        coco: the JSON, see `coco_results.coco_writer`.
+
+    Returns:
+        How many photos it holds.
+
+    Raises:
+        ValueError: a shard is missing or not finished, or its settings are.
+    """
+    settings = read_json(_existing(record_path(file), file))
+    n_photos = 0
+    with coco_writer(coco, settings["classes"]) as add:
+        for path in _finished_files(file):
+            with path.open("rb") as lines:
+                for number, line in enumerate(lines, start=1):
+                    try:
+                        _DECODER.decode(line)
+                    except msgspec.DecodeError:
+                        raise ValueError(
+                            f"{printable(path)}, line {number} is no record of predict; expected "
+                            "the file as predict left it. Run predict again."
+                        ) from None
+                    add(json.loads(line))
+                    n_photos += 1
+    return n_photos
+
+
+def _finished_files(file: Path) -> list[Path]:
+    if file.exists():
+        return [file]
+    pattern = f"{_literal(file.stem)}-[0-9]*-of-[0-9]*{_literal(file.suffix)}"
+    found = [p.name.removesuffix(_UNFINISHED) for p in file.parent.glob(f"{pattern}*")]
+    counts = {int(Path(name).stem.rpartition("-")[2]) for name in found}
+    if len(counts) > 1:
+        raise ValueError(
+            f"{printable(file)} was divided in several ways, by {sorted(counts)}; expected one. "
+            "Move the other files away."
+        )
+    of = counts.pop() if counts else 1
+    paths = [shard_path(file, number, of) for number in range(1, of + 1)] if found else [file]
+    if missing := [path for path in paths if not path.exists()]:
+        raise ValueError(
+            f"{printable(missing[0])} is not finished"
+            f"{f' and {len(missing) - 1:,} more' if len(missing) > 1 else ''}; expected "
+            f"{count_text(len(paths), 'whole file')}. Run predict with this shard again."
+        )
+    return paths
+
+
+def _literal(name: str) -> str:
+    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
+
+
+def _existing(path: Path, file: Path) -> Path:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{printable(path)} not found; expected it beside {file.name}, as predict --compact "
+            "leaves it. Name that file, without a shard's number."
+        )
+    return path
