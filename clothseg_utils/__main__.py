@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import functools
 import gc
 import os
 import re
@@ -515,7 +516,7 @@ def evaluate(
 
 @app.command()
 def predict(
-    checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or what `export` made of it.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint, or ONNX file that `export` wrote.")],
     photos: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -549,8 +550,8 @@ def predict(
         typer.Option("--parts", help="In these three, an instance for each connected part."),
     ] = False,
     shard: Annotated[
-        str, typer.Option(metavar="I/N", help="This part of the photos only: 1/8 to 8/8.")
-    ] = "",
+        str | None, typer.Option(metavar="I/N", help="This part of the photos only: 1/8 to 8/8.")
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(min=0, help="Photos in one pass; 0 takes 1 on a CPU, 8 on a GPU.")
     ] = 0,
@@ -589,26 +590,25 @@ def predict(
     from clothseg_utils.prediction import plan as planning
     from clothseg_utils.prediction import predict as predicting
     from clothseg_utils.prediction.collecting import check_collected, collecting
-    from clothseg_utils.prediction.compact import predict_compact, record_path
+    from clothseg_utils.prediction.compact import predict_compact, record_path, shard_path
     from clothseg_utils.prediction.result_names import RECORD_NAME
     from clothseg_utils.prediction.resume import Record, result_settings
 
     spin_briefly()
-    part = planning.parse_shard(shard) if shard else None
+    part = None if shard is None else planning.parse_shard(shard)
     if part and (coco or panoptic):
         raise ValueError("a shard has not all photos; expected --compact, and then the verb join.")
     inference = _inference(tta_flip, tta_scales, window_px)
     target = out or compact
     assert target  # one of them is given
     plan = planning.plan_predictions(photos or (), target, lists or ())
-    divided = plan.digest() if part else ""
+    origin = {"folder": plan.folder(), "photos": plan.digest() if part else ""}
     if part:
         plan = plan.part(*part)
     with heavy_imports():  # of torch, for a checkpoint
         segmenter = load(checkpoint, inference=inference, batch_size=batch_size or None)
     if compact:
-        options = {"parts": parts, "photos": divided}
-        settings = result_settings(checkpoint, segmenter, inference, **options)
+        settings = result_settings(checkpoint, segmenter, inference, parts=parts, **origin)
         record = Record(record_path(compact), settings)
         summary, n_before = predict_compact(
             segmenter, plan.tasks, compact, record, shard=part, parts=parts
@@ -623,12 +623,18 @@ def predict(
             record.refuse_others("Give these shards another --out.")
         elif record.stored() not in (None, record.settings):
             _say(f"{target} holds results of another checkpoint or options: all are made again")
+        elif record.stored() and not record.is_continued(plan.tasks):
+            _say(f"{target} holds results of photos of another folder: all are made again")
         # Files on all photos need all of them.
         tasks = plan.tasks if coco or panoptic else record.remaining(plan.tasks, **written)
         n_before = len(plan.tasks) - len(tasks)
         with collecting(segmenter, target, coco=coco, panoptic=panoptic, parts=parts) as collect:
             summary = predicting.predict_photos(
-                segmenter, tasks, **written, collect=collect, before_first=record.begin
+                segmenter,
+                tasks,
+                **written,
+                collect=collect,
+                before_first=functools.partial(record.begin, plan.tasks),
             )
         if summary.done:
             record.refuse_others("Another call wrote into this folder meanwhile; run both again.")
@@ -637,9 +643,10 @@ def predict(
         _complain(line)
     n_done = n_before + len(summary.done)
     if n_done or part:
-        done = f"{n_done} of {len(plan.tasks)} photos are done: {out or compact}"
+        file = shard_path(compact, *part) if compact and part else out or compact
+        done = f"{n_done} of {len(plan.tasks)} photos are done: {file}"
         hint = "" if compact or masks_only else " (look at the overlays, *_overlay.jpg)"
-        _say(f"{done}{hint}")
+        _say(f"{done}{hint if n_done else ''}")
         if n_before:
             _say(f"done before, with the same checkpoint and options: {n_before}")
         if coco:
@@ -705,7 +712,7 @@ def export(
 
     stem = f"{checkpoint.stem}_int8" if int8 else checkpoint.stem
     out = out or checkpoint.with_name(stem + SUFFIXES[format_])
-    check_out(format_, out)
+    check_out(format_, out, checkpoint)
     segmenter = load_segmenter(checkpoint, "cpu")
     if int8:
         share = export_int8(segmenter, out, int8)

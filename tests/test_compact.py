@@ -139,3 +139,31 @@ def test_what_cannot_be_joined_is_named(predict, tmp_path):
 def test_options_that_do_not_go_together(cli, options, message):
     result = cli("predict", "--checkpoint", "x.ckpt", "p", *options)
     assert (result.code, message in result.err) == (2, True)
+
+
+def test_lines_of_another_folder_are_not_taken_for_done(predict, photos, tmp_path):
+    predict("all.jsonl")
+    shutil.copytree(photos, tmp_path / "others")
+    shutil.rmtree(photos)
+    (tmp_path / "others").rename(tmp_path / "moved")
+    (tmp_path / "list.txt").write_text("".join(f"{p}\n" for p in (tmp_path / "moved").iterdir()))
+    photos.mkdir()
+    result = predict("all.jsonl", "--list", tmp_path / "list.txt")
+    assert result.code == 2
+    assert "is of results with another folder" in result.err
+
+
+def test_join_replaces_nothing_of_somebody_else(predict, tmp_path):
+    predict("all.jsonl")
+    before = (tmp_path / "all.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"all\.jsonl is there and no COCO file of predict's"):
+        join_to_coco(tmp_path / "all.jsonl", tmp_path / "all.jsonl")
+    assert (tmp_path / "all.jsonl").read_bytes() == before
+
+
+def test_an_unfinished_file_of_somebody_else_stays(predict, tmp_path):
+    (tmp_path / "all.jsonl.part").write_text("mine\n")
+    result = predict("all.jsonl")
+    assert result.code == 2
+    assert "all.jsonl.part is there, without all.predict.json" in result.err
+    assert (tmp_path / "all.jsonl.part").read_text() == "mine\n"

@@ -385,6 +385,18 @@ def test_areas_and_boxes_equal_pycocotools(own, tmp_path):
                 assert one.bbox == tuple(mask_api.toBbox(code))
 
 
+def test_a_photo_may_have_more_annotations_than_pycocotools_measures_at_once(own):
+    """As `predict --coco --parts` writes them for a crowd."""
+    many = [annotation(number, 1, 3) for number in range(100, 360)]
+    for number, record in enumerate(many):  # equal ones would be taken once
+        left, top = number % 16, number // 16 % 15
+        record["segmentation"] = [[left, top, left + 2, top, left + 2, top + 1, left, top + 1]]
+        record["segmentation"][0][2] += number / 1000
+    own.write(content() | {"annotations": [*content()["annotations"], *many]})
+    own.convert()
+    assert len(own.both("annotations")) > 260
+
+
 def test_drawn_photos_stay_marked_as_drawn(own):
     own.write(content() | {"info": {"description": "Synthetic people"}})
     own.convert()

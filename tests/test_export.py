@@ -188,14 +188,27 @@ def test_a_network_of_one_size_is_refused(tiny_network, tmp_path, monkeypatch):
         ("a.pt", r"a\.pt for format onnx; expected a file whose name ends in \.onnx"),
         ("folder.onnx", "expected a file whose name ends in"),
         ("other.onnx", r"other\.json is there and no export wrote it"),
+        ("mine.onnx", r"mine\.onnx is there and no export wrote it"),
     ],
 )
 def test_names_that_are_refused(tiny_network, tmp_path, name, message):
     (tmp_path / "folder.onnx").mkdir()
     (tmp_path / "other.json").write_text('{"mine": 1}')
+    (tmp_path / "mine.onnx").write_bytes(b"mine")
     with pytest.raises((ValueError, FileExistsError), match=message):
         export_model(tiny_network, "onnx", tmp_path / name)
     assert (tmp_path / "other.json").read_text() == '{"mine": 1}'
+    assert (tmp_path / "mine.onnx").read_bytes() == b"mine"
+
+
+def test_the_checkpoint_itself_is_never_replaced(cli, tiny_network, tmp_path):
+    checkpoint = Path(shutil.copy(tiny_network.path, tmp_path / "model.pt"))
+    assert cli("export", "--checkpoint", checkpoint).code == 0  # model.onnx, and its JSON
+    before = checkpoint.read_bytes()
+    result = cli("export", "--checkpoint", checkpoint, "--format", "torchscript")
+    assert result.code == 2
+    assert "model.pt is there and no export wrote it" in result.err
+    assert checkpoint.read_bytes() == before
 
 
 def test_a_missing_package_is_one_line(cli, tiny_network, tmp_path, monkeypatch):

@@ -174,3 +174,19 @@ def test_shards_divide_the_photos_and_keep_their_names(of):
 def test_what_is_no_shard_is_refused(text):
     with pytest.raises(ValueError, match="expected one of so many, from 1/8 to 8/8"):
         parse_shard(text)
+
+
+def test_a_list_that_windows_wrote():
+    """A mark of UTF-8 at its beginning, and two signs at the end of a line."""
+    make_photos("a.png", "b.png")
+    Path("list.txt").write_bytes(b"\xef\xbb\xbfa.png\r\nb.png\r\n")
+    assert [task.name for task in plan_predictions([], "out", ["list.txt"]).tasks] == [
+        "a.png",
+        "b.png",
+    ]
+
+
+def test_a_tar_of_a_list_that_is_gone_is_named():
+    Path("list.txt").write_text("gone.TAR\n")
+    (line,) = plan_predictions([], "out", ["list.txt"]).unread.values()
+    assert line == "tar gone.TAR not found; expected a file. Check the path."

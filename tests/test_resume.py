@@ -150,3 +150,27 @@ def test_files_on_all_photos_are_made_of_all_photos(predict, tmp_path):
     assert (tmp_path / "first.json").read_bytes() == (tmp_path / "second.json").read_bytes()
     result = predict("--shard", "1/2", "--coco", tmp_path / "third.json")
     assert (result.code, "a shard has not all photos" in result.err) == (2, True)
+
+
+def test_photos_of_another_folder_are_not_done_whatever_their_names(
+    cli, tiny_training, photos, tmp_path
+):
+    """Cameras number from 1 in each folder."""
+    first, second, third = sorted(p for p in photos.iterdir() if p.is_file())[:3]
+    for name, photo in {"a": first, "b": second, "c/d": third}.items():
+        (tmp_path / name).mkdir(parents=True)
+        os.utime(shutil.copy(photo, tmp_path / name / "1.jpg"), (1, 1))
+
+    def predict(folder: str, out: str = "out"):
+        given = ("--checkpoint", tiny_training.run.best_checkpoint, "--out", tmp_path / out)
+        return cli("predict", *given, tmp_path / folder).out
+
+    predict("b", out="expected")
+    assert "done before" not in predict("a")
+    result = predict("b")
+    assert "holds results of photos of another folder: all are made again" in result
+    assert contents(tmp_path / "out") == contents(tmp_path / "expected")
+    # a further folder of results leaves what is done
+    assert "done before" not in predict("c")
+    assert "options: 1" in predict("b")
+    assert "options: 1" in predict("c")

@@ -119,7 +119,7 @@ def read_photo_file(path: Path) -> bytes:
     name = printable(path)
     if not path.is_file():
         if path.exists():
-            raise ValueError(f"{name} is no regular file; expected a photo.")
+            raise ValueError(f"{name} is no regular file; expected a photo. Name another.")
         raise FileNotFoundError(f"photo {name} not found; expected a file. Check the path.")
     check_n_bytes(path.stat().st_size, name)
     try:

@@ -87,7 +87,8 @@ def _measure(part: Part) -> list[Measured]:
         placed.append(moved.segmentation)
     if not codes:
         return []
-    areas, boxes = mask_api.area(codes).tolist(), mask_api.toBbox(codes).astype(int).tolist()
+    areas = [int(mask_api.area(code)) for code in codes]  # it fails with 256 and more at once
+    boxes = mask_api.toBbox(codes).astype(int).tolist()
     return [
         Measured(
             area,

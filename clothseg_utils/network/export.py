@@ -71,7 +71,7 @@ def export_model(segmenter: Segmenter, format: Format, out: str | Path) -> Path:
         OSError: a JSON of that name is there that no export wrote.
     """
     out = Path(out)
-    check_out(format, out)
+    check_out(format, out, segmenter.path)
     card = _card(segmenter)
     text = card.to_json()
     network = copy.deepcopy(segmenter.network).float().cpu().eval()
@@ -89,8 +89,8 @@ def export_model(segmenter: Segmenter, format: Format, out: str | Path) -> Path:
     return out.with_suffix(".json")
 
 
-def check_out(format: Format, out: Path) -> None:
-    """Refuse a name that does not fit the format, a missing package, or another's JSON beside it.
+def check_out(format: Format, out: Path, checkpoint: Path) -> None:
+    """Refuse a name that does not fit the format, a missing package, or to replace another's file.
 
     Raises:
         ValueError, OSError: as for `export_model`.
@@ -103,11 +103,14 @@ def check_out(format: Format, out: Path) -> None:
             f"{SUFFIXES[format]}, such as {printable(out.with_suffix(SUFFIXES[format]))}."
         )
     beside = out.with_suffix(".json")
-    if beside.exists() and "clothseg_version" not in beside.read_text("utf-8", errors="replace"):
-        raise FileExistsError(
-            f"{printable(beside)} is there and no export wrote it; it would be replaced. Choose "
-            "another --out, or move it."
-        )
+    is_ours = beside.is_file() and "clothseg_version" in beside.read_text("utf-8", errors="replace")
+    for path in (out, beside):
+        is_source = path.exists() and checkpoint.exists() and path.samefile(checkpoint)
+        if path.exists() and (is_source or not is_ours):
+            raise FileExistsError(
+                f"{printable(path)} is there and no export wrote it; it would be replaced. Choose "
+                "another --out, or move it."
+            )
     if format == "onnx":
         for package in ("onnx", "onnxruntime"):
             try:

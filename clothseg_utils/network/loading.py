@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Union
 
 from clothseg_utils.core.config import PLAIN_INFERENCE, InferenceConfig
+from clothseg_utils.core.text import printable
 from clothseg_utils.prediction.onnx_model import OnnxSegmenter, is_onnx, load_onnx
 
 if TYPE_CHECKING:
@@ -32,6 +33,12 @@ def load(
     """
     if is_onnx(Path(path)):
         return load_onnx(path, device, inference, batch_size)
-    from clothseg_utils.network.segmenter import load_segmenter
+    try:
+        from clothseg_utils.network.segmenter import load_segmenter
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{printable(Path(path))} is read as a checkpoint and {error.name} is not installed; "
+            "expected an ONNX file, which `export` writes, or an environment with all packages."
+        ) from None
 
     return load_segmenter(path, device, inference, batch_size)

@@ -39,11 +39,12 @@ def export_int8(segmenter: Segmenter, out: str | Path, photos_dir: str | Path) -
             class, and nothing is written.
     """
     out = Path(out)
-    check_out("onnx", out)
-    photos = list_photos(photos_dir).photos
+    check_out("onnx", out, segmenter.path)
+    photos = list_photos(photos_dir).photos if Path(photos_dir).is_dir() else []
     if not photos:
         raise ValueError(
-            f"--int8 {printable(photos_dir)} holds no photo; expected some to take ranges from."
+            f"--int8 {printable(photos_dir)} holds no photo; expected some in a folder, to take "
+            "ranges from. Check its spelling."
         )
     photos = photos[:: -(-len(photos) // _MOST_PHOTOS)]
     with tempfile.TemporaryDirectory() as folder, atomic_path(out) as temporary:

@@ -225,9 +225,16 @@ def read_torch_file(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             # Of other programs' pickles, which the error below names in one line.
-            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            warnings.filterwarnings(
+                "ignore", "Detected pickle protocol|'torch.load' received a zip"
+            )
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if "TorchScript" in str(error):
+            raise ValueError(
+                f"{path} is a TorchScript archive, no weights; expected a file that torch.save "
+                "wrote. Take the checkpoint that it was exported from."
+            ) from error
         code = re.search(r"GLOBAL (\S+)", str(error))
         if code is not None:
             raise ValueError(

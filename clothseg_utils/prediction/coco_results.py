@@ -13,6 +13,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from clothseg_utils.core.files import atomic_path, write_bytes
+from clothseg_utils.core.text import printable
 from clothseg_utils.data.photos import encode_image
 
 PANOPTIC_NAME = "panoptic"
@@ -27,6 +28,19 @@ def is_ours(path: Path) -> bool:
     head = json.dumps(_HEAD)[:-1].encode()
     with path.open("rb") as file:
         return file.read(len(head)) == head
+
+
+def check_replaced(path: Path) -> None:
+    """Refuse to replace what is no COCO file of this room.
+
+    Raises:
+        ValueError: such a file or folder is there.
+    """
+    if path.exists() and not (path.is_file() and is_ours(path)):
+        raise ValueError(
+            f"{printable(path)} is there and no COCO file of predict's; expected a new file, or "
+            "one to replace. Name another one, or move it away."
+        )
 
 
 def photo_record(

@@ -10,6 +10,7 @@ import numpy as np
 from clothseg_utils.core.text import printable
 from clothseg_utils.prediction.coco_results import (
     PANOPTIC_NAME,
+    check_replaced,
     coco_writer,
     is_ours,
     panoptic_writer,
@@ -51,11 +52,7 @@ def check_collected(
 
 
 def _check_coco(coco: Path, tasks: list[PhotoTask]) -> None:
-    if coco.exists() and not (coco.is_file() and is_ours(coco)):
-        raise ValueError(
-            f"{printable(coco)} is there and no COCO file of predict's; expected a new file, or "
-            "one to replace. Name another one, or move it away."
-        )
+    check_replaced(coco)
     stems = {
         _absolute(coco.with_name(coco.name.removesuffix(ending)))
         for ending in ENDINGS

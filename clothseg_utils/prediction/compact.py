@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from clothseg_utils.core.files import read_json
 from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.core.text import count_text, printable
-from clothseg_utils.prediction.coco_results import coco_writer, photo_record
+from clothseg_utils.prediction.coco_results import check_replaced, coco_writer, photo_record
 from clothseg_utils.prediction.model import Model, Prediction
 from clothseg_utils.prediction.pipeline import predict_each
 from clothseg_utils.prediction.plan import PhotoTask
@@ -64,7 +64,7 @@ def compact_file(path: Path) -> Iterator[tuple[set[str], Callable[[bytes], None]
     Raises:
         ValueError: another process writes it.
     """
-    unfinished = path.with_name(path.name + _UNFINISHED)
+    unfinished = _unfinished(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
@@ -88,6 +88,10 @@ def compact_file(path: Path) -> Iterator[tuple[set[str], Callable[[bytes], None]
             os.fsync(file.fileno())
         unfinished.replace(path)
     Path(lock.lock_file).unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(path.name + _UNFINISHED)
 
 
 def _whole_lines(file: Any) -> set[str]:
@@ -136,11 +140,13 @@ def predict_compact(
     """
     path = shard_path(file, *shard) if shard else file
     record.refuse_others("Name another file, or move this one away.")
-    if record.stored() is None and path.exists():
-        raise ValueError(
-            f"{printable(path)} is there, without {record.path.name} of an earlier predict beside "
-            "it; expected a new file. Name another one, or move it away."
-        )
+    if record.stored() is None:
+        for there in (path, _unfinished(path)):
+            if there.exists():
+                raise ValueError(
+                    f"{printable(there)} is there, without {record.path.name} of an earlier "
+                    "predict beside it; expected a new file. Name another one, or move it away."
+                )
     summary = PredictSummary([], {}, [])
 
     def look(prediction: Prediction) -> tuple[np.ndarray, np.ndarray]:
@@ -184,8 +190,10 @@ def join_to_coco(file: Path, coco: Path) -> int:
         How many photos it holds.
 
     Raises:
-        ValueError: a shard is missing or not finished, or its settings are.
+        ValueError: a shard is missing or not finished, or its settings are; or `coco` is there and
+            something else.
     """
+    check_replaced(coco)
     settings = read_json(_existing(record_path(file), file))
     n_photos = 0
     with coco_writer(coco, settings["classes"]) as add:

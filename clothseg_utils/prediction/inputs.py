@@ -75,9 +75,12 @@ class Inputs:
                 "line. Check its spelling."
             )
         # A path is bytes: what is no UTF-8 is kept as the system keeps it.
-        lines = list_file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        lines = list_file.read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
         if any("\0" in line for line in lines):
-            raise ValueError(f"{printable(list_file)} is no text; expected a path on each line.")
+            raise ValueError(
+                f"{printable(list_file)} is no text in UTF-8; expected a path on each line. Name "
+                "photos without --list, or save the list as UTF-8."
+            )
         paths = [os.path.split(line.rstrip("\r")) for line in lines if line.strip()]
         del lines
         if not paths:
@@ -87,7 +90,7 @@ class Inputs:
             folders = {text: Path(os.path.abspath(text)) for text in folders}
         root = Path(os.path.commonpath([str(folder) for folder in folders.values()]))
         for folder, name in paths:
-            if name.endswith(TAR_SUFFIX):
+            if name.lower().endswith(TAR_SUFFIX):
                 self._add_tar(folders[folder] / name, root)
             else:
                 self._add_photo(Source(folders[folder], name, root))
@@ -142,6 +145,8 @@ class Inputs:
                     skipped[found] += 1
                     # What is shown of it is enough to remember; the others are a number.
                     self.skipped[found].append(tar / name if skipped[found] <= _SHOWN else tar)
+        except FileNotFoundError:
+            self.unread[tar] = f"tar {printable(tar)} not found; expected a file. Check the path."
         except (OSError, ValueError) as error:
             before = f" {count_text(n_photos, 'photo')} before that are read." if n_photos else ""
             self.unread[tar] = f"{error}{before}"

@@ -82,6 +82,13 @@ class PredictionPlan:
     skipped: dict[str, list[Path]]
     unread: dict[Path, str]
 
+    def folder(self) -> str:
+        """Absolute path of the folder that the photos' `file_name` begin in; "" without photos."""
+        if not self.tasks:
+            return ""
+        first = self.tasks[0]
+        return os.path.abspath(first.photo)[: -len(first.file_name)]
+
     def digest(self) -> str:
         """SHA-256 of all photos' names, in hex: shards of one job have divided the same photos."""
         names = hashlib.sha256()

@@ -3,7 +3,8 @@
 import contextlib
 import importlib.metadata
 import os
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,9 +38,14 @@ def result_settings(
     }
 
 
+_FOLDERS = "folders"
+
+
 @dataclass(frozen=True)
 class Record:
-    """A file beside results that holds their settings.
+    """A file beside results that holds their settings, and which folders their photos lie in.
+
+    Photos of another folder may have the same names.
 
     Attributes:
         path: of the JSON file.
@@ -50,15 +56,47 @@ class Record:
     settings: Mapping[str, Any]
 
     def stored(self) -> Any:
-        """What the file holds; None where there is no such file or it is broken."""
+        """Settings that the file holds; None where there is no such file or it is broken."""
+        stored = self._read()
+        if isinstance(stored, dict):
+            stored.pop(_FOLDERS, None)
+        return stored
+
+    def _read(self) -> Any:
         with contextlib.suppress(FileNotFoundError, ValueError):
             return read_json(self.path)
         return None
 
-    def begin(self) -> None:
-        """Note this call's settings, unless they stand there."""
-        if self.stored() != self.settings:
-            write_json(self.path, self.settings)
+    def is_continued(self, tasks: Iterable[PhotoTask]) -> bool:
+        """Whether results of these settings lie there, and none of photos of other folders."""
+        stored = _get(self._read(), _FOLDERS) or {}
+        return self.stored() == self.settings and all(
+            sources <= set(stored.get(target, sources))
+            for target, sources in self._folders(tasks).items()
+        )
+
+    def _folders(self, tasks: Iterable[PhotoTask]) -> dict[str, set[str]]:
+        """Folders of results, below the record's -> those of their photos."""
+        folders: dict[str, set[str]] = defaultdict(set)
+        for target, source in {(task.target, task.folder) for task in tasks}:
+            name = target.relative_to(self.path.parent).as_posix()
+            folders[name].add(os.path.abspath(source))
+        return folders
+
+    def begin(self, tasks: Sequence[PhotoTask] = ()) -> None:
+        """Note this call's settings and the folders of its photos, unless they stand there."""
+        is_continued = self.is_continued(tasks)
+        stored = (_get(self._read(), _FOLDERS) or {}) if is_continued else {}
+        folders = stored | {
+            target: sorted(sources.union(stored.get(target, ())))
+            for target, sources in self._folders(tasks).items()
+        }
+        if is_continued and folders == stored:
+            return
+        since = self.path.stat().st_mtime_ns if is_continued else None
+        write_json(self.path, {**self.settings, _FOLDERS: dict(sorted(folders.items()))})
+        if since is not None:  # what is done stays done
+            os.utime(self.path, ns=(since, since))
 
     def refuse_others(self, remedy: str) -> None:
         """Refuse to go on where results of other settings lie.
@@ -85,7 +123,7 @@ class Record:
             written: what is written of each, as for `PhotoTask.results`.
         """
         tasks = list(tasks)
-        if self.stored() != self.settings:
+        if not self.is_continued(tasks):
             return tasks
         since = self.path.stat().st_mtime_ns
         return [task for task in tasks if not _is_done(task, since, written)]
