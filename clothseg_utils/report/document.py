@@ -16,7 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from clothseg_utils.core.files import write_text
-from clothseg_utils.report.parts import Picture, Table, to_markdown
+from clothseg_utils.core.markdown import to_markdown
+from clothseg_utils.report.parts import Picture, Table
 
 
 class Document:

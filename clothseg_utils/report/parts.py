@@ -2,39 +2,20 @@
 
 import base64
 import io
-import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from markupsafe import Markup, escape
 from PIL import Image
 
+from clothseg_utils.core.markdown import to_markdown
 from clothseg_utils.core.text import printable
 from clothseg_utils.data.photos import read_photo
 from clothseg_utils.pictures.style import FIGURES, OF_PHOTOS
 
 _MAX_WIDTH_PX = 1600
 _JPEG_QUALITY = 85
-
-
-def to_markdown(value: Any) -> Markup:
-    """Escape any text for GitHub's Markdown, table cells included; what is Markup stays.
-
-    Signs that nobody sees, such as those that turn the direction of writing, show as their code.
-
-    Example:
-        >>> print(to_markdown("a|b <script> *c*"))
-        a\\|b &lt;script&gt; \\*c\\*
-    """
-    if isinstance(value, Markup):
-        return value
-    text = printable(" ".join(str(value).split()))
-    text = re.sub(r"([\\`*_{}\[\]|~#$])", r"\\\1", text)
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # At the start of a line these would begin a list or a rule.
-    return Markup(re.sub(r"^([-+=]|\d+[.)](?!\d))", lambda m: f"{m[0][:-1]}\\{m[0][-1]}", text))
 
 
 @dataclass(frozen=True)

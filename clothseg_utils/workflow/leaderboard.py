@@ -14,12 +14,13 @@ from markupsafe import Markup
 
 from clothseg_utils.core.config import field_sections
 from clothseg_utils.core.files import read_json, write_text
+from clothseg_utils.core.markdown import to_markdown
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.text import MISSING, score_text
 from clothseg_utils.pictures.score_figures import plot_strata
 from clothseg_utils.pictures.style import DPI, render_png
 from clothseg_utils.report.document import command_lines, write_page
-from clothseg_utils.report.parts import Picture, Table, to_markdown
+from clothseg_utils.report.parts import Picture, Table
 from clothseg_utils.scores.compare import compare_evaluations
 from clothseg_utils.scores.evaluation import Evaluation, read_evaluation
 from clothseg_utils.scores.roll_up import rolled_up
