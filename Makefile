@@ -43,11 +43,11 @@ ablation: $(STAMP) ## train the recipe's steps one by one and tabulate their sco
 # Uploads reach the kernel as one message, and a server takes 10 MB unless told: a phone's photos
 # are larger.
 lab: setup ## open JupyterLab on notebooks/
-	@$(VENV_PYTHON) -m jupyterlab $(LAB_FOLDER) $(LAB_OPTIONS) \
+	@$(VENV_PYTHON) -m jupyterlab $(LAB_FOLDER) --ServerApp.ip=127.0.0.1 $(LAB_OPTIONS) \
 		--ServerApp.tornado_settings='{"websocket_max_message_size": 104857600}'
 
 tensorboard: $(STAMP) ## serve the training logs of all runs on 127.0.0.1
-	@$(VENV_PYTHON) -m tensorboard.main --logdir $(LOG_FOLDER) --host 127.0.0.1 \
+	@$(VENV_PYTHON) -m clothseg_utils.workflow.log_server --logdir $(LOG_FOLDER) \
 		$(TENSORBOARD_OPTIONS)
 
 lint: $(STAMP) ## check style, notebooks included, and types

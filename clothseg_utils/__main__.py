@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -18,8 +19,9 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from clothseg_utils.core.faults import fault_line
 from clothseg_utils.core.ranks import OtherProcessError, is_launched, rank
-from clothseg_utils.core.text import count_text
+from clothseg_utils.core.text import count_text, first_names, printable
 
 # Every verb imports what it needs itself: --help and errors in the arguments answer at once.
 
@@ -81,7 +83,8 @@ app = _App(
 # Typer carries its own copy of click and names only the leaves of its errors; this is their root.
 _ClickError: Any = typer.BadParameter.__mro__[2]
 
-# What shells report for a program that Ctrl-C ended; typer answers Ctrl-C with it too.
+# What shells report for a program that Ctrl-C ended; typer answers Ctrl-C with it too. A batch
+# system's SIGTERM is answered alike.
 _INTERRUPTED = 130
 
 
@@ -225,17 +228,29 @@ def synthesize(
 @app.command()
 def download(
     data_root: Annotated[Path, typer.Option(help="Folder to fetch Fashionpedia into.")],
+    sha256: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE=HEX", help="SHA-256 that a file must have; repeatable."),
+    ] = None,
 ) -> int:
     """Fetch and unpack Fashionpedia; goes on where it stopped.
+
+    Files and photos that are there already are taken as they are.
 
     \b
     Examples:
       python -m clothseg_utils download --data-root data/fashionpedia
+      python -m clothseg_utils download --data-root data/fashionpedia \\
+          --sha256 train2020.zip=0123...cdef
     """
     from clothseg_utils.data.download import download as fetch
 
-    fetched = fetch(data_root)
+    digests = {name: digest for name, _, digest in (one.partition("=") for one in sha256 or ())}
+    fetched = fetch(data_root, sha256=digests)
     _say(f"{len(fetched)} files are in {data_root}; sizes and sha256 in download.json")
+    found = [one.name for one in fetched if not one.url]
+    if found:
+        _say(f"found there, not fetched: {first_names(found)}")
     _say_next("run", "--profile", "fashionpedia", "--data-root", data_root)
     return 0
 
@@ -865,8 +880,9 @@ def _portable(path: Path) -> str:
     return portable_path(path.expanduser().absolute())
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+def _say(text: str) -> None:
+    """Lines on stdout; names in them may hold what a terminal would obey."""
+    print("\n".join(map(printable, text.split("\n"))), flush=True)
 
 
 def _shown(path: Path) -> str:
@@ -905,7 +921,7 @@ def _say_excluded(excluded: dict[str, str]) -> None:
 
 def _complain(error: object) -> None:
     """One line on stderr, whatever the message holds."""
-    print("error: " + " ".join(str(error).split()), file=sys.stderr, flush=True)
+    print("error: " + printable(" ".join(str(error).split())), file=sys.stderr, flush=True)
 
 
 def main() -> int:
@@ -923,13 +939,18 @@ def main() -> int:
         message = error.format_message().replace("Value error, ", "").rstrip(".?")
         _complain(f"{message}; see {command} --help.")
         return 2
-    except (ValueError, OSError) as error:
-        _complain(error)
-        return 2
     except OtherProcessError:
         return 2  # which has said why
     except (KeyboardInterrupt, typer.Abort):
         code = _INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        line = fault_line(error)
+        if line is None and not isinstance(error, (ValueError, OSError)):
+            raise  # a mistake of ours, which a traceback helps to find
+        _complain(line or error)
+        return 2
     if code == _INTERRUPTED:
         # Before its first check a training has nothing to go on with.
         again = " with --resume, after a first check," if arguments[0] == "train" else ""
@@ -937,8 +958,14 @@ def main() -> int:
     return code
 
 
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def run_program() -> None:
     """Run the command line and exit; the entry point of the command `clothseg` too."""
+    if not is_launched():  # there the agent ends all processes
+        signal.signal(signal.SIGTERM, _interrupt)
     # A closed pipe (`... | head`) is no error of ours.
     try:
         code = main()
@@ -950,6 +977,8 @@ def run_program() -> None:
         from clothseg_utils.training.devices import leave
 
         leave(code)
+    if code == _INTERRUPTED:
+        os._exit(code)  # after SIGTERM seconds count, of which taking torch apart takes some
     sys.exit(code)
 
 

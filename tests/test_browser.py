@@ -4,7 +4,6 @@ Pictures of what the browser showed are left in `outputs/browser/`.
 """
 
 import contextlib
-import os
 import shlex
 import shutil
 import sys
@@ -25,7 +24,8 @@ from clothseg_utils.workflow.pipeline import NOTEBOOKS
 
 pytest.importorskip("playwright.sync_api", reason="no Playwright: install the dev dependencies")
 
-from lab import CHROMIUM_FLAGS, CHROMIUM_NAMES, PATIENCE_MS, Lab, Server, free_port
+from hostile import find_chromium
+from lab import CHROMIUM_FLAGS, PATIENCE_MS, Lab, Server, free_port
 from playwright.sync_api import Error, Page, expect, sync_playwright
 
 pytestmark = [
@@ -41,11 +41,7 @@ VIEWERS = ("DatasetBrowser", "PaintingViewer", "PredictionViewer")
 @pytest.fixture(scope="module")
 def chromium_path() -> str:
     """A Chromium on this machine; skips where there is none."""
-    names = (os.environ.get("CLOTHSEG_CHROMIUM") or "", *CHROMIUM_NAMES)
-    found = next((path for name in names if name and (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no browser: install chromium, or set CLOTHSEG_CHROMIUM to one")
-    return found
+    return find_chromium()
 
 
 @pytest.fixture(scope="module")

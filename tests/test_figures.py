@@ -1,6 +1,7 @@
 """Figures: what is drawn agrees with the table given, and nothing stays open in pyplot."""
 
 import functools
+import warnings
 from base64 import b64decode
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES, class_colors, class_table
 from clothseg_utils.pictures import data_figures, score_figures, style, training_figures
@@ -543,8 +545,39 @@ def test_names_are_no_formulas():
     table = class_table("supercategory", categories)
     figure = data_figures.plot_class_shares(np.arange(1, 5), table, source="mine $x_{ $")
     labels = figure.axes[0].get_yticklabels()
-    assert [label.get_text().replace("\\$", "$") for label in labels] == list(table.names)
+    assert [label.get_text() for label in labels] == list(table.names)
     legend = style.legend_patches(names, table.colors[1:] / 255)
-    assert [patch.get_label().replace("\\$", "$") for patch in legend] == names
-    figure.legend(handles=legend)
-    figure.draw_without_rendering()  # where it would fail
+    assert [patch.get_label() for patch in legend] == names
+
+
+@pytest.mark.parametrize("name", ["$\\frac{x$", "a $ b $ c", "\\input{no}", "上衣", "{a} %s \\$"])
+def test_a_name_is_drawn_as_it_stands_and_nothing_is_said_about_it(name, tmp_path):
+    """Dollars begin no formula, which would change the name or fail; unknown letters are boxes."""
+
+    @style.styled
+    def plot():
+        figure = style.new_figure(2, f"source {name}")
+        axes = figure.subplots()
+        axes.barh([name, "other"], [1, 2], label=name)
+        axes.set_title(name)
+        style.legend_above(axes)
+        return figure
+
+    figure = plot()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        style.save_figure(figure, tmp_path / "a", caption=name)
+    assert not said
+    axes = figure.axes[0]
+    assert axes.get_yticklabels()[0].get_text() == axes.get_title(loc="left") == name
+    assert {text.get_parse_math() for text in figure.findobj(Text)} == {False}
+
+
+def test_log_axes_name_their_powers_without_a_formula():
+    areas = ANNOTATIONS.assign(area_px=10.0 ** np.arange(len(ANNOTATIONS)))
+    axes = data_figures.plot_area_histogram(areas, source=SOURCE).axes[0]
+    assert "10²" in [label.get_text() for label in axes.get_xticklabels()]
+    axes.set_xlim(1.5e-3, 4e-3)  # so narrow that what lies between is named too
+    formatter = axes.xaxis.get_minor_formatter()
+    formatter.set_locs(axes.xaxis.get_minorticklocs())
+    assert formatter(2e-3) == "2×10⁻³"

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -166,3 +167,17 @@ def test_records_name_files_of_the_repository_without_the_machine(tmp_path):
     assert portable_path(inside) == "data/synthetic"
     assert resolve_path(portable_path(inside)) == inside
     assert portable_path(tmp_path / "a") == (tmp_path / "a").as_posix()
+
+
+@pytest.mark.parametrize(
+    ("home", "path", "recorded"),
+    [
+        ("/homes/ann", "/homes/ann/photos/a.jpg", "~/photos/a.jpg"),
+        ("/homes/ann", "/homes/anna/a.jpg", "/homes/anna/a.jpg"),
+        ("/", "/data/a.jpg", "/data/a.jpg"),  # accounts of batch systems
+    ],
+)
+def test_records_do_not_name_the_home_folder(monkeypatch, home, path, recorded):
+    monkeypatch.setenv("HOME", home)
+    assert portable_path(path) == recorded
+    assert resolve_path(recorded) == Path(path)

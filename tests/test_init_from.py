@@ -178,7 +178,8 @@ def test_bare_encoder_is_taken_and_the_rest_is_new(tmp_path, encoder_name, given
 def own_checkpoint(path, state, class_names, encoder_name=ENCODER, **info):
     """A checkpoint as training leaves it, as far as another training reads it."""
     train_settings = {"encoder_name": encoder_name, "encoder_weights": "imagenet"}
-    about = {"config": {"train": train_settings}, "class_names": [*class_names], "data": {}}
+    config = {"train": train_settings, "data": {"image_size": 64, "resize": "squash"}}
+    about = {"config": config, "class_names": [*class_names], "data": {}}
     torch.save({"state_dict": begin_with("network.", state), CHECKPOINT_KEY: about | info}, path)
     return path
 

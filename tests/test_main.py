@@ -15,6 +15,7 @@ from PIL import Image
 from clothseg_utils.__main__ import app
 from clothseg_utils.core.files import repo_root
 from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.data.download import Fetched
 from clothseg_utils.workflow import pipeline, sweep
 from clothseg_utils.workflow.pipeline import NotebookFailedError
 
@@ -558,3 +559,26 @@ def test_sweep_exit_codes(cli, here, pipeline_of, broken, code):
 def test_sweep_refuses_before_it_writes(cli, here, arguments, message):
     assert message in only_error(cli("sweep", *arguments.split()))
     assert list((here.parent / "repo").iterdir()) == []
+
+
+def test_download_takes_checksums_and_says_what_was_found_there(cli, monkeypatch, tmp_path):
+    asked = {}
+
+    def fetch(data_root, *, sha256):
+        asked.update(sha256)
+        fetched = Fetched("a.json", "https://a", 1, "0" * 64, was_there=False)
+        return [fetched, Fetched("b.zip", "", 0, "", was_there=True)]
+
+    monkeypatch.setattr("clothseg_utils.data.download.download", fetch)
+    digests = {"a.json": "0" * 64, "b.zip": "f" * 64}
+    options = [word for name, hex in digests.items() for word in ("--sha256", f"{name}={hex}")]
+    result = cli("download", "--data-root", tmp_path, *options)
+    assert (result.code, asked) == (0, digests)
+    assert "found there, not fetched: b.zip" in result.out.splitlines()
+
+
+def test_what_a_terminal_would_obey_is_escaped(cli, tmp_path):
+    result = cli("audit", "--annotations", tmp_path / "\x1b[31mred\u202e.json")
+    assert result.code == 2
+    assert "\\x1b[31mred\\u202e.json" in result.err
+    assert "\x1b" not in result.err

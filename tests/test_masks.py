@@ -247,7 +247,7 @@ def test_interrupted_work_goes_on_where_it_stopped(dataset, tmp_path, written, m
 def test_leavings_of_a_killed_process_are_cleared(dataset, tmp_path):
     out_dir = tmp_path / "out"
     out_dir.mkdir()
-    for name in (".lock", ".a-0_aaaaaa.png", ".index-bbbbbbbb.json"):
+    for name in (".lock", ".a-0123abcd-9-aaaaaaaa.png", ".index-0123abcd-9-bbbbbbbb.json"):
         (out_dir / name).write_bytes(b"")
     rasterize_split(annotation_path(dataset, "train"), out_dir, "supercategory", workers=1)
     assert names(out_dir) == [*ALL, "index.json"]

@@ -427,6 +427,18 @@ def test_missing_checkpoint_is_named(tmp_path):
         load_segmenter(tmp_path / "best.ckpt")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_checkpoint_whose_weights_are_not_finite_is_refused(checkpoint_path, tmp_path, value):
+    checkpoint = read_checkpoint(checkpoint_path)
+    checkpoint["state_dict"]["network.encoder.conv1.weight"].view(-1)[7] = value
+    torch.save(checkpoint, tmp_path / "best.ckpt")
+    with pytest.raises(
+        ValueError,
+        match=r"best\.ckpt holds weights that are NaN or infinite \(encoder\.conv1\.weight\)",
+    ):
+        load_segmenter(tmp_path / "best.ckpt")
+
+
 def test_checkpoint_with_weights_of_another_network_is_refused(checkpoint_path, tmp_path):
     checkpoint = read_checkpoint(checkpoint_path)
     checkpoint[CHECKPOINT_KEY]["class_names"].append("one more")

@@ -4,21 +4,27 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib as mpl
 import nbformat
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from hostile import HOSTILE, rename_all, show_in_browser
 from nbformat import NotebookNode
 from papermill.cli import papermill as papermill_command
 
 from clothseg_utils.core.config import Config, config_to_parameters, profile_config
 from clothseg_utils.core.files import repo_root, sha256_file
 from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.core.text import printable
 from clothseg_utils.network.checkpoints import read_checkpoint
 from clothseg_utils.training.train import read_history
 from clothseg_utils.workflow.pipeline import NOTEBOOKS, notebook_path
@@ -200,38 +206,67 @@ def test_every_figure_is_shown_and_explained_before_and_after(notebook):
 # --- the notebooks, run --------------------------------------------------------------------------
 
 
-def run_python(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+def run_python(
+    *arguments: str | Path, cwd: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *map(str, arguments)],
         cwd=cwd,
         # Threads that wait for each other on a busy machine cost minutes.
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
         capture_output=True,
         text=True,
         timeout=600,
     )
 
 
-@pytest.mark.slow
-def test_smoke_run_ends_in_a_report_and_is_not_repeated(synthetic_root, tmp_path):
-    photos = tmp_path / "own"
+@dataclass(frozen=True)
+class SmokeRun:
+    """A finished run of profile smoke, from a home folder of its own, of data with hard names."""
+
+    home: Path
+    run: RunFolder
+    photos: Path
+    first: subprocess.CompletedProcess[str]
+    again: Callable[[], subprocess.CompletedProcess[str]]
+
+
+# What must be found in no file: the home folder, its owner, a secret of the environment.
+HOME, USER, SECRET = "home-of-a-canary", "canary-bird", "canary-song-4711"
+
+
+@pytest.fixture(scope="module")
+def smoke(synthetic_root: Path, tmp_path_factory: pytest.TempPathFactory) -> SmokeRun:
+    """Profile smoke on drawn photos whose names are hard to show, with own photos to predict."""
+    home = tmp_path_factory.mktemp("smoke") / HOME
+    data = rename_all(synthetic_root, home / "data")
+    photos = home / "own"
     photos.mkdir()
-    drawn = sorted((synthetic_root / "test").iterdir())[:2]
-    for path in drawn:
-        (photos / path.name).write_bytes(path.read_bytes())
+    for path in sorted((data / "test").iterdir())[:2]:
+        shutil.copy(path, photos)
     (photos / "broken.jpg").write_bytes(b"no photo")
-    command = ["clothseg_utils", "run", "--profile", "smoke", "--data-root", synthetic_root]
+    command = ["clothseg_utils", "run", "--profile", "smoke", "--data-root", data]
     for setting in (
-        f"run.outputs_root={tmp_path / 'outputs'}",
-        f"data.derived_root={tmp_path / 'derived'}",
+        f"run.outputs_root={home / 'outputs'}",
+        f"data.derived_root={home / 'derived'}",
         f"predict.photos_dir={photos}",
         "data.image_limit=8",
     ):
         command += ["--set", setting]
-    first = run_python(*command, cwd=tmp_path)
+    variables = {"HOME": str(home), "USER": USER, "LOGNAME": USER, "CLOTHSEG_SECRET": SECRET}
+    variables["MPLCONFIGDIR"] = mpl.get_configdir()  # or it looks for fonts first
+
+    def again() -> subprocess.CompletedProcess[str]:
+        return run_python(*command, cwd=home, **variables)
+
+    return SmokeRun(home, RunFolder(home / "outputs", "smoke"), photos, again(), again)
+
+
+@pytest.mark.slow
+def test_smoke_run_ends_in_a_report_and_is_not_repeated(smoke):
+    run, first = smoke.run, smoke.first
     assert first.returncode == 0, first.stderr
     assert first.stderr == ""
-    run = RunFolder(tmp_path / "outputs", "smoke")
     report, following, command_line = first.stdout.splitlines()[-3:]
     assert report == "report: outputs/smoke/report/index.html"  # seen from the current folder
     assert following.startswith("next: open the report in a browser")
@@ -239,22 +274,61 @@ def test_smoke_run_ends_in_a_report_and_is_not_repeated(synthetic_root, tmp_path
         "predict --checkpoint outputs/smoke/checkpoints/best.ckpt --out predictions PHOTO_OR_FOLDER"
     )
     check_files(run)
-    check_manifest(run)
-    assert (run.overlays_dir / "own_photos" / f"{drawn[0].stem}_overlay.jpg").exists()
-    assert (run.overlays_dir / "own_photos" / f"{drawn[1].stem}.json").exists()
-    assert not (run.overlays_dir / "own_photos" / "broken.png").exists()
+    check_manifest(run, smoke.home)
+    overlays = {path.name for path in (run.overlays_dir / "own_photos").iterdir()}
+    for photo in smoke.photos.iterdir():
+        results = {f"{photo.stem}_overlay.jpg", f"{photo.stem}.json", f"{photo.stem}.png"}
+        assert results & overlays == (set() if photo.name == "broken.jpg" else results)
     report = (run.report_dir / "index.html").read_text()
     assert "broken.jpg" in (run.notebooks_dir / "05_qualitative_overlays.ipynb").read_text()
     assert "synthetic" in report
 
     written = {path: path.stat().st_mtime_ns for path in run.path.rglob("*") if path.is_file()}
-    second = run_python(*command, cwd=tmp_path)
+    second = smoke.again()
     assert (second.returncode, second.stderr) == (0, "")
     skipped = [f"[{i}/5] {name}: unchanged, skipped" for i, name in enumerate(NOTEBOOKS, 1)]
     assert second.stdout.splitlines() == [*skipped, *first.stdout.splitlines()[-3:]]
     locks = {run.path / name for name in (".lock", ".lock.pid", ".manifest.lock")}
     changed = [path for path, time in written.items() if path.stat().st_mtime_ns != time]
     assert set(changed) <= locks
+
+
+@pytest.mark.slow
+def test_a_run_tells_nobody_whose_it_is_and_where_it_was_made(smoke):
+    """Everything that a run leaves, checkpoints and logs of TensorBoard too, byte by byte."""
+    assert smoke.first.returncode == 0, smoke.first.stderr
+    words = [word.encode() for word in (HOME, USER, SECRET, str(repo_root()))]
+    files = [p for name in ("outputs", "derived") for p in (smoke.home / name).rglob("*")]
+    kinds = {path.suffix for path in files}
+    assert {".ckpt", ".html", ".ipynb", ".json", ".png", ".svg", ".tex", ".md", ".npz"} <= kinds
+    files = [path for path in files if path.is_file()]
+    telling = [p for p in files if any(word in p.read_bytes() for word in words)]
+    assert telling == []
+
+
+@pytest.mark.slow
+def test_names_are_text_wherever_a_run_shows_them(smoke):
+    """Opened in a browser: what a name holds neither runs nor becomes a part of a page."""
+    pages = [smoke.run.report_dir / "index.html", *smoke.run.notebooks_dir.glob("*.html")]
+    assert len(pages) == 6
+    for page, seen in show_in_browser(pages).items():
+        assert seen.hit is None, page
+        assert seen.scripts == 0, page
+        assert seen.foreign == [], page
+        assert "default-src 'none'" in seen.policy, page
+        assert not re.search("[\x1b\u202e]", seen.outside_tables), page
+    report = show_in_browser(pages[:1])[pages[0]]
+    for name in HOSTILE:
+        assert printable(name) in report.text, name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex on this machine")
+def test_tables_of_a_run_are_set_by_latex(smoke, tmp_path):
+    shutil.copytree(smoke.run.report_dir / "latex", tmp_path / "latex")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all-tables.tex"]
+    done = subprocess.run(command, cwd=tmp_path / "latex", capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 def check_files(run: RunFolder) -> None:
@@ -290,7 +364,7 @@ def check_files(run: RunFolder) -> None:
     assert hidden == []  # no temporary file is left
 
 
-def check_manifest(run: RunFolder) -> None:
+def check_manifest(run: RunFolder, home: Path) -> None:
     manifest = run.read_manifest()
     assert manifest["run_name"] == "smoke"
     assert manifest["libraries"]["torch"] == torch.__version__.partition("+")[0]
@@ -308,7 +382,8 @@ def check_manifest(run: RunFolder) -> None:
         for files in (step["inputs"], step["outputs"]):
             for path, digest in files.items():
                 inside = run.path / path
-                assert sha256_file(inside if inside.exists() else repo_root() / path) == digest
+                outside = home / path.removeprefix("~/")  # its owner's name is not told
+                assert sha256_file(inside if inside.exists() else outside) == digest
 
 
 @pytest.mark.slow

@@ -196,6 +196,15 @@ def test_mapping_is_read_as_editors_and_shells_write_it(tmp_path, encoding):
     assert read_classes(path) == {"Mütze": "head", "hose": None, "HOSE": None}
 
 
+def test_a_mapping_names_categories_as_the_file_does_whatever_they_hold(files, tmp_path):
+    name = "\x1b[31mred\u202e"
+    files.add((5, name), (6, "hat"))
+    path = tmp_path / "classes.json"
+    path.write_text(json.dumps({name: "\x1bmine", "hat": "head"}))
+    united = files.unite(read_classes(path))
+    assert shown(united) == [(5, "\\x1b[31mred\\u202e", "\\x1bmine"), (6, "hat", "head")]
+
+
 def test_names_in_a_mapping_that_are_no_category_are_said(files):
     files.add((1, "shirt"), (2, "background"))
     mapping = {"Shirt": "upperbody", "background": None, "boots": "foot", "sandals": "foot"}

@@ -78,6 +78,40 @@ def test_exif_orientation_is_applied(tmp_path, suffix):
     assert check_photo(path) == (16, 8)
 
 
+ORIENTATIONS = {  # EXIF's number -> how the stored rows and columns are seen
+    1: lambda image: image,
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
+MODES = {"1": ".png", "L": ".jpg", "LA": ".png", "P": ".png", "RGB": ".jpg", "RGBA": ".png"}
+MODES |= {"CMYK": ".jpg", "I;16": ".png", "YCbCr": ".jpg"}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_in_every_orientation_is_seen_upright(tmp_path, mode, orientation):
+    """Four quarters of four greys, so that no two orientations look alike."""
+    quarters = np.kron([[0, 255], [255, 255]], np.ones((16, 24))).astype(np.uint8)
+    quarters[:8, 24:] = 0
+    if mode == "I;16":
+        stored = Image.fromarray(quarters.astype(np.uint16) * 257)
+    else:
+        stored = Image.fromarray(quarters).convert("RGB").convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"photo{MODES[mode]}"
+    stored.save(path, exif=exif, **({"quality": 95} if MODES[mode] == ".jpg" else {}))
+    image = read_photo(path)
+    expected = ORIENTATIONS[orientation](quarters)
+    assert image.shape == (*expected.shape, 3)
+    assert ((image > 127) == (expected > 127)[:, :, None]).all()
+
+
 @pytest.mark.parametrize(
     ("photo", "expected", "reason"),
     [

@@ -1,10 +1,12 @@
 """Tests of `prediction.predict`: any photo to a mask of its own size, and where files go."""
 
 import dataclasses
+import io
 import json
 import os
 import re
 import shutil
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -478,6 +480,57 @@ def test_every_file_of_a_messy_folder_is_done_or_named(cli, tiny_training, photo
     assert "broken.png" in broken
     assert "1 more alike" in broken
     assert "broken_too.png" in broken
+
+
+def broken_photos(photo: Path) -> dict[str, bytes]:
+    """Ten files with a photo's suffix that are none, each in its own way."""
+    jpeg, buffer = photo.read_bytes(), io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(buffer, "PNG")
+    png, webp, tiff = buffer.getvalue(), io.BytesIO(), io.BytesIO()
+    Image.fromarray(noise).save(webp, "WEBP")
+    Image.fromarray(noise).save(tiff, "TIFF")
+    size = (30_000).to_bytes(4, "big") * 2
+    head = b"IHDR" + size + bytes([8, 2, 0, 0, 0])
+    bomb = b"\x89PNG\r\n\x1a\n\0\0\0\x0d" + head + zlib.crc32(head).to_bytes(4, "big")
+    return {
+        "empty.jpg": b"",
+        "page.jpg": b"<!DOCTYPE html><html>404</html>",
+        "text.png": b"no photo",
+        "cut.jpg": jpeg[: len(jpeg) // 2],
+        "padded.jpg": jpeg[: len(jpeg) // 2] + bytes(len(jpeg) // 2),
+        "cut.png": png[:-400],
+        "cut.webp": webp.getvalue()[:200],
+        "cut.tif": tiff.getvalue()[:200],
+        "zip.jpg": b"PK\3\4" + bytes(60),
+        "bomb.png": bomb,  # 30,000 x 30,000 pixels in some dozen bytes
+    }
+
+
+@pytest.mark.slow
+def test_ten_broken_photos_of_a_thousand_are_named_and_990_done(
+    cli, tiny_training, photos, tmp_path
+):
+    """Others have a wrong suffix or one pixel, which is no fault."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(990):
+        image = Image.fromarray(rng.integers(0, 256, (8, 6, 3), dtype=np.uint8))
+        image = image.resize((1, 1)) if number % 100 == 1 else image
+        form = "PNG" if number % 100 == 2 else "JPEG"
+        image.save(folder / f"{number:03}.jpg", form)
+    broken = broken_photos(photos[0])
+    for name, data in broken.items():
+        (folder / name).write_bytes(data)
+    checkpoint, out = tiny_training.run.best_checkpoint, tmp_path / "out"
+    result = cli("predict", "--checkpoint", checkpoint, "--out", out, folder)
+    assert result.code == 1
+    assert result.out.startswith(f"990 of 1000 photos are done: {out} ")
+    assert [name for name in broken if name not in result.err] == []
+    assert all(line.startswith("error: photo ") for line in result.err.splitlines())
+    assert len(files_below(out)) == 3 * 990
+    assert not {Path(name).stem for name in broken} & {p.stem for p in out.iterdir()}
 
 
 def test_what_cannot_be_read_at_all_is_an_error(cli, tiny_training, tmp_path):

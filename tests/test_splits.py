@@ -141,9 +141,9 @@ def test_photo_that_changed_since_is_not_paired_with_the_old_mask(val_root):
     split = load_val(val_root)
     record = split.images[0]
     cv2.imwrite(str(split.photo_path(record)), np.zeros((10, 20, 3), np.uint8))
+    size = f"{record.width} x {record.height}"
     with pytest.raises(
-        ValueError,
-        match=f"photo {record.file_name} is 20 x 10 but its mask {record.width} x {record.height}",
+        ValueError, match=f"photo {record.file_name} is 20 x 10 but its mask .* {size};"
     ):
         split.read_pair(record)
 

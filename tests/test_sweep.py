@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import NOT_COUNTED
+from hostile import HOSTILE, show_in_browser
 
 from clothseg_utils.core.config import Config, profile_config, replace_fields
 from clothseg_utils.core.files import read_json, write_json
 from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.core.text import printable
 from clothseg_utils.scores.evaluation import Evaluation, write_evaluation
 from clothseg_utils.workflow import leaderboard, sweep
 from clothseg_utils.workflow.pipeline import NotebookFailedError
@@ -251,6 +253,20 @@ def test_failed_run_does_not_stop_the_others_and_is_listed(go, stand):
     assert (last["rank"], last["mean_iou"]) == ("", "")
     assert "s-seed=1: no luck today" in result.html_path.read_text()
     assert "  failed: no luck today" in go.said
+
+
+@pytest.mark.slow
+def test_failures_and_settings_are_text_on_the_leaderboard(go, stand, tmp_path):
+    stand.broken = {n: NotebookFailedError(t, any_done=True) for n, t in enumerate(HOSTILE)}
+    folder = tmp_path / " ".join(HOSTILE[1:2] + HOSTILE[4:])
+    folder.mkdir()
+    result = go(base={"photos_dir": str(folder)}, seed=[*range(len(HOSTILE) + 2)])
+    ((_, seen),) = show_in_browser([result.html_path]).items()
+    assert (seen.hit, seen.scripts, seen.foreign) == (None, 0, [])
+    assert "default-src 'none'" in seen.policy
+    assert not re.search("[\x1b\u202e]", seen.text)
+    assert printable(folder.name) in seen.text
+    assert [text for text in HOSTILE if f": {printable(text)}" not in seen.text] == []
 
 
 def test_any_kind_of_failure_is_listed(go, stand):

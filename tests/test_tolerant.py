@@ -324,6 +324,25 @@ def test_category_without_a_name_is_called_by_its_id(tmp_path, name):
     assert [p.kind for p in coco.problems] == ["healed"]
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
+        ("\u202etxt.gpj", "\\u202etxt.gpj"),
+        (
+            "T\N{NO-BREAK SPACE}shirt, \u0645\u06cc\N{ZERO WIDTH NON-JOINER}\u062e 👨\u200d🎤",
+            "",
+        ),  # harmless
+    ],
+)
+@pytest.mark.parametrize("number", [0, "0"])  # read at once, and record by record
+def test_signs_that_a_screen_obeys_are_codes_in_names_of_categories(tmp_path, name, shown, number):
+    categories = file_json()["categories"]
+    categories[0] |= {"id": number, "name": name, "supercategory": name}
+    category = read(tmp_path, *ANNOTATIONS, categories=categories).categories[0]
+    assert (category.name, category.supercategory) == (shown or name,) * 2
+
+
 def test_broken_category_leaves_its_annotations_out(tmp_path):
     records = [*ANNOTATIONS, annotation_json(21, category_id=23)]
     categories = file_json()["categories"]

@@ -186,6 +186,21 @@ def test_tensorboard_shows_figures_and_panels(tiny_training):
     assert logged == pytest.approx(expected)
 
 
+def test_training_killed_while_its_first_check_was_written_begins_anew(tiny_training, tmp_path):
+    """`last.ckpt` is written last: without it there is nothing to go on with, nor to refuse for."""
+    run = RunFolder(tmp_path, "small")
+    run.checkpoints_dir.mkdir(parents=True)
+    (run.checkpoints_dir / ".last-0123abcd-7-0123abcd.ckpt").touch()
+    assert not resume_module.holds_training(run)
+    shutil.copy(tiny_training.run.best_checkpoint, run.best_checkpoint)
+    resume_module.check_wish(run, resume=False)
+    with pytest.raises(ValueError, match=r"holds no training to go on with; .* without --resume"):
+        resume_module.check_wish(run, resume=True)
+    shutil.copy(tiny_training.run.last_checkpoint, run.last_checkpoint)
+    with pytest.raises(ValueError, match="holds a training; expected a new run"):
+        resume_module.check_wish(run, resume=False)
+
+
 @pytest.mark.slow
 def test_resumed_training_keeps_the_normalisation_that_it_began_with(
     monkeypatch, small_config, splits, capsys

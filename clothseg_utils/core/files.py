@@ -2,15 +2,25 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
+import os
+import re
 import secrets
-import tempfile
+import shutil
+import socket
+import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+# What a temporary's name ends with, before its suffix: machine, process and a random number.
+_TEMPORARY = re.compile(r"\..*-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-[0-9a-f]{8}(\..*)?", re.DOTALL)
+_ABANDONED_SECONDS = 24 * 3600.0  # of another machine, whose processes nobody here can see
 
 
 def repo_root() -> Path:
@@ -24,10 +34,18 @@ def resolve_path(path: str | Path) -> Path:
 
 
 def portable_path(path: str | Path) -> str:
-    """Write a path for a record: relative to the repository where it lies inside, else as it is."""
+    """Write a path for a record, which others may see.
+
+    Relative to the repository where it lies inside, with ~ for the home folder, whose name is often
+    the user's; else as it is. `resolve_path` reads all three.
+    """
     path = Path(path)
     with contextlib.suppress(ValueError):
         return path.resolve().relative_to(repo_root()).as_posix()
+    with contextlib.suppress(ValueError, RuntimeError):  # outside, or nobody's home is known
+        home = Path.home()
+        if home != Path(home.anchor):  # as accounts of batch systems may have it
+            return (Path("~") / path.relative_to(home)).as_posix()
     return path.as_posix()
 
 
@@ -36,7 +54,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it onto `path` if the block succeeds.
 
     The block makes the file; its name keeps the suffix, which image writers need. Nothing is left
-    behind when the block raises, and the error of a full disk says which file it met.
+    behind when the block raises, and the error of a full disk says which file it met. What a killed
+    process left in the folder goes with the next process that writes there.
 
     Example:
         >>> import tempfile
@@ -48,38 +67,104 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path.parent, os.getpid())
     # Hidden and unique: two writers of one file never meet, and the last rename wins whole. The
     # writer makes the file: to make it here, empty it and set its mode took twice as long on ext4.
-    temporary = path.with_name(f".{path.stem[:40]}-{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:40]}-{_token()}{path.suffix}")
     try:
         yield temporary
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS and error.filename is None:
-            error.filename = str(path)
+        _name_target(error, temporary, path)
         raise
 
 
+def _name_target(error: BaseException, temporary: Path, path: Path) -> None:
+    """Let the error of a disk name what a user knows, not its temporary."""
+    if isinstance(error, OSError) and (
+        (error.errno in _DISK_ERRORS and error.filename is None)
+        or str(error.filename).startswith(str(temporary))
+    ):
+        error.filename = str(path)
+
+
 @contextlib.contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
+def whole_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `path`; rename it onto `path` if the block succeeds.
 
-    `path` must be missing or empty by then; a link to a folder is filled, not replaced. Nothing is
-    left behind when the block raises.
+    `path` must be missing or empty by then, or with `replace` goes when the new folder is whole; a
+    link to a folder is filled, not replaced. Nothing is left behind when the block raises.
 
     Raises:
         OSError: somebody filled `path` meanwhile; it stays as it is.
     """
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as scratch:
-        unfinished = Path(scratch) / target.name
-        unfinished.mkdir()  # the scratch folder itself is for its owner only
+    _remove_abandoned(target.parent, os.getpid())
+    unfinished, former = (target.with_name(f".{target.name[:40]}-{_token()}") for _ in range(2))
+    try:
+        unfinished.mkdir()
         yield unfinished
-        if target.exists():
+        if replace and target.exists():
+            target.rename(former)  # removed step by step, it would be half a folder meanwhile
+        elif target.exists():
             target.rmdir()
         unfinished.rename(target)
+    except BaseException as error:
+        _name_target(error, unfinished, Path(path))
+        raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        if former.exists() and not target.exists():
+            former.rename(target)
+        shutil.rmtree(former, ignore_errors=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder is called as `atomic_path` and `whole_folder` call unfinished ones.
+
+    Example:
+        >>> is_temporary(".mask-0123abcd-4711-89ef0123.png"), is_temporary("mask.png")
+        (True, False)
+    """
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def _token() -> str:
+    return f"{_host()}-{os.getpid()}-{secrets.token_hex(4)}"
+
+
+@functools.cache
+def _host() -> str:
+    """Of this machine or container, 8 hex digits: a process's number means nothing elsewhere."""
+    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+
+
+@functools.lru_cache(maxsize=1024)  # once a process and folder; forked ones look again
+def _remove_abandoned(folder: Path, pid: int) -> None:
+    """Remove what processes that live no more left unfinished in a folder."""
+    del pid
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found is None or not _is_abandoned(found["host"], int(found["pid"]), entry):
+                continue
+            with contextlib.suppress(OSError):  # somebody else is removing it, too
+                shutil.rmtree(entry.path) if entry.is_dir() else os.unlink(entry.path)
+
+
+def _is_abandoned(host: str, pid: int, entry: os.DirEntry[str]) -> bool:
+    if host == _host() and os.name == "posix":  # on Windows signal 0 would end the process
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):  # somebody else's
+            return False
+    with contextlib.suppress(OSError):
+        return time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED_SECONDS
+    return False
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

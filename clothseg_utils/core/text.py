@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+_HARMLESS = "\N{NO-BREAK SPACE}\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
+
 MISSING = "–"
 """Stands where there is no number."""
 
@@ -36,14 +38,15 @@ def first_names(names: Sequence[object]) -> str:
 
 
 def printable(text: object) -> str:
-    """Show what file names may hold and terminals obey or cannot print: it is escaped.
+    """Escape what names may hold and screens obey or cannot print, such as turns of direction.
 
     Example:
-        >>> print(printable("two\\nlines, \\x1b[2J, café, \\udcff"))
-        two\\nlines, \\x1b[2J, café, \\udcff
+        >>> print(printable("two\\nlines, \\x1b[2J, café, \\udcff, \\u202etxt.gpj"))
+        two\\nlines, \\x1b[2J, café, \\udcff, \\u202etxt.gpj
     """
     return "".join(
-        sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(text)
+        sign if sign.isprintable() or sign in _HARMLESS else sign.encode("unicode_escape").decode()
+        for sign in str(text)
     )
 
 

@@ -137,6 +137,7 @@ def _process_context() -> multiprocessing.context.BaseContext:
 def _start_worker() -> None:
     stop_opencv_threads()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the pool's way to end it
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 

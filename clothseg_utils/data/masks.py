@@ -19,7 +19,7 @@ from msgspec import Struct
 from zlib_ng import zlib_ng
 
 from clothseg_utils.core.classes import IGNORE_INDEX, ClassTable, Scheme, class_table
-from clothseg_utils.core.files import atomic_path, write_bytes
+from clothseg_utils.core.files import atomic_path, is_temporary, write_bytes
 from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.core.workers import usable_cores, worker_pool
 from clothseg_utils.data.coco import (
@@ -43,7 +43,6 @@ _CHUNK_IMAGES = 16
 _MIN_IMAGES_PER_WORKER = 100  # below this a process costs more to start than it saves
 _INDEX_WRITE_SECONDS = 2.0
 _LOCK_NAME = ".lock"
-_TEMPORARY_NAME = re.compile(r"\..*-[a-z0-9_]{8}\.(png|json)")  # as atomic_path makes them
 
 _Result = TypeVar("_Result")
 
@@ -70,14 +69,15 @@ def read_mask(path: str | Path, num_classes: int) -> np.ndarray:
     if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
         got = "no readable image" if mask is None else f"shape {mask.shape}, {mask.dtype}"
         raise ValueError(
-            f"mask {path} is {got}; expected a single-channel 8-bit PNG. Rerun notebook 02."
+            f"mask {path} is {got}; expected a single-channel 8-bit PNG. Delete it and "
+            "rerun notebook 02."
         )
     unknown = cv2.inRange(mask, num_classes, IGNORE_INDEX - 1)
     if unknown.any():
         class_ids = np.unique(mask[unknown > 0]).tolist()
         raise ValueError(
             f"mask {path} has class ids {class_ids}; expected 0..{num_classes - 1} or "
-            f"{IGNORE_INDEX}. Rerun notebook 02."
+            f"{IGNORE_INDEX}. Delete it and rerun notebook 02."
         )
     return mask
 
@@ -407,13 +407,13 @@ def _check_out_dir(out_dir: Path) -> None:
 
 
 def _is_own_leftover(name: str) -> bool:
-    return name == _LOCK_NAME or _TEMPORARY_NAME.fullmatch(name) is not None
+    return name == _LOCK_NAME or is_temporary(name)
 
 
 def _remove_temporaries(out_dir: Path) -> None:
     """Remove what a killed process left; only the holder of the lock writes here."""
     for path in out_dir.iterdir():
-        if _TEMPORARY_NAME.fullmatch(path.name):
+        if is_temporary(path.name):
             path.unlink(missing_ok=True)
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from clothseg_utils.core.text import count_text, first_names
+from clothseg_utils.core.classes import plain_name
+from clothseg_utils.core.text import count_text, first_names, printable
 from clothseg_utils.data.rle import Segmentation
 
 ProblemKind = Literal[
@@ -71,6 +72,12 @@ class Category(Struct, frozen=True, gc=False):
     id: Id
     name: str
     supercategory: str = ""
+
+    def printable(self) -> "Category":
+        """The same with names that can be printed, drawn and read out everywhere."""
+        names = plain_name(self.name), plain_name(self.supercategory)
+        shown = printable(names[0]), printable(names[1])
+        return self if names == shown else Category(self.id, *shown)
 
 
 class ImageRecord(Struct, frozen=True, gc=False):

@@ -116,7 +116,8 @@ def _read_pair(
     if image.shape[:2] != mask.shape:
         raise ValueError(
             f"photo {photo_path.name} is {image.shape[1]} x {image.shape[0]} but its mask "
-            f"{mask.shape[1]} x {mask.shape[0]}; expected equal sizes. Rerun notebook 02."
+            f"{mask_path} {mask.shape[1]} x {mask.shape[0]}; expected equal sizes. Delete the mask "
+            "and rerun notebook 02."
         )
     return image, mask
 

@@ -285,10 +285,8 @@ class RecordReader:
     ) -> tuple[_Key, Category] | None:
         subject = f"categories[{index}]"
         if isinstance(raw, Category):
-            if raw.name.strip():
-                return raw.id, raw
-            name = self._name_by_id(subject, raw.id)
-            return raw.id, Category(raw.id, name, raw.supercategory)
+            name = raw.name if raw.name.strip() else self._name_by_id(subject, raw.id)
+            return raw.id, self._shown(subject, Category(raw.id, name, raw.supercategory))
         fields = self._fields("category_left_out", subject, raw)
         if fields is None:
             return None
@@ -299,8 +297,14 @@ class RecordReader:
         name = self._text(subject, "name", fields.get("name")) or ""
         if not name.strip():
             name = self._name_by_id(subject, key)
-        supercategory = fields.get("supercategory")
-        return key, Category(0, name, supercategory if isinstance(supercategory, str) else "")
+        above = fields.get("supercategory")
+        return key, self._shown(subject, Category(0, name, above if isinstance(above, str) else ""))
+
+    def _shown(self, subject: str, category: Category) -> Category:
+        shown = category.printable()
+        if shown != category:
+            self._tally("healed", subject, "a name has control characters, shown as codes")
+        return shown
 
     def _read_image(
         self, index: int, raw: ImageRecord | msgspec.Raw

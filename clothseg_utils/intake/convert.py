@@ -119,10 +119,8 @@ def convert_photos(
             check_coverage([covered_pixels(photo) for photo in chosen], split)
         _say_untrained(photos, classes, notes)
         _name_files(photos, notes)
-    with whole_folder(out_dir) as unfinished:
+    with whole_folder(out_dir, replace=True) as unfinished:
         made = _write_dataset(unfinished, photos, labels, classes, recipe, notes)
-        if out_dir.exists():
-            shutil.rmtree(out_dir.resolve())
     return made
 
 

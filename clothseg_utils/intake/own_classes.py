@@ -11,7 +11,7 @@ from clothseg_utils.core.classes import (
     is_background,
     plain_name,
 )
-from clothseg_utils.core.text import first_names, suggestion
+from clothseg_utils.core.text import first_names, printable, suggestion
 from clothseg_utils.data.coco import Category, CocoFile
 from clothseg_utils.data.conversion import Notes
 from clothseg_utils.data.json_bytes import read_hand_written
@@ -117,6 +117,11 @@ def read_classes(path: str | Path) -> ClassMapping:
             f"{path} holds a {type(mapping).__name__}; expected an object of category -> class, "
             f"such as {_EXAMPLE}."
         )
+    # As the names of the annotation file are read.
+    mapping = {
+        printable(name): printable(own) if isinstance(own, str) else own
+        for name, own in mapping.items()
+    }
     first: dict[str, str] = {}
     for name, own in mapping.items():
         if own is not None and not (isinstance(own, str) and plain_name(own)):

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.network.unet import read_torch_file
 from clothseg_utils.prediction.geometry import IMAGENET, Normalization
@@ -11,6 +13,18 @@ from clothseg_utils.prediction.onnx_model import is_onnx
 
 CHECKPOINT_KEY = "clothseg"
 """Where our checkpoints keep what is needed to use them: plain str, int, list and dict."""
+
+FORMAT = 1
+"""Of what they keep there; raised when versions before could not use it. Without it: 1."""
+
+_NEEDED = {
+    "class_names": list,
+    "config.train.encoder_name": str,
+    "config.train.encoder_weights": str,
+    "config.data.image_size": int,
+    "config.data.resize": str,
+    "data": dict,
+}
 
 
 def checkpoint_info(
@@ -28,6 +42,7 @@ def checkpoint_info(
         normalization: of the photos that the network sees.
     """
     return {
+        "format": FORMAT,
         "config": dict(config),
         "class_names": list(classes.names),
         "class_of_category": {str(key): value for key, value in classes.class_of_category.items()},
@@ -52,7 +67,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a checkpoint of this project.
+        ValueError: not a checkpoint of this project, of a later version, or not whole.
     """
     if Path(path).is_file() and is_onnx(Path(path)):
         raise ValueError(
@@ -65,4 +80,39 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of this project; expected one that notebook 03 or "
             "`train` wrote, such as checkpoints/best.ckpt."
         )
+    check_info(path, checkpoint[CHECKPOINT_KEY])
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise _not_whole(path, "state_dict")
     return checkpoint
+
+
+def check_info(path: str | Path, info: Any) -> None:
+    """Refuse what this version cannot use.
+
+    Args:
+        path: the checkpoint, for messages.
+        info: what it holds under `CHECKPOINT_KEY`.
+
+    Raises:
+        ValueError: of a later version, or something is missing.
+    """
+    version = info.get("format", 1) if isinstance(info, dict) else 1
+    if version != FORMAT:
+        raise ValueError(
+            f"{path} is of a later version of this project (format {version}); this one reads "
+            f"format {FORMAT}. Update the project, or train again with this version."
+        )
+    for name, kind in _NEEDED.items():
+        value = info
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            raise _not_whole(path, f"{CHECKPOINT_KEY}.{name}")
+
+
+def _not_whole(path: str | Path, name: str) -> ValueError:
+    return ValueError(
+        f"{path} has no usable {name}; expected a checkpoint as training left it. Take another "
+        "one of the run, or train again."
+    )

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from clothseg_utils.core.classes import Scheme, class_colors
 from clothseg_utils.core.config import PLAIN_INFERENCE, InferenceConfig, Resize
+from clothseg_utils.core.text import first_names
 from clothseg_utils.network.checkpoints import (
     CHECKPOINT_KEY,
     read_checkpoint,
@@ -220,14 +221,17 @@ def load_segmenter(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a checkpoint of this project, weights that do not fit its settings, or
-            options that do not fit its input size.
+        ValueError: not a checkpoint of this project, weights that do not fit its settings or are
+            not finite, or options that do not fit its input size.
     """
     checkpoint = read_checkpoint(path)
     info = checkpoint[CHECKPOINT_KEY]
     config = info["config"]
     inference.input_sizes(config["data"]["image_size"])  # refused here, not at the first photo
-    network = build_network(config["train"]["encoder_name"], "none", len(info["class_names"]))
+    try:
+        network = build_network(config["train"]["encoder_name"], "none", len(info["class_names"]))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
     prefix = "network."
     state = {
         key.removeprefix(prefix): value
@@ -242,6 +246,13 @@ def load_segmenter(
             f"({config['train']['encoder_name']}, {len(info['class_names'])} classes); expected a "
             "checkpoint as training left it. Train again."
         ) from error
+    broken = [name for name, weights in state.items() if not weights.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"{path} holds weights that are NaN or infinite ({first_names(broken)}); expected "
+            "finite numbers. Take another checkpoint, or train again at a lower "
+            "train.learning_rate."
+        )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.eval().to(device, memory_format=torch.channels_last)

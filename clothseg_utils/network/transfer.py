@@ -15,7 +15,7 @@ from clothseg_utils.core.config import Config
 from clothseg_utils.core.files import resolve_path
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.text import count_text, first_names
-from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, stored_normalization
+from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, check_info, stored_normalization
 from clothseg_utils.network.encoders import encoder_card, encoder_normalization
 from clothseg_utils.network.unet import build_network, read_torch_file
 from clothseg_utils.prediction.geometry import Normalization
@@ -93,7 +93,10 @@ def read_weights(config: Config) -> StoredWeights | None:
             f"{_SETTING} {path} holds a {type(content).__name__} without named tensors; expected "
             "a checkpoint, or a state dict that torch.save(network.state_dict(), ...) wrote."
         )
-    return StoredWeights(path, tensors, content.get(CHECKPOINT_KEY, {}))
+    info = content.get(CHECKPOINT_KEY, {})
+    if CHECKPOINT_KEY in content:
+        check_info(path, info)
+    return StoredWeights(path, tensors, info)
 
 
 def take_weights(

@@ -19,6 +19,7 @@ from clothseg_utils.pictures.style import (
     image_grid,
     legend_above,
     legend_patches,
+    make_x_logarithmic,
     mask_legend,
     new_figure,
     rows_height_in,
@@ -105,7 +106,7 @@ def plot_area_histogram(annotations: pd.DataFrame, *, source: str) -> Figure:
     axes = figure.subplots()
     edges = np.geomspace(areas.min(), 1.1 * areas.max(), 50)
     axes.hist(areas, bins=edges.tolist(), color=BLUE, ec="white", lw=0.4)
-    axes.set_xscale("log")
+    make_x_logarithmic(axes)
     top = axes.get_ylim()[1]
     for side in (32, 96):
         axes.axvline(side**2, color=GREY, ls=":", lw=1.2)
@@ -148,7 +149,7 @@ def plot_area_by_supercategory(annotations: pd.DataFrame, *, source: str) -> Fig
     for box, color in zip(drawn["boxes"], _class_colors(annotations)[order], strict=True):
         box.set_facecolor(color)
     axes.invert_yaxis()
-    axes.set_xscale("log")
+    make_x_logarithmic(axes)
     axes.set_yticks(
         range(len(order)),
         [f"{shorten(name, LONGEST_TICK)}  (n = {sizes[name]:,})" for name in order],
@@ -318,7 +319,7 @@ def _lollipops(axes: Axes, values: np.ndarray, colors: np.ndarray, texts: Sequen
     )
     for row, value, text in zip(rows.tolist(), shown, texts, strict=True):
         write_beside(axes, text, (value, row), 7, fontsize=8)
-    axes.set_xscale("log")
+    make_x_logarithmic(axes)
     axes.set(xlim=(left, shown.max() * 2), ylim=(-0.7, len(values) - 0.3))
 
 

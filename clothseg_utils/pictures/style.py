@@ -9,11 +9,14 @@ The same class has the same colour in every one.
 names and colours of the classes.
 """
 
+import contextlib
 import functools
 import io
 import math
+import re
+import warnings
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 from weakref import WeakKeyDictionary
@@ -28,7 +31,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator
 
 from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.files import atomic_path
@@ -69,6 +72,7 @@ _STYLE: dict[Any, Any] = {  # the types of matplotlib 3.11 list every name, thos
     "figure.titleweight": "bold",
     "savefig.facecolor": "white",
     "hatch.linewidth": 0.6,
+    "text.parse_math": False,  # a name may hold dollars: formulas would change it, or fail
 }
 
 CENTRED = {"ha": "center", "va": "center"}
@@ -81,7 +85,7 @@ def styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(plot)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with mpl.rc_context():
+        with mpl.rc_context(), _boxes_for_unknown_letters():
             mpl.rcdefaults()
             mpl.rcParams.update(_STYLE)
             figure = plot(*args, **kwargs)
@@ -92,12 +96,19 @@ def styled(plot: Callable[P, Figure]) -> Callable[P, Figure]:
     return styled
 
 
+@contextlib.contextmanager
+def _boxes_for_unknown_letters() -> Iterator[None]:
+    """Names in letters that our one font lacks show as boxes, without a warning for each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font", UserWarning)
+        yield
+
+
 def new_figure(height_in: float, source: str, width_in: float = _WIDTH_IN) -> Figure:
     """Make an empty figure with the source at its foot, unknown to pyplot."""
     # Made by pyplot all the same: that is what makes a kernel show Figures as pictures.
     figure = plt.figure(figsize=(width_in, height_in), dpi=100, layout="constrained")
     plt.close(figure)
-    source = source.replace("$", r"\$")  # no formula
     figure.supxlabel(source, x=0.99, ha="right", fontsize=7.5, color="0.4", style="italic")
     return figure
 
@@ -184,7 +195,8 @@ def _render(figure: Figure, suffix: str, metadata: dict[str, Any], **options: An
     caption = figure.get_label()
     described = {"Description": caption} if caption else {}
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix, dpi=DPI, metadata=metadata | described, **options)
+    with _boxes_for_unknown_letters():
+        figure.savefig(buffer, format=suffix, dpi=DPI, metadata=metadata | described, **options)
     figure.stale = False  # a title or line that changes between saving and showing sets it again
     return buffer.getvalue()
 
@@ -252,6 +264,24 @@ def image_grid(
 def whole_numbers() -> MaxNLocator:
     """Ticks at round whole numbers."""
     return MaxNLocator(integer=True, steps=[1, 2, 5, 10])
+
+
+class _PowersOfTen(LogFormatterSciNotation):
+    """Writes what a log axis says as plain text, such as 2×10⁻³; by itself it is a formula."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        formula = super().__call__(x, pos)
+        text = formula.removeprefix("$\\mathdefault{").removesuffix("}$").replace(r"\times", "×")
+        return re.sub(r"\^\{(.+?)\}", lambda power: power[1].translate(_SUPERSCRIPTS), text)
+
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def make_x_logarithmic(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(_PowersOfTen())
+    axes.xaxis.set_minor_formatter(_PowersOfTen(labelOnlyBase=False))
 
 
 def rows_height_in(n_rows: int) -> float:
@@ -353,11 +383,10 @@ def tick_names(names: Iterable[str]) -> list[str]:
 
 
 def shorten(text: str, longest: int) -> str:
-    """Cut a name, and write it so that matplotlib takes no part of it for a formula.
+    """Cut a name.
 
     Example:
-        >>> shorten("a coat with a hood", 10), shorten("under $5", 10)
-        ('a coat wi…', 'under \\\\$5')
+        >>> shorten("a coat with a hood", 10)
+        'a coat wi…'
     """
-    cut = text if len(text) <= longest else text[: longest - 1].rstrip(" ,") + "…"
-    return cut.replace("$", r"\$")
+    return text if len(text) <= longest else text[: longest - 1].rstrip(" ,") + "…"

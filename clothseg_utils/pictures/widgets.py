@@ -24,7 +24,7 @@ import numpy as np
 
 from clothseg_utils.core.classes import ClassTable
 from clothseg_utils.core.progress import is_attended
-from clothseg_utils.core.text import count_text
+from clothseg_utils.core.text import count_text, printable
 from clothseg_utils.data.coco import Annotation, CocoFile, ImageRecord, Split, images_dir
 from clothseg_utils.data.photos import decode_photo, read_photo
 from clothseg_utils.data.rasterize import annotation_to_instance_mask, build_layers, rasterize
@@ -158,7 +158,7 @@ class DatasetBrowser(_Viewer):
         ]
         numbers = sorted(Counter(a.category_id for a in items).items(), key=lambda i: (-i[1], i[0]))
         rows = [(colors[i], names[i], f"× {number}", "") for i, number in numbers]
-        title = f"<b>{html.escape(record.file_name)}</b>, {record.width} × {record.height} px"
+        title = f"<b>{_escape(record.file_name)}</b>, {record.width} × {record.height} px"
         notes = [title, problem or count_text(len(items), "annotation")]
         return _view(image, "".join(shapes), notes, rows)
 
@@ -269,11 +269,11 @@ class PaintingViewer(_Viewer):
         record = self.records[self.index]
         names, colors = self._coco.short_names, self._classes.colors
         shapes = _mask_layer(self.mask(self.painted), colors)
-        notes = [f"<b>{html.escape(record.file_name)}</b>" + self._problem]
+        notes = [f"<b>{_escape(record.file_name)}</b>" + self._problem]
         if self.painted:
             latest = self._order[self.painted - 1]
             shapes += _instance_path(latest, record, None, names)
-            notes.append(html.escape(self._explain(latest)))
+            notes.append(_escape(self._explain(latest)))
         rows = []
         for number, annotation in enumerate(self._order, start=1):
             color = colors[self._class_ids[annotation.category_id]]
@@ -399,11 +399,11 @@ class PredictionViewer(_Viewer):
 
     def markup(self) -> str:
         """The photo shown with what lies on it, and a legend with shares of the pixels."""
-        notes = [f"<b>{html.escape(self.photos[self.index].title)}</b>"]
+        notes = [f"<b>{_escape(self.photos[self.index].title)}</b>"]
         try:
             loaded = self._load(self.index).result()
         except (OSError, ValueError) as error:
-            return _STYLE + "".join(f"<p>{line}</p>" for line in (*notes, html.escape(str(error))))
+            return _STYLE + "".join(f"<p>{line}</p>" for line in (*notes, _escape(str(error))))
         truth = loaded.target
         if truth is None and self.view in ("truth", "errors"):
             notes.append("This photo has no truth: the prediction is shown.")
@@ -519,7 +519,7 @@ class PredictionViewer(_Viewer):
                 try:
                     self.upload(file["name"], bytes(file["content"]))
                 except ValueError as error:
-                    problems.append(f"<p>{html.escape(str(error))}</p>")
+                    problems.append(f"<p>{_escape(str(error))}</p>")
             status.value = "".join(problems)
             if change["new"]:
                 _set_quietly(upload, receive, value=())  # so that the same file can come again
@@ -602,7 +602,7 @@ def _read_or_blank(path: Path, record: ImageRecord) -> tuple[np.ndarray, str]:
     try:
         image = read_photo(path)
     except (OSError, ValueError) as error:
-        return _blank(record.height, record.width), html.escape(f" ({error})")
+        return _blank(record.height, record.width), _escape(f" ({error})")
     if image.shape[:2] != (record.height, record.width):
         reason = f" (the photo is {image.shape[1]} × {image.shape[0]} px)"
         return _blank(record.height, record.width), reason
@@ -627,7 +627,7 @@ def _view(
     scale = min(_SHOWN_WH[0] / width, _SHOWN_WH[1] / height)
     legend = "".join(
         f'<li class="{state}"><i style="background:{_css(color)}"></i>'
-        f'<span>{html.escape(name)}</span><span class="number">{number}</span></li>'
+        f'<span>{_escape(name)}</span><span class="number">{number}</span></li>'
         for color, name, number, state in rows
     )
     columns = "long" if len(rows) > _COLUMN_ROWS else ""
@@ -659,7 +659,7 @@ def _instance_path(
     )
     return (
         f'<path d="{path}" {look} stroke-width="{stroke:.1f}">'
-        f"<title>{html.escape(title)}</title></path>"
+        f"<title>{_escape(title)}</title></path>"
     )
 
 
@@ -701,3 +701,8 @@ def _encode(suffix: str, image: np.ndarray, options: Sequence[int]) -> str:
 
 def _css(color: np.ndarray) -> str:
     return "rgb({},{},{})".format(*map(int, color))
+
+
+def _escape(text: str) -> str:
+    """Any text for HTML, where it also must not turn the direction of what follows."""
+    return html.escape(printable(text))

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from markupsafe import Markup, escape
 from PIL import Image
 
+from clothseg_utils.core.text import printable
 from clothseg_utils.data.photos import read_photo
 from clothseg_utils.pictures.style import FIGURES, OF_PHOTOS
 
@@ -21,13 +22,15 @@ _JPEG_QUALITY = 85
 def to_markdown(value: Any) -> Markup:
     """Escape any text for GitHub's Markdown, table cells included; what is Markup stays.
 
+    Signs that nobody sees, such as those that turn the direction of writing, show as their code.
+
     Example:
         >>> print(to_markdown("a|b <script> *c*"))
         a\\|b &lt;script&gt; \\*c\\*
     """
     if isinstance(value, Markup):
         return value
-    text = " ".join(str(value).split())
+    text = printable(" ".join(str(value).split()))
     text = re.sub(r"([\\`*_{}\[\]|~#$])", r"\\\1", text)
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # At the start of a line these would begin a list or a rule.
@@ -63,7 +66,7 @@ class Table:
             lines.append([f"**{c}**" if index == self.marked and c else c for c in cells])
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         if self.folded:  # inside HTML, Markdown is not escaped, and an empty line ends the HTML
-            title = " ".join(escape(self.title).split())
+            title = printable(" ".join(escape(self.title).split()))
             return Markup(f"<details>\n<summary>{title}</summary>\n\n{table}\n\n</details>")
         return Markup(f"**{to_markdown(self.title)}**\n\n{table}" if self.title else table)
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from clothseg_utils.core.config import TrainConfig
-from clothseg_utils.core.files import write_text
+from clothseg_utils.core.files import write_bytes, write_text
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.pictures.panels import prediction_panel
 from clothseg_utils.training.devices import from_first
@@ -206,20 +207,44 @@ class PanelLogger(pl.Callback):
 
 
 class Checkpoints(ModelCheckpoint):
-    """Lightning's, which forgets the best scores where the run folder was moved since."""
+    """Lightning's, with names of files instead of their paths on this machine.
+
+    By itself it forgets the best scores where the run folder was moved since, and tells whoever
+    gets a checkpoint of the home folder that it was made in.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to remember, without the folder."""
+        return self._placed(super().state_dict(), "")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the files of those names in this run's folder."""
+        super().load_state_dict(self._placed(state_dict, str(self.dirpath or "")))
 
-        def here(path: str) -> str:
-            return str(Path(self.dirpath or "") / Path(path).name) if path else path
+    def _placed(self, state: dict[str, Any], folder: str) -> dict[str, Any]:
+        def place(path: str) -> str:
+            return str(Path(folder) / Path(path).name) if path else path
 
         paths = ("best_model_path", "kth_best_model_path", "last_model_path")
-        moved = {name: here(state_dict.get(name, "")) for name in paths}
-        best = {here(path): score for path, score in state_dict.get("best_k_models", {}).items()}
-        super().load_state_dict(
-            state_dict | moved | {"dirpath": self.dirpath, "best_k_models": best}
-        )
+        placed = {name: place(state.get(name, "")) for name in paths}
+        best = {place(path): score for path, score in state.get("best_k_models", {}).items()}
+        return state | placed | {"dirpath": folder, "best_k_models": best}
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes checkpoints so that a name always stands for a whole file.
+
+    Lightning's own writes to the system's folder for temporary files and moves the file from there:
+    between two disks that is a copy, of which a killed process leaves a half.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write the file at once: an error of the disk is then no other than the disk's."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_bytes(path, buffer.getvalue())
 
 
 class Patience(EarlyStopping):

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from clothseg_utils.core.config import Config
+from clothseg_utils.core.faults import fault_line
 from clothseg_utils.core.files import repo_root, write_json
 from clothseg_utils.core.progress import in_notebook
 from clothseg_utils.core.ranks import OtherProcessError, rank
@@ -222,8 +223,10 @@ def _work(config_path: Path) -> int:
         return 1
     except Exception as error:
         # The agent says the first of them: most failures are the same in every process.
-        foreseen = isinstance(error, (ValueError, OSError))
-        text = " ".join(str(error).split()) if foreseen else traceback.format_exc()
+        said = fault_line(error)
+        if said is None and isinstance(error, (ValueError, OSError)):
+            said = " ".join(str(error).split())
+        text = said or traceback.format_exc()
         config_path.with_name(f"error-{rank()}.txt").write_text(text, encoding="utf-8")
         return 1
     return 0

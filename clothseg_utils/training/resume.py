@@ -54,8 +54,13 @@ class Start:
 
 
 def holds_training(run: RunFolder) -> bool:
-    """Whether a run folder holds a training, finished or not."""
-    return run.checkpoints_dir.exists() and any(run.checkpoints_dir.iterdir())
+    """Whether a run folder holds checkpoints; what a killed process left unfinished is none."""
+    return any(not path.name.startswith(".") for path in run.checkpoints_dir.glob("*"))
+
+
+def _passed_a_check(run: RunFolder) -> bool:
+    """Whether a training came to the end of its first check, whose last file is last.ckpt."""
+    return run.last_checkpoint.exists() or run.training_path.exists()
 
 
 def check_wish(run: RunFolder, *, resume: bool) -> None:
@@ -65,12 +70,12 @@ def check_wish(run: RunFolder, *, resume: bool) -> None:
         ValueError: the run holds a training and no resume was asked for, or the other way round.
     """
     restore_former(run)
-    if holds_training(run) and not resume:
+    if _passed_a_check(run) and not resume:
         raise ValueError(
             f'run "{run.name}" holds a training; expected a new run. Go on with it by --resume, or '
             "begin another by --run-name."
         )
-    if resume and not holds_training(run):
+    if resume and not _passed_a_check(run):
         raise ValueError(
             f'run "{run.name}" holds no training to go on with; expected one that came to its '
             "first check. Check --run-name, or begin it without --resume."

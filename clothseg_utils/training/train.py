@@ -16,6 +16,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from clothseg_utils.core.config import Config, TrainConfig, replace_fields
+from clothseg_utils.core.faults import fault_line
 from clothseg_utils.core.files import read_json, resolve_path, sha256_file, write_json
 from clothseg_utils.core.progress import in_notebook, is_attended
 from clothseg_utils.core.ranks import is_launched, local_world_size, rank, world_size
@@ -38,6 +39,7 @@ from clothseg_utils.network.unet import build_network, default_precision, set_pr
 from clothseg_utils.training.callbacks import (
     BestCheckpoint,
     CheckLength,
+    CheckpointFiles,
     Checkpoints,
     HistoryWriter,
     PanelLogger,
@@ -235,7 +237,7 @@ def _fit(
                 weights, license_name = card.values()
                 what = f"encoder {train.encoder_name}" if stored is None else "network"
                 print(f"{what} starts from weights: {weights}; licence: {license_name}", flush=True)
-        with _plain_interrupts(trainer), _plain_memory_errors(train):
+        with _plain_interrupts(trainer), _plain_faults(train):
             trainer.fit(
                 module, datamodule=data_module, ckpt_path=checkpoint_path, weights_only=True
             )
@@ -323,6 +325,10 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
             is_attended=attended,
             in_notebook=in_notebook(),
         )
+    plugins: list[Any] = [CheckpointFiles()]
+    if not is_launched():
+        # Left to itself it asks SLURM and MPI too, and fails where mpi4py finds no library of MPI.
+        plugins.append(LightningEnvironment())
     return pl.Trainer(
         default_root_dir=run.path,
         accelerator="auto",
@@ -331,8 +337,7 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
         # Running statistics are averaged before each check; shared in each step they would make
         # validation wait for processes that have a batch less.
         strategy="auto" if world_size() == 1 else DDPStrategy(broadcast_buffers=False),
-        # Left to itself it asks SLURM and MPI too, and fails where mpi4py finds no library of MPI.
-        plugins=[] if is_launched() else [LightningEnvironment()],
+        plugins=plugins,
         use_distributed_sampler=False,  # it shows some photos twice; ours are in `order`
         precision=_lightning_precision(train),
         max_epochs=-1 if by_clock else train.max_epochs * train.checks_per_epoch,
@@ -372,11 +377,12 @@ def _describe(trainer: pl.Trainer, train: TrainConfig, n_workers: int) -> str:
 
 
 @contextlib.contextmanager
-def _plain_memory_errors(train: TrainConfig) -> Iterator[None]:
-    """Say what to change when memory runs out.
+def _plain_faults(train: TrainConfig) -> Iterator[None]:
+    """Say what to change when memory runs out, or the machine refuses something else.
 
     Raises:
         ValueError: out of memory, on the device or on the host.
+        OSError: as `faults.fault_line` says.
     """
     try:
         yield
@@ -385,7 +391,10 @@ def _plain_memory_errors(train: TrainConfig) -> Iterator[None]:
         told = ("out of memory", "can't allocate memory")
         is_known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not is_known and not any(words in str(error) for words in told):
-            raise
+            line = fault_line(error)
+            if line is None:
+                raise
+            raise OSError(line) from error
         raise ValueError(
             f"out of memory with train.batch_size {train.batch_size}; expected a batch to fit. "
             "Lower it, and raise train.accumulate by the same factor: a step still learns from as "

@@ -20,6 +20,7 @@ from clothseg_utils.core.config import (
     config_to_parameters,
     replace_fields,
 )
+from clothseg_utils.core.faults import fault_in_words
 from clothseg_utils.core.files import (
     atomic_path,
     portable_path,
@@ -394,9 +395,10 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
                 "it to end by itself. Lower data.image_size, train.batch_size or train.num_workers."
             )
         else:
+            said = fault_in_words(error.ename, error.evalue) or error.evalue.strip()
             reason = (
-                f"{error.evalue.strip()} (notebook {notebook} stopped with {error.ename}; its "
-                f"executed copy is {portable_path(executed)})"
+                f"{said} (notebook {notebook} stopped with {error.ename}; its executed copy is "
+                f"{portable_path(executed)})"
             )
         steps = run.read_manifest()["steps"].values()
         any_done = any(step.get("state") == "done" for step in steps)
@@ -451,6 +453,12 @@ _PAGE_TEMPLATE = """
 """
 
 
+_PAGE_POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+    "img-src data:; font-src data:; style-src 'unsafe-inline'\">"
+)
+
+
 def _write_html(executed: Path) -> None:
     """Export an executed notebook as one self-contained HTML file beside it."""
     from nbconvert import HTMLExporter
@@ -460,8 +468,10 @@ def _write_html(executed: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nbconvert warns of pictures without alternative text
         body, _ = exporter.from_filename(str(executed))
-    # Scripts for formulas and live widgets, of which there are none: the page asks no server.
-    body = re.sub(r'<script[^>]*\ssrc="https?://[^"]*"[^>]*>\s*</script>', "", body)
+    # Scripts are for formulas and live widgets, of which there are none: the page asks no server,
+    # and what a name or an output of other origin may hold does not run.
+    body = re.sub(r"<script\b.*?</script\s*>", "", body, flags=re.DOTALL | re.IGNORECASE)
+    body = body.replace("<head>", f"<head>{_PAGE_POLICY}", 1)
     # The neighbours lie beside it as pages, too; a browser would only save their notebooks.
     body = re.sub(rf'href="({"|".join(NOTEBOOKS)})\.ipynb', r'href="\1.html', body)
     write_text(executed.with_suffix(".html"), body)

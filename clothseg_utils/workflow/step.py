@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clothseg_utils.core.config import config_from_parameters, config_to_parameters
+from clothseg_utils.core.faults import show_faults_in_notebook
 from clothseg_utils.core.files import resolve_path, write_text
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.pictures.style import Figure, save_figure, show_sharp_figures
@@ -35,6 +36,7 @@ class Step:
     def __init__(self, name: str, parameters: Mapping[str, Any]) -> None:
         self._started = time.perf_counter()
         show_sharp_figures()
+        show_faults_in_notebook()
         self.name = name
         self.config = config_from_parameters(parameters)
         self.run = RunFolder(self.config.run.outputs_root, self.config.run.run_name)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from clothseg_utils.core.config import Config, config_to_parameters, field_sections, replace_fields
+from clothseg_utils.core.faults import fault_line
 from clothseg_utils.core.files import portable_path, read_json, resolve_path, write_json
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.text import score_text
@@ -196,7 +197,8 @@ def run_sweep(
             )
         # Whatever stops one run must not stop the others; it is named at the end.
         except Exception as error:
-            entry |= {"state": "failed", "failure": " ".join(str(error).split())}
+            said = fault_line(error) or str(error)
+            entry |= {"state": "failed", "failure": " ".join(said.split())}
             any_step_done |= isinstance(error, NotebookFailedError) and error.any_done
             say(f"  failed: {entry['failure']}")
         else:
