@@ -84,7 +84,7 @@ class PredictionPlan:
     unread: dict[Path, str]
 
     def folder(self) -> str:
-        """Path, for a record, of the folder that the photos' `file_name` begin in; "" without photos."""
+        """Where the photos' `file_name` begin: a folder, for a record; "" without photos."""
         if not self.tasks:
             return ""
         first = self.tasks[0]
