@@ -523,7 +523,9 @@ def predict(
             metavar="PHOTO_OR_FOLDER...", help="Also tars and quoted patterns.", show_default=False
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the results.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for the results.")
+    ] = None,
     lists: Annotated[
         list[Path] | None,
         typer.Option("--list", metavar="FILE", help="Photos and tars, one a line; repeatable."),

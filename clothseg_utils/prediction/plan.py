@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from clothseg_utils.core.files import portable_path
 from clothseg_utils.core.text import first_names, printable
 from clothseg_utils.data.photos import decode_first_picture, read_photo_file
 from clothseg_utils.prediction.inputs import Inputs
@@ -83,11 +84,11 @@ class PredictionPlan:
     unread: dict[Path, str]
 
     def folder(self) -> str:
-        """Absolute path of the folder that the photos' `file_name` begin in; "" without photos."""
+        """Where the photos' `file_name` begin: a folder, for a record; "" without photos."""
         if not self.tasks:
             return ""
         first = self.tasks[0]
-        return os.path.abspath(first.photo)[: -len(first.file_name)]
+        return portable_path(os.path.abspath(first.photo)[: -len(first.file_name)])
 
     def digest(self) -> str:
         """SHA-256 of all photos' names, in hex: shards of one job have divided the same photos."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clothseg_utils.core.config import InferenceConfig
-from clothseg_utils.core.files import read_json, sha256_file, write_json
+from clothseg_utils.core.files import portable_path, read_json, sha256_file, write_json
 from clothseg_utils.core.text import printable
 from clothseg_utils.prediction.model import Model
 from clothseg_utils.prediction.plan import PhotoTask
@@ -80,7 +80,7 @@ class Record:
         folders: dict[str, set[str]] = defaultdict(set)
         for target, source in {(task.target, task.folder) for task in tasks}:
             name = target.relative_to(self.path.parent).as_posix()
-            folders[name].add(os.path.abspath(source))
+            folders[name].add(portable_path(os.path.abspath(source)))
         return folders
 
     def begin(self, tasks: Sequence[PhotoTask] = ()) -> None:
