@@ -1,5 +1,6 @@
 """What the machine refuses: provoked for real, said in one line, and the rerun works."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -40,18 +41,15 @@ def small_disk(tmp_path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.fixture
-def limited():
-    """Sets a limit of this process; it is lifted at the end."""
-    former = {}
-
-    def limit(what: int, value: int) -> None:
-        former[what] = resource.getrlimit(what)
-        resource.setrlimit(what, (value, former[what][1]))
-
-    yield limit
-    for what, limits in former.items():
-        resource.setrlimit(what, limits)
+@contextlib.contextmanager
+def limited(what: int, value: int):
+    """Set a limit of this process. It is lifted before pytest writes on: its output is a file too."""
+    former = resource.getrlimit(what)
+    resource.setrlimit(what, (value, former[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, former)
 
 
 def raised(action) -> Exception:
@@ -120,23 +118,21 @@ def test_mistake_of_ours_keeps_its_traceback(cli, monkeypatch):
 # --- each fault ----------------------------------------------------------------------------------
 
 
-def test_file_that_grows_too_large(limited, tmp_path):
+def test_file_that_grows_too_large(tmp_path):
     checkpoint = tmp_path / "last.ckpt"
     checkpoint.write_text("the former one")
-    limited(resource.RLIMIT_FSIZE, 1000)
-    error = raised(
-        lambda: CheckpointFiles().save_checkpoint({"weights": torch.zeros(1000)}, checkpoint)
-    )
+    content = {"weights": torch.zeros(1000)}
+    with limited(resource.RLIMIT_FSIZE, 1000):
+        error = raised(lambda: CheckpointFiles().save_checkpoint(content, checkpoint))
     assert (fault_line(error) or "").startswith(f"{checkpoint}: the file would be larger than")
     assert checkpoint.read_text() == "the former one"
     assert names_below(tmp_path) == ["last.ckpt"]
 
 
-def test_too_many_open_files(limited, tmp_path):
+def test_too_many_open_files(tmp_path):
     path = tmp_path / "a"
     path.touch()
-    with path.open() as file:
-        limited(resource.RLIMIT_NOFILE, file.fileno() + 1)
+    with path.open() as file, limited(resource.RLIMIT_NOFILE, file.fileno() + 1):
         error = raised(lambda: [path.open() for _ in range(2000)])
     assert (fault_line(error) or "").startswith(f"{path}: too many files are open; expected")
 
