@@ -43,7 +43,7 @@ def small_disk(tmp_path):
 
 @contextlib.contextmanager
 def limited(what: int, value: int):
-    """Set a limit of this process. It is lifted before pytest writes on: its output is a file too."""
+    """Set a limit of this process, lifted before pytest writes on: its output is a file too."""
     former = resource.getrlimit(what)
     resource.setrlimit(what, (value, former[1]))
     try:
