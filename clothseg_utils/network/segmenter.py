@@ -24,7 +24,7 @@ from clothseg_utils.network.checkpoints import (
 )
 from clothseg_utils.network.unet import build_network, default_precision, normalize_images
 from clothseg_utils.prediction.geometry import IMAGENET, Normalization, content_box, fit_image
-from clothseg_utils.prediction.looks import LEAST_PROBABILITY, Looks
+from clothseg_utils.prediction.looks import LEAST_PROBABILITY
 from clothseg_utils.prediction.model import PhotoModel
 
 _GPU_BATCH_SIZE = 8
@@ -71,65 +71,10 @@ class Segmenter(PhotoModel):
         """(C, 3) uint8 RGB; index = class id."""
         return class_colors(len(self.class_names))
 
-    def predict(self, photo: np.ndarray) -> "LogitsOfPhoto":
-        """Predict one photo; mask, probabilities and confidence are computed when asked for.
-
-        Args:
-            photo: (H, W, 3) uint8 RGB, 0..255, any size.
-        """
-        return self.predict_batch([photo])[0]
-
-    def predict_batch(self, photos: Sequence[np.ndarray]) -> list["LogitsOfPhoto"]:
-        """Predict some photos in one pass; with test-time options one after the other.
-
-        The pass is the same for fewer photos than `batch_size`, so that each photo's logits are the
-        same bits whatever else is in the batch.
-
-        Args:
-            photos: 1 to `batch_size` of (H, W, 3) uint8 RGB, 0..255, any sizes.
-        """
-        if self.inference.is_plain:
-            logits = self._look_at(photos, self.image_size, self.resize, self.batch_size)
-        else:
-            logits = [self.logits(photo) for photo in photos]
-        return [
-            LogitsOfPhoto(one, *photo.shape[:2]) for one, photo in zip(logits, photos, strict=True)
-        ]
-
     def logits(self, photo: np.ndarray) -> torch.Tensor:
-        """Look at one photo as the test-time options say; see `prediction.looks.Looks.logits`.
-
-        Args:
-            photo: (H, W, 3) uint8 RGB, 0..255, any size.
-
-        Returns:
-            (1, C, h, w) float32 on the network's device that cover exactly the photo: logits, or
-            with options the logarithm of the looks' mean probabilities.
-        """
-        looks = Looks(
-            self.look,
-            _TensorTools(self.device),
-            len(self.class_names),
-            self.image_size,
-            self.resize,
-            self.inference,
-        )
+        """As `PhotoModel.logits`, on the network's device."""
         with torch.inference_mode():
-            return looks.logits(photo)
-
-    def look(self, photo: np.ndarray, image_size: int, resize: Resize) -> torch.Tensor:
-        """Look at one photo once, whatever the test-time options are.
-
-        Args:
-            photo: (H, W, 3) uint8 RGB, 0..255, any size.
-            image_size: side of the square input, pixels; a multiple of 32.
-            resize: how the photo becomes the square.
-
-        Returns:
-            (1, C, h, w) float32 logits on the network's device; the padding of a letterbox is cut
-            off, so that they cover exactly the photo.
-        """
-        return self._look_at([photo], image_size, resize)[0]
+            return super().logits(photo)
 
     def _look_at(
         self, photos: Sequence[np.ndarray], image_size: int, resize: Resize, batch_size: int = 1
@@ -153,6 +98,12 @@ class Segmenter(PhotoModel):
             cut = one[:, :, box.top : box.top + box.height, box.left : box.left + box.width]
             looks.append(cut.float().contiguous())  # by class, as masks are taken from them
         return looks
+
+    def _tools(self) -> "_TensorTools":
+        return _TensorTools(self.device)
+
+    def _say(self, logits: torch.Tensor, height: int, width: int) -> "LogitsOfPhoto":
+        return LogitsOfPhoto(logits, height, width)
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from clothseg_utils.core.config import InferenceConfig, Resize
 from clothseg_utils.pictures import overlays
+from clothseg_utils.prediction.looks import Array, ArrayTools, Looks
 
 
 class Prediction(Protocol):
@@ -48,7 +50,81 @@ class Model(Protocol):
 
 
 class PhotoModel:
-    """What every `Model` of ours offers to those who call it from Python."""
+    """What every `Model` of ours has in common: from one pass of its network to what users call."""
+
+    class_names: Any  # a field of one model, a property of another, as the next ones
+    image_size: Any
+    resize: Any
+    inference: InferenceConfig
+    batch_size: int
+
+    def predict(self, photo: np.ndarray) -> Any:
+        """Predict one photo; mask, probabilities and confidence are computed when asked for.
+
+        Args:
+            photo: (H, W, 3) uint8 RGB, 0..255, any size.
+        """
+        return self.predict_batch([photo])[0]
+
+    def predict_batch(self, photos: Sequence[np.ndarray]) -> list[Any]:
+        """Predict some photos in one pass; with test-time options one after the other.
+
+        The pass is the same for fewer photos than `batch_size`, so that each photo's logits are the
+        same bits whatever else is in the batch.
+
+        Args:
+            photos: 1 to `batch_size` of (H, W, 3) uint8 RGB, 0..255, any sizes.
+        """
+        if self.inference.is_plain:
+            logits = self._look_at(photos, self.image_size, self.resize, self.batch_size)
+        else:
+            logits = [self.logits(photo) for photo in photos]
+        return [self._say(one, *photo.shape[:2]) for one, photo in zip(logits, photos, strict=True)]
+
+    def logits(self, photo: np.ndarray) -> Array:
+        """Look at one photo as the test-time options say; see `prediction.looks.Looks.logits`.
+
+        Args:
+            photo: (H, W, 3) uint8 RGB, 0..255, any size.
+
+        Returns:
+            (1, C, h, w) float32, in the network's own kind of array, that cover exactly the photo:
+            logits, or with options the logarithm of the looks' mean probabilities.
+        """
+        return Looks(
+            self.look,
+            self._tools(),
+            len(self.class_names),
+            self.image_size,
+            self.resize,
+            self.inference,
+        ).logits(photo)
+
+    def look(self, photo: np.ndarray, image_size: int, resize: Resize) -> Array:
+        """Look at one photo once, whatever the test-time options are.
+
+        Args:
+            photo: (H, W, 3) uint8 RGB, 0..255, any size.
+            image_size: side of the square input, pixels; a multiple of 32.
+            resize: how the photo becomes the square.
+
+        Returns:
+            (1, C, h, w) float32 logits; the padding of a letterbox is cut off, so that they cover
+            exactly the photo.
+        """
+        return self._look_at([photo], image_size, resize)[0]
+
+    def _look_at(
+        self, photos: Sequence[np.ndarray], image_size: int, resize: Resize, batch_size: int = 1
+    ) -> list[Array]:
+        """`look` at several photos in one pass of `batch_size`; black where there is none."""
+        raise NotImplementedError
+
+    def _tools(self) -> ArrayTools:
+        raise NotImplementedError
+
+    def _say(self, logits: Array, height: int, width: int) -> Prediction:
+        raise NotImplementedError
 
     def mask(self: Model, photo: np.ndarray) -> np.ndarray:
         """Segment one photo.

@@ -16,7 +16,7 @@ from clothseg_utils.core.config import PLAIN_INFERENCE, InferenceConfig, Resize
 from clothseg_utils.core.text import printable
 from clothseg_utils.core.workers import usable_cores
 from clothseg_utils.prediction.geometry import content_box, fit_image
-from clothseg_utils.prediction.looks import LEAST_PROBABILITY, Looks
+from clothseg_utils.prediction.looks import LEAST_PROBABILITY
 from clothseg_utils.prediction.model import PhotoModel
 from clothseg_utils.prediction.model_card import CARD_KEY, ModelCard, read_card
 
@@ -66,65 +66,6 @@ class OnnxSegmenter(PhotoModel):
         """How a photo becomes the square."""
         return self.card.resize
 
-    def predict(self, photo: np.ndarray) -> "ArrayOfPhoto":
-        """Predict one photo; mask, probabilities and confidence are computed when asked for.
-
-        Args:
-            photo: (H, W, 3) uint8 RGB, 0..255, any size.
-        """
-        return self.predict_batch([photo])[0]
-
-    def predict_batch(self, photos: Sequence[np.ndarray]) -> list["ArrayOfPhoto"]:
-        """Predict some photos in one pass; with test-time options one after the other.
-
-        The pass is the same for fewer photos than `batch_size`, so that each photo's logits are the
-        same bits whatever else is in the batch.
-
-        Args:
-            photos: 1 to `batch_size` of (H, W, 3) uint8 RGB, 0..255, any sizes.
-        """
-        if self.inference.is_plain:
-            logits = self._look_at(photos, self.image_size, self.resize, self.batch_size)
-        else:
-            logits = [self.logits(photo) for photo in photos]
-        return [
-            ArrayOfPhoto(one, *photo.shape[:2]) for one, photo in zip(logits, photos, strict=True)
-        ]
-
-    def logits(self, photo: np.ndarray) -> np.ndarray:
-        """Look at one photo as the test-time options say; see `prediction.looks.Looks.logits`.
-
-        Args:
-            photo: (H, W, 3) uint8 RGB, 0..255, any size.
-
-        Returns:
-            (1, C, h, w) float32 that cover exactly the photo: logits, or with options the logarithm
-            of the looks' mean probabilities.
-        """
-        looks = Looks(
-            self.look,
-            _NumpyTools(),
-            len(self.class_names),
-            self.image_size,
-            self.resize,
-            self.inference,
-        )
-        return looks.logits(photo)
-
-    def look(self, photo: np.ndarray, image_size: int, resize: Resize) -> np.ndarray:
-        """Look at one photo once, whatever the test-time options are.
-
-        Args:
-            photo: (H, W, 3) uint8 RGB, 0..255, any size.
-            image_size: side of the square input, pixels; a multiple of 32.
-            resize: how the photo becomes the square.
-
-        Returns:
-            (1, C, h, w) float32 logits; the padding of a letterbox is cut off, so that they cover
-            exactly the photo.
-        """
-        return self._look_at([photo], image_size, resize)[0]
-
     def _look_at(
         self, photos: Sequence[np.ndarray], image_size: int, resize: Resize, batch_size: int = 1
     ) -> list[np.ndarray]:
@@ -142,6 +83,12 @@ class OnnxSegmenter(PhotoModel):
             )
             looks.append(logits[number : number + 1, :, rows, columns])
         return looks
+
+    def _tools(self) -> "_NumpyTools":
+        return _NumpyTools()
+
+    def _say(self, logits: np.ndarray, height: int, width: int) -> "ArrayOfPhoto":
+        return ArrayOfPhoto(logits, height, width)
 
 
 @dataclass(frozen=True)
