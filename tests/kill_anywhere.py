@@ -123,7 +123,7 @@ def hidden(folders: Sequence[Path]) -> list[str]:
     """Temporary files and folders below some folders, and beside them."""
     seen = {path for folder in folders for path in folder.rglob(".*")}
     seen |= {path for folder in folders for path in folder.parent.glob(".*")}
-    return sorted(path.name for path in seen if path.name not in _LOCKS)
+    return sorted("/".join(path.parts[-3:]) for path in seen if path.name not in _LOCKS)
 
 
 def prepare(root: Path) -> dict[str, Verb]:

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from clothseg_utils.core.files import (
+from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.training.resume import former_aside
     is_temporary,
     read_json,
     repo_root,
@@ -86,6 +88,19 @@ def test_temporaries_of_others_stay(tmp_path):
     os.utime(old, (time.time() - DAY - 60,) * 2)
     write_text(tmp_path / "a.txt", "whole")
     assert hidden(tmp_path) == sorted(path.name for path in (mine, theirs, foreign))
+
+
+def test_what_a_killed_training_left_is_not_kept_with_the_former_one(tmp_path):
+    run = RunFolder(tmp_path, "small")
+    run.checkpoints_dir.mkdir(parents=True)
+    run.best_checkpoint.touch()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (run.checkpoints_dir / f".last-{HOST}-{ended.pid}-0123abcd.ckpt").touch()
+    with former_aside(run):
+        run.checkpoints_dir.mkdir()
+        run.last_checkpoint.touch()
+    assert [path.name for path in (run.path / "previous").rglob("*.ckpt")] == ["best.ckpt"]
 
 
 def test_folder_that_a_killed_process_was_to_replace(tmp_path):

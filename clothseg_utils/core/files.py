@@ -67,7 +67,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path.parent, os.getpid())
+    remove_abandoned(path.parent)
     # Hidden and unique: two writers of one file never meet, and the last rename wins whole. The
     # writer makes the file: to make it here, empty it and set its mode took twice as long on ext4.
     temporary = path.with_name(f".{path.stem[:40]}-{_token()}{path.suffix}")
@@ -101,7 +101,7 @@ def whole_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     """
     target = Path(path).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(target.parent, os.getpid())
+    remove_abandoned(target.parent)
     unfinished, former = (target.with_name(f".{target.name[:40]}-{_token()}") for _ in range(2))
     try:
         unfinished.mkdir()
@@ -141,9 +141,13 @@ def _host() -> str:
     return f"{zlib.crc32(socket.gethostname().encode()):08x}"
 
 
-@functools.lru_cache(maxsize=1024)  # once a process and folder; forked ones look again
+def remove_abandoned(folder: Path) -> None:
+    """Remove what processes that live no more left unfinished in a folder, once a process."""
+    _remove_abandoned(folder, os.getpid())
+
+
+@functools.lru_cache(maxsize=1024)  # forked processes look again
 def _remove_abandoned(folder: Path, pid: int) -> None:
-    """Remove what processes that live no more left unfinished in a folder."""
     del pid
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:

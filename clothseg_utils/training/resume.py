@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clothseg_utils.core.config import Config
-from clothseg_utils.core.files import read_json
+from clothseg_utils.core.files import read_json, remove_abandoned
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.text import count_text, first_names
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
@@ -182,6 +182,7 @@ def former_aside(run: RunFolder) -> Iterator[None]:
     (folder / _MOVING).touch()
     for path in (run.checkpoints_dir, run.logs_dir):
         if path.exists():
+            remove_abandoned(path)  # nobody would write there again
             path.rename(folder / path.name)
     try:
         yield
