@@ -17,8 +17,6 @@ from pathlib import Path
 import pytest
 
 from clothseg_utils.core.files import (
-from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.training.resume import former_aside
     is_temporary,
     read_json,
     repo_root,
@@ -26,7 +24,9 @@ from clothseg_utils.training.resume import former_aside
     write_json,
     write_text,
 )
+from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.data.coco import annotation_path
+from clothseg_utils.training.resume import former_aside
 
 HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 DAY = 24 * 3600
