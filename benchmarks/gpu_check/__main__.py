@@ -20,14 +20,15 @@ PARTS = (
     Part("1", "data", 60, f"{_HERE}.data:make_data"),
     Part("2", "exactness", 75, f"{_HERE}.exactness:exactness"),
     Part("3", "syncs", 30, f"{_HERE}.steps:syncs"),
-    Part("7", "the product", 120, f"{_HERE}.product:product"),
-    Part("4", "the step", 90, f"{_HERE}.steps:compare"),
-    Part("8", "learning", 40, f"{_HERE}.learning:learning"),
-    Part("4g", "the step, compiled", 100, f"{_HERE}.steps:compare_compiled"),
+    Part("7", "the product", 160, f"{_HERE}.product:product"),
+    Part("4", "the step", 120, f"{_HERE}.steps:compare"),
+    Part("8", "learning", 60, f"{_HERE}.learning:learning"),
+    Part("10", "prediction", 90, f"{_HERE}.product:prediction"),
+    Part("4g", "the step, compiled", 120, f"{_HERE}.steps:compare_compiled"),
     Part("6", "loader", 40, f"{_HERE}.data:loader"),
     Part("5", "profile", 30, f"{_HERE}.steps:profile_step"),
-    Part("9", "faults", 30, f"{_HERE}.learning:faults"),
-    Part("9a", "out of memory", 45, f"{_HERE}.product:out_of_memory"),
+    Part("9", "faults", 60, f"{_HERE}.learning:faults"),
+    Part("9a", "out of memory", 75, f"{_HERE}.product:out_of_memory"),
     Part("4f", "the step, cuDNN's search", 40, f"{_HERE}.steps:compare_searched"),
     Part("4d", "the step, twice the batch", 100, f"{_HERE}.steps:compare_doubled"),
 )
@@ -37,7 +38,7 @@ def main() -> int:
     """Run the check; 1 if a part failed or something asked for does not hold."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "gpu_check")
-    parser.add_argument("--seconds", type=float, default=480, help="for all parts [480]")
+    parser.add_argument("--seconds", type=float, default=840, help="for all parts [840]")
     parser.add_argument("--small", action="store_true", help="seconds; without a GPU always")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
-"""Part 7: the command line from photos to scores, as a user runs it; and what it says when the
-memory does not suffice."""
+"""Parts 7, 10 and 9a: the command line from photos to scores and masks, as a user runs it; and what
+it says when the memory does not suffice."""
 
 import math
 import re
@@ -9,18 +9,25 @@ import time
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 from benchmarks.gpu_check.runner import Findings
 from benchmarks.gpu_check.setting import Setting, start_product, training_words
+from benchmarks.harness import real_data
 from clothseg_utils.core.files import read_json
+from clothseg_utils.data.coco import images_dir
 from clothseg_utils.training.callbacks import read_history
 
 _RUN_NAME = "check"
+_SAME_MASKS = 1e-3
+"""Share of pixels that two devices may give another class."""
 
 
 def product(setting: Setting, found: Findings) -> None:
     """Part 7: train two epochs, go on to a third, evaluate."""
     setting.need_data()
-    run = setting.work / "outputs" / _RUN_NAME
+    run = _run_dir(setting)
     # The photos are few: an epoch that draws them several times says more about the speed.
     options = {"epoch_images": 6 if setting.is_small else 3200}
     with _Utilisation(found):
@@ -69,6 +76,54 @@ def _tell_history(setting: Setting, history: list[dict[str, float]], found: Find
     )
 
 
+def _run_dir(setting: Setting) -> Path:
+    return setting.work / "outputs" / _RUN_NAME
+
+
+def prediction(setting: Setting, found: Findings) -> None:
+    """Part 10: masks of part 7's network on the GPU, on the CPU, and by its ONNX file."""
+    checkpoint = _run_dir(setting) / "checkpoints" / "best.ckpt"
+    mini = real_data()
+    root = setting.data_root if mini is None else mini / "fashionpedia_mini"
+    photos = sorted(images_dir(root, "val").iterdir())[: 4 if setting.is_small else 24]
+    found.figure(photos="drawn" if mini is None else "real", count=len(photos))
+    onnx = setting.work / "check.onnx"
+    export = _Verb(setting, "export", "export", "--checkpoint", checkpoint, "--out", onnx)
+    found.figure(export=export.figures())
+    found.check(export=export.code == 0)
+    masks = {}
+    ways = {"gpu": (checkpoint, {}), "cpu": (checkpoint, {"CUDA_VISIBLE_DEVICES": ""})}
+    for name, (model, environment) in (ways | {"onnx": (onnx, {})}).items():
+        out = setting.work / f"masks_{name}"
+        words = ("predict", "--checkpoint", model, "--out", out, "--masks-only", *photos)
+        verb = _Verb(setting, f"predict_{name}", *words, **environment)
+        found.figure(**{f"predict, {name}": verb.figures()})
+        if verb.code == 0:
+            masks[name] = [
+                cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted(out.glob("*.png"))
+            ]
+            found.check(**{f"all masks, {name}": len(masks[name]) == len(photos)})
+    for name in ("cpu", "onnx"):
+        if name not in masks or "gpu" not in masks:
+            found.check(**{f"gpu beside {name}": False})
+            continue
+        pairs = zip(masks["gpu"], masks[name], strict=True)
+        differing = np.concatenate([(a != b).ravel() for a, b in pairs])
+        found.figure(**{f"differing_share, gpu beside {name}": float(differing.mean())})
+        is_same = differing.mean() < _SAME_MASKS
+        # A network of a few steps is of two minds everywhere.
+        found.check(**{f"gpu beside {name}": None if setting.is_small else is_same})
+    many = setting.work / "many"
+    many.mkdir()
+    for index in range(8 if setting.is_small else 1024):
+        photo = photos[index % len(photos)].resolve()
+        (many / f"{index:05d}{photo.suffix}").symlink_to(photo)
+    words = ("predict", "--checkpoint", checkpoint, "--out", setting.work / "many_masks")
+    verb = _Verb(setting, "predict_many", *words, "--masks-only", many)
+    found.figure(many=verb.figures() | {"photos": index + 1})
+    found.check(many=verb.code == 0)
+
+
 class _Verb:
     """A command that is run to its end; its output is kept in the folder of results.
 
@@ -77,11 +132,11 @@ class _Verb:
         lines: what it printed.
     """
 
-    def __init__(self, setting: Setting, name: str, *words: str | Path) -> None:
+    def __init__(self, setting: Setting, name: str, *words: str | Path, **environment: str) -> None:
         started = time.perf_counter()
         last_epoch = None
         self.lines: list[str] = []
-        process = start_product(*words)
+        process = start_product(*words, **environment)
         assert process.stdout is not None
         with (setting.out / f"{name}.log").open("w", encoding="utf-8") as log:
             for line in process.stdout:

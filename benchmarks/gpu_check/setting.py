@@ -163,13 +163,18 @@ def counted_confusion(parts: LossParts, logits: torch.Tensor, target: torch.Tens
     return totals.confusion.reshape(num_classes, num_classes)
 
 
-def start_product(*words: str | Path) -> subprocess.Popen[str]:
-    """Start a verb of the command line; stdout and stderr come in one pipe, line by line."""
+def start_product(*words: str | Path, **environment: str) -> subprocess.Popen[str]:
+    """Start a verb of the command line; stdout and stderr come in one pipe, line by line.
+
+    Args:
+        words: the verb and its options.
+        environment: variables to set.
+    """
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
         [sys.executable, "-u", "-m", "clothseg_utils", *map(str, words)],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": path} | environment,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -39,7 +39,7 @@ class Variant:
 
     loss: Literal["smp", "ours"] = "ours"
     is_plain: bool = False  # smp's network and Adam
-    other_decoder: bool = False  # the form that the product does not choose on this device
+    plain_decoder: bool = False  # smp's own steps
     channels_last: bool = True
     dtype: torch.dtype = torch.float16
     compiled: bool = False
@@ -50,13 +50,13 @@ VARIANTS = {
     "a": PLAIN,
     "b": replace(PLAIN, channels_last=True),
     "c": Variant(),
-    "d": Variant(other_decoder=True),
+    "d": Variant(plain_decoder=True),
     "e": Variant(loss="smp"),
     "f": Variant(),
     "g": Variant(compiled=True),
     "h": Variant(dtype=torch.bfloat16),
 }
-"""Plain smp; in channels_last; ours; with the decoder's other form; with smp's loss; with
+"""Plain smp; in channels_last; ours; with smp's decoder; with smp's loss; with
 cuDNN's search for the fastest kernels, as `train` does; compiled; in bfloat16."""
 
 
@@ -76,8 +76,8 @@ class Step:
         module = our_module(setting.config())
         if variant.is_plain:
             module.network = plain_network(setting.encoder).to(memory_format=self.memory_format)
-        if variant.other_decoder:
-            use_form(module.network, "fused" if setting.on_gpu else "plain")
+        if variant.plain_decoder:
+            use_form(module.network, "plain")
         module.to(device).train()
         if variant.compiled:  # as train.compile_network does; inductor is its backend too
             module.network.compile(backend="inductor" if setting.on_gpu else "eager")
@@ -281,8 +281,8 @@ class _SyncWatch(pl.Callback):
 
     def note(self, message: Any, category: Any, filename: str, line: int, *_: Any) -> None:
         """Take a warning; name the line and the innermost line of ours above it."""
-        if "synchroniz" not in str(message):
-            return
+        if "synchroniz" not in str(message) or "prototype" in str(message):
+            return  # the second is what torch says of its watching
         own = [f for f in traceback.extract_stack() if "/clothseg_utils/" in f.filename]
         ours = f" from {_short(own[-1].filename)}:{own[-1].lineno}" if own else ""
         self.places[f"{_short(filename)}:{line}{ours}"] += 1

@@ -320,8 +320,9 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
         "augment": {"crop_scale_max": 1.2, "group_probability": 0.1},
         "train": {"max_minutes": 60.0, "epoch_images": 3200, "repeat_threshold": 0.3},
     },
-    # For one GPU and one night; goal 0.60 on Fashionpedia val. It was never run: its values are
-    # those of `laptop` where CPUs could try them (benchmarks/RECIPE.md), else what others found.
+    # For one GPU and one night; goal 0.60 on Fashionpedia val. It was never run to its end: its
+    # values are those of `laptop` where CPUs could try them (benchmarks/RECIPE.md), else what
+    # others found.
     "fashionpedia": {
         "run": {"run_name": "fashionpedia"},
         # The aspect ratio kept: +0.7 mIoU on ADE20K (mmsegmentation, SegFormer's README).

@@ -1,7 +1,6 @@
 """What of a job is done already: results of the same settings, written after these were noted."""
 
 import contextlib
-import importlib.metadata
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import clothseg_utils
 from clothseg_utils.core.config import InferenceConfig
 from clothseg_utils.core.files import portable_path, read_json, sha256_file, write_json
 from clothseg_utils.core.text import printable
@@ -31,7 +31,7 @@ def result_settings(
     return {
         "checkpoint": checkpoint.name,
         "sha256": sha256_file(checkpoint),
-        "package": importlib.metadata.version("clothseg_utils"),
+        "package": clothseg_utils.__version__,
         "inference": inference.model_dump(),
         "classes": list(model.class_names),
         **options,
