@@ -952,8 +952,8 @@ def main() -> int:
         _complain(line or error)
         return 2
     if code == _INTERRUPTED:
-        # Before its first check a training has nothing to go on with.
-        again = " with --resume, after a first check," if arguments[0] == "train" else ""
+        # Before its first last.ckpt a training has nothing to go on with.
+        again = " with --resume, once there is a last.ckpt," if arguments[0] == "train" else ""
         _complain(f"interrupted; the same command{again} goes on where it stopped.")
     return code
 
