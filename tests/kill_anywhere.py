@@ -285,6 +285,9 @@ def main() -> int:
         root = Path(folder)
         os.environ["KILL_ROOT"] = folder
         (root / "notebooks").symlink_to(repo / "notebooks")
+        # Notebooks' processes find their repository by where the package lies.
+        shutil.copytree(repo / "clothseg_utils", root / "clothseg_utils")
+        os.environ["PYTHONPATH"] = folder
         files.repo_root = lambda: root
         from clothseg_utils.network import evaluate, segmenter  # noqa: F401  once, for all forks
         from clothseg_utils.report import report  # noqa: F401

@@ -362,6 +362,8 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    from clothseg_utils.workflow.kernel import Kernel
+
     source = notebook_path(notebook)
     executed = run.notebooks_dir / source.name
     executed.parent.mkdir(parents=True, exist_ok=True)
@@ -384,6 +386,7 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
                 kernel_name="python3",
                 progress_bar=False,
                 stdout_file=output,
+                kernel_manager_class=Kernel,
                 # The kernel warns of its own transport on our stderr; its errors reach us anyway.
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
