@@ -370,8 +370,9 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
     unfinished = executed.with_name(f".{source.name}")
     run.update_step(notebook, {"state": "running", "key": None})
     started = time.perf_counter()
-    # papermill announces every cell; what a notebook prints is enough.
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    # papermill announces every cell, and nbclient a process that ended: what a notebook prints, and
+    # the error that is raised, are enough.
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     try:
         with (
             warnings.catch_warnings(),
