@@ -77,6 +77,12 @@ def test_every_dependency_is_pinned_within_its_range(python: str, system: str) -
     assert misfits == {}
 
 
+def test_requirements_without_torch_are_the_projects_own() -> None:
+    lines = (ROOT / "requirements-onnx.txt").read_text().splitlines()[1:]
+    ours = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["onnx"]
+    assert set(lines) - set(ours) == set()
+
+
 def test_build_backend_is_in_the_lock() -> None:
     """The package is installed without build isolation: nothing unpinned is fetched for it."""
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
