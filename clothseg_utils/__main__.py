@@ -1,5 +1,11 @@
 """The command line: one verb per stage. `python -m clothseg_utils --help` lists them."""
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Ctrl-C while the rest is imported ends without a traceback; `run_program` answers it later.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import atexit
 import contextlib
 import functools
@@ -8,7 +14,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections import Counter
@@ -952,8 +957,8 @@ def main() -> int:
         _complain(line or error)
         return 2
     if code == _INTERRUPTED:
-        # Before its first check a training has nothing to go on with.
-        again = " with --resume, after a first check," if arguments[0] == "train" else ""
+        # Before its first last.ckpt a training has nothing to go on with.
+        again = " with --resume, once there is a last.ckpt," if arguments[0] == "train" else ""
         _complain(f"interrupted; the same command{again} goes on where it stopped.")
     return code
 
@@ -966,6 +971,8 @@ def run_program() -> None:
     """Run the command line and exit; the entry point of the command `clothseg` too."""
     if not is_launched():  # there the agent ends all processes
         signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A closed pipe (`... | head`) is no error of ours.
     try:
         code = main()
@@ -979,6 +986,9 @@ def run_program() -> None:
         leave(code)
     if code == _INTERRUPTED:
         os._exit(code)  # after SIGTERM seconds count, of which taking torch apart takes some
+    for sign in (signal.SIGINT, signal.SIGTERM):  # all is done: Python's own end is no traceback's
+        if signal.getsignal(sign) is not signal.SIG_IGN:
+            signal.signal(sign, signal.SIG_DFL)
     sys.exit(code)
 
 

@@ -37,6 +37,7 @@ from clothseg_utils.network.encoders import (
 from clothseg_utils.network.transfer import StoredWeights, read_weights, take_weights
 from clothseg_utils.network.unet import build_network, default_precision, set_prior_bias
 from clothseg_utils.training.callbacks import (
+    CHECKPOINT_INTERVAL,
     BestCheckpoint,
     CheckLength,
     CheckpointFiles,
@@ -44,6 +45,7 @@ from clothseg_utils.training.callbacks import (
     HistoryWriter,
     PanelLogger,
     Patience,
+    TimedCheckpoint,
     TrainingClock,
     read_history,
 )
@@ -135,7 +137,7 @@ def train(
     Raises:
         FileNotFoundError: a file that the settings name is missing.
         ValueError: settings that do not fit, too little memory, or a loss that is no longer
-            finite; the former training is where it was if none of this one's checks was done.
+            finite; the former training is where it was if this one came to no checkpoint.
     """
     if config.train.devices > 1 and not is_launched():
         train_on_devices(config, resume_only=resume_only)
@@ -312,6 +314,9 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
             **checkpoint_options,
         ),
         Checkpoints(filename="last", **checkpoint_options),
+        TimedCheckpoint(
+            filename="last", train_time_interval=CHECKPOINT_INTERVAL, **checkpoint_options
+        ),
     ]
     by_clock = train.max_minutes > 0
     if not by_clock:
@@ -418,8 +423,6 @@ def _quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*number of training batches")
             # We resume into our own folder on purpose.
             warnings.filterwarnings("ignore", ".*exists and is not empty")
-            # Checkpoints are written at the end of an epoch, never inside one.
-            warnings.filterwarnings("ignore", ".*mid-epoch")
             # A training that goes on by the clock has no patience.
             warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint")
             # The name of this option from torch 2.15 on is unknown to the versions before it.
