@@ -487,6 +487,7 @@ def evaluate(
     spin_briefly()
     with heavy_imports():
         from clothseg_utils.core.config import DataConfig
+        from clothseg_utils.core.files import check_writable
         from clothseg_utils.data.splits import load_split
         from clothseg_utils.network.evaluate import evaluate as score
         from clothseg_utils.network.segmenter import load_segmenter
@@ -499,6 +500,7 @@ def evaluate(
     split_data = load_split(data_config, split)
     if roll_up:
         check_roll_up(split_data.classes, split_data.coco)
+    check_writable(out)
     evaluation = score(segmenter, split_data, masks_dir=out / "masks" if write_masks else None)
     rolled = rolled_up(evaluation)
     if roll_up and rolled is not None:
@@ -716,14 +718,17 @@ def export(
         from clothseg_utils.network.export import SUFFIXES, check_out, export_model
         from clothseg_utils.network.quantize import export_int8
         from clothseg_utils.network.segmenter import load_segmenter
+        from clothseg_utils.prediction.predict import failure_lines
 
     stem = f"{checkpoint.stem}_int8" if int8 else checkpoint.stem
     out = out or checkpoint.with_name(stem + SUFFIXES[format_])
     check_out(format_, out, checkpoint)
     segmenter = load_segmenter(checkpoint, "cpu")
     if int8:
-        share = export_int8(segmenter, out, int8)
+        share, left_out = export_int8(segmenter, out, int8)
         _say(f"{out}: in 8 bits {share:.2%} of the photos' pixels get another class")
+        for line in failure_lines(left_out):
+            _say(f"left out: {line}")
     else:
         export_model(segmenter, format_, out)
         _say(f"{out}: its logits are the network's")
@@ -942,7 +947,10 @@ def main() -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else program
         message = error.format_message().replace("Value error, ", "").rstrip(".?")
-        _complain(f"{message}; see {command} --help.")
+        remedy = f"see {command} --help"
+        if message.endswith("is not readable"):
+            remedy = "change its mode or owner, or name another one"
+        _complain(f"{message}; {remedy}.")
         return 2
     except OtherProcessError:
         return 2  # which has said why
