@@ -17,7 +17,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from clothseg_utils.core.config import Config, TrainConfig, replace_fields
 from clothseg_utils.core.faults import fault_line
-from clothseg_utils.core.files import read_json, resolve_path, sha256_file, write_json
+from clothseg_utils.core.files import resolve_path, sha256_file, write_json
 from clothseg_utils.core.progress import in_notebook, is_attended
 from clothseg_utils.core.ranks import is_launched, local_world_size, rank, world_size
 from clothseg_utils.core.reach import code_hash
@@ -453,7 +453,7 @@ def _finished_result(run: RunFolder) -> TrainResult:
 
 
 def _read_result(run: RunFolder) -> TrainResult:
-    summary = read_json(run.training_path)
+    summary = run.read_training()
     told = {field.name for field in dataclasses.fields(TrainResult)}
     return TrainResult(
         best_checkpoint=run.best_checkpoint,
