@@ -8,20 +8,25 @@ _REMEDY = "Rerun the notebook that writes it."
 
 Kind = Callable[[str], object]
 
+
+def _score(cell: str) -> float:
+    """A number; an empty cell stands for NaN."""
+    return float(cell or "nan")
+
+
 _COLUMNS: dict[str, dict[str, Kind]] = {
     "03_network": {"part": str, "parameters": int},
     "04_options": {
-        **{"option": str, "settings": str, "n": int, "mean_iou": float, "gain": float},
-        **{"low": float, "high": float, "seconds": float, "cost": float},
+        **{"option": str, "settings": str, "n": int, "seconds": float, "cost": float},
+        **dict.fromkeys(["mean_iou", "gain", "low", "high"], _score),
     },
     "05_disagreement": {
-        **{"photo": str, "disagreement": float, "label_doubt": float, "mean_iou": float},
+        "photo": str,
+        **dict.fromkeys(["disagreement", "label_doubt", "mean_iou"], _score),
     },
     "05_failed": {"photo": str, "reason": str},
 }
-"""Tables of which the report takes columns by name, and what these hold; a cell may be empty."""
-
-_NEVER_EMPTY = ("parameters", "n", "seconds", "cost", "epoch", "val/mean_iou")
+"""Tables of which the report takes columns by name, and what these hold."""
 
 
 def read_table(path: Path, columns: Mapping[str, Kind] | None = None) -> list[list[str]]:
@@ -60,8 +65,7 @@ def read_table(path: Path, columns: Mapping[str, Kind] | None = None) -> list[li
 
 def _check_cell(path: Path, name: str, cell: str, kind: Kind) -> None:
     try:
-        if cell or name in _NEVER_EMPTY:
-            kind(cell)
+        kind(cell)
     except ValueError:
         raise ValueError(
             f'{path}: column {name} holds "{cell}"; expected a number. {_REMEDY}'

@@ -316,7 +316,8 @@ def read_evaluation(out_dir: str | Path) -> Evaluation:
                 f"no such file: {path}; expected the scores of notebook 04. Run it first."
             )
     try:
-        with np.load(arrays_path) as stored:
+        # Opened here, as NumPy leaves open what is no archive.
+        with arrays_path.open("rb") as file, np.load(file) as stored:
             arrays = dict(stored)
     except Exception as error:  # NumPy, zip and zlib each raise types of their own
         if isinstance(error, OSError):
