@@ -767,11 +767,14 @@ def report(
     run, *others = (
         RunFolder(RunConfig().outputs_root, name) for name in (run_name, against) if name
     )
-    html_path, markdown_path, *_ = write_report(run, *others)
+    written = write_report(run, *others)
     for other in others:
         _say(verdict(compare_runs(run, other)))
-    _say(f"report: {_shown(html_path)} (for a browser), {_shown(markdown_path)} (for GitHub)")
-    return 0
+    for why in written.broken.values():
+        _complain(f"left out of the report: {why}")
+    page, markdown = _shown(written.page), _shown(written.markdown)
+    _say(f"report: {page} (for a browser), {markdown} (for GitHub)")
+    return 1 if written.broken else 0
 
 
 @app.command()
@@ -810,19 +813,21 @@ def sweep(
     from clothseg_utils.workflow.sweep import expand_grid, plan_sweep, run_sweep
 
     configs = [_config(profile, data_root, None, settings) for settings in expand_grid(set_)]
-    name = name or profile
+    name = profile if name is None else name
     planned = plan_sweep(name, configs)
     result = run_sweep(
         name, planned, only or (), command=[*_MODULE_PROGRAM.split(), *sys.argv[1:]], say=_say
     )
     for run_name, reason in result.failed.items():
         _complain(f"run {run_name}: {reason}")
+    for run_name, reason in result.unusable.items():
+        _complain(f"run {run_name} is done, but {reason}")
     _say(f"{len(result.done)} of {len(planned)} runs are done")
     if result.best is not None:
         _say(f"best: {result.best['run_name']}, mIoU {result.best['mean_iou']:.4f}")
     _say(f"leaderboard: {_shown(result.html_path)} (for a browser), {_shown(result.csv_path)}")
     if not result.failed:
-        return 0
+        return 1 if result.unusable else 0
     _say("next: the same command runs what failed again")
     return 1 if result.done or result.any_step_done else 2
 
@@ -855,8 +860,8 @@ def _config(
     given = set(set_names)
     values = config_to_parameters(config)
     paths = {name: values[name] for name in given & (PATH_FIELDS | {"encoder_weights"})}
-    kept = ("", "imagenet", "none")
-    changed = {name: _portable(Path(p)) for name, p in paths.items() if p not in kept}
+    no_paths = {"encoder_weights": ("", "imagenet", "none")}
+    changed = {n: _portable(Path(p)) for n, p in paths.items() if p not in no_paths.get(n, ("",))}
     return replace_fields(config, changed)
 
 
@@ -885,9 +890,9 @@ def _check_gpu(profile: str, on_cpu: bool) -> None:
 
 def _portable(path: Path) -> str:
     """A path given on the command line, as settings hold it: relative ones mean the repository."""
-    from clothseg_utils.core.files import portable_path
+    from clothseg_utils.core.files import expand_home, portable_path
 
-    return portable_path(path.expanduser().absolute())
+    return portable_path(expand_home(path).absolute())
 
 
 def _say(text: str) -> None:

@@ -19,7 +19,6 @@ from clothseg_utils.core.config import Config, TrainConfig, replace_fields
 from clothseg_utils.core.faults import fault_line, quiet_threads, words_of_worker
 from clothseg_utils.core.files import (
     check_writable,
-    read_json,
     resolve_path,
     sha256_file,
     write_json,
@@ -471,7 +470,7 @@ def _finished_result(run: RunFolder) -> TrainResult:
 
 
 def _read_result(run: RunFolder) -> TrainResult:
-    summary = read_json(run.training_path)
+    summary = run.read_training()
     told = {field.name for field in dataclasses.fields(TrainResult)}
     return TrainResult(
         best_checkpoint=run.best_checkpoint,
