@@ -487,6 +487,7 @@ def evaluate(
     spin_briefly()
     with heavy_imports():
         from clothseg_utils.core.config import DataConfig
+        from clothseg_utils.core.files import check_writable
         from clothseg_utils.data.splits import load_split
         from clothseg_utils.network.evaluate import evaluate as score
         from clothseg_utils.network.segmenter import load_segmenter
@@ -499,6 +500,7 @@ def evaluate(
     split_data = load_split(data_config, split)
     if roll_up:
         check_roll_up(split_data.classes, split_data.coco)
+    check_writable(out)
     evaluation = score(segmenter, split_data, masks_dir=out / "masks" if write_masks else None)
     rolled = rolled_up(evaluation)
     if roll_up and rolled is not None:
@@ -716,14 +718,17 @@ def export(
         from clothseg_utils.network.export import SUFFIXES, check_out, export_model
         from clothseg_utils.network.quantize import export_int8
         from clothseg_utils.network.segmenter import load_segmenter
+        from clothseg_utils.prediction.predict import failure_lines
 
     stem = f"{checkpoint.stem}_int8" if int8 else checkpoint.stem
     out = out or checkpoint.with_name(stem + SUFFIXES[format_])
     check_out(format_, out, checkpoint)
     segmenter = load_segmenter(checkpoint, "cpu")
     if int8:
-        share = export_int8(segmenter, out, int8)
+        share, left_out = export_int8(segmenter, out, int8)
         _say(f"{out}: in 8 bits {share:.2%} of the photos' pixels get another class")
+        for line in failure_lines(left_out):
+            _say(f"left out: {line}")
     else:
         export_model(segmenter, format_, out)
         _say(f"{out}: its logits are the network's")
@@ -762,11 +767,14 @@ def report(
     run, *others = (
         RunFolder(RunConfig().outputs_root, name) for name in (run_name, against) if name
     )
-    html_path, markdown_path, *_ = write_report(run, *others)
+    written = write_report(run, *others)
     for other in others:
         _say(verdict(compare_runs(run, other)))
-    _say(f"report: {_shown(html_path)} (for a browser), {_shown(markdown_path)} (for GitHub)")
-    return 0
+    for why in written.broken.values():
+        _complain(f"left out of the report: {why}")
+    page, markdown = _shown(written.page), _shown(written.markdown)
+    _say(f"report: {page} (for a browser), {markdown} (for GitHub)")
+    return 1 if written.broken else 0
 
 
 @app.command()
@@ -805,19 +813,21 @@ def sweep(
     from clothseg_utils.workflow.sweep import expand_grid, plan_sweep, run_sweep
 
     configs = [_config(profile, data_root, None, settings) for settings in expand_grid(set_)]
-    name = name or profile
+    name = profile if name is None else name
     planned = plan_sweep(name, configs)
     result = run_sweep(
         name, planned, only or (), command=[*_MODULE_PROGRAM.split(), *sys.argv[1:]], say=_say
     )
     for run_name, reason in result.failed.items():
         _complain(f"run {run_name}: {reason}")
+    for run_name, reason in result.unusable.items():
+        _complain(f"run {run_name} is done, but {reason}")
     _say(f"{len(result.done)} of {len(planned)} runs are done")
     if result.best is not None:
         _say(f"best: {result.best['run_name']}, mIoU {result.best['mean_iou']:.4f}")
     _say(f"leaderboard: {_shown(result.html_path)} (for a browser), {_shown(result.csv_path)}")
     if not result.failed:
-        return 0
+        return 1 if result.unusable else 0
     _say("next: the same command runs what failed again")
     return 1 if result.done or result.any_step_done else 2
 
@@ -850,8 +860,8 @@ def _config(
     given = set(set_names)
     values = config_to_parameters(config)
     paths = {name: values[name] for name in given & (PATH_FIELDS | {"encoder_weights"})}
-    kept = ("", "imagenet", "none")
-    changed = {name: _portable(Path(p)) for name, p in paths.items() if p not in kept}
+    no_paths = {"encoder_weights": ("", "imagenet", "none")}
+    changed = {n: _portable(Path(p)) for n, p in paths.items() if p not in no_paths.get(n, ("",))}
     return replace_fields(config, changed)
 
 
@@ -880,9 +890,9 @@ def _check_gpu(profile: str, on_cpu: bool) -> None:
 
 def _portable(path: Path) -> str:
     """A path given on the command line, as settings hold it: relative ones mean the repository."""
-    from clothseg_utils.core.files import portable_path
+    from clothseg_utils.core.files import expand_home, portable_path
 
-    return portable_path(path.expanduser().absolute())
+    return portable_path(expand_home(path).absolute())
 
 
 def _say(text: str) -> None:
@@ -942,7 +952,10 @@ def main() -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else program
         message = error.format_message().replace("Value error, ", "").rstrip(".?")
-        _complain(f"{message}; see {command} --help.")
+        remedy = f"see {command} --help"
+        if message.endswith("is not readable"):
+            remedy = "change its mode or owner, or name another one"
+        _complain(f"{message}; {remedy}.")
         return 2
     except OtherProcessError:
         return 2  # which has said why

@@ -321,10 +321,20 @@ class BestCheckpoint(Checkpoints):
 
 
 def read_history(path: str | Path) -> list[dict[str, float]]:
-    """Read `logs/history.csv`: one dict per check."""
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        rows = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    return [complete_row(row) for row in rows]
+    """Read `logs/history.csv`: one dict per check.
+
+    Raises:
+        ValueError: it is broken.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8") as file:
+            rows = [{key: _number(v) for key, v in row.items()} for row in csv.DictReader(file)]
+        return [complete_row(row) for row in rows]
+    except (ValueError, KeyError, TypeError, AttributeError, csv.Error):
+        raise ValueError(
+            f"{path} is no table of checks; expected it as training wrote it. Restore it, or "
+            "delete checkpoints/training.json: training then ends once more, from last.ckpt."
+        ) from None
 
 
 def _number(text: str) -> float:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from clothseg_utils.core.config import Config
-from clothseg_utils.core.files import read_json, remove_abandoned
+from clothseg_utils.core.files import remove_abandoned
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.core.text import count_text, first_names
+from clothseg_utils.core.text import count_text, first_names, number_text
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from clothseg_utils.training.module import complete_row
 
@@ -148,7 +148,7 @@ def plan_start(
         )
         return otherwise(first_names([*differences.values()]), remedy + _another_run(run))
     # None where an earlier version finished it.
-    by_other_code = is_finished and read_json(run.training_path).get("code") != code
+    by_other_code = is_finished and run.read_training().get("code") != code
     if by_other_code and not resume_only:
         return otherwise("the code of training changed since", "")
     if not goes_on:
@@ -156,7 +156,7 @@ def plan_start(
         return Start(f"already trained with these settings{told}", is_done=True)
     _check_time_left(config, state, run)
     changes = [
-        f"{section}.{field} {value:g} instead of {stored:g}"
+        f"{section}.{field} {number_text(value)} instead of {number_text(stored)}"
         for section, field, stored, value in _fields(config, state)
         if stored != value
     ]

@@ -16,8 +16,13 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from clothseg_utils.core.config import Config, TrainConfig, replace_fields
-from clothseg_utils.core.faults import fault_line
-from clothseg_utils.core.files import read_json, resolve_path, sha256_file, write_json
+from clothseg_utils.core.faults import fault_line, quiet_threads, words_of_worker
+from clothseg_utils.core.files import (
+    check_writable,
+    resolve_path,
+    sha256_file,
+    write_json,
+)
 from clothseg_utils.core.progress import in_notebook, is_attended
 from clothseg_utils.core.ranks import is_launched, local_world_size, rank, world_size
 from clothseg_utils.core.reach import code_hash
@@ -193,6 +198,7 @@ def train(
     return _finished_result(run)
 
 
+@quiet_threads()
 def _fit(
     config: Config,
     data_module: ClothingDataModule,
@@ -203,6 +209,9 @@ def _fit(
 ) -> None:
     """Train, and write what is told of it; several processes come here together."""
     train = config.train
+    if rank() == 0:
+        check_writable(run.checkpoints_dir)
+        check_writable(run.logs_dir)
     pl.seed_everything(train.seed, workers=True, verbose=False)
     card = encoder_card(train.encoder_name, train.encoder_weights)
     card = {name: data_info.get(name, told) for name, told in card.items()}
@@ -391,6 +400,11 @@ def _plain_faults(train: TrainConfig) -> Iterator[None]:
     """
     try:
         yield
+    except (OSError, ValueError) as error:
+        said = words_of_worker(str(error))
+        if said == str(error):
+            raise
+        raise type(error)(said) from None
     except (RuntimeError, MemoryError) as error:
         # Where CUDA's own calls run out it is a plain RuntimeError, or torch's AcceleratorError.
         told = ("out of memory", "can't allocate memory")
@@ -456,7 +470,7 @@ def _finished_result(run: RunFolder) -> TrainResult:
 
 
 def _read_result(run: RunFolder) -> TrainResult:
-    summary = read_json(run.training_path)
+    summary = run.read_training()
     told = {field.name for field in dataclasses.fields(TrainResult)}
     return TrainResult(
         best_checkpoint=run.best_checkpoint,
