@@ -18,7 +18,7 @@ from clothseg_utils.core.files import write_bytes, write_text
 from clothseg_utils.core.ranks import world_size
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.pictures.panels import prediction_panel
-from clothseg_utils.training.devices import from_first
+from clothseg_utils.training.devices import average_buffers, from_first
 from clothseg_utils.training.module import ClothingSegmenter, complete_row
 
 PANEL_COUNT = 4
@@ -285,6 +285,14 @@ class TimedCheckpoint(Checkpoints):
         is_last = trainer.should_stop or loop._num_ready_batches_reached()
         if not (is_last or loop._should_accumulate()):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        """Put in what all processes know of batch norm's statistics, as the end of a check does.
+
+        They are running means, so it makes no difference to those there: a mean of means.
+        """
+        average_buffers(trainer.lightning_module)
+        super()._save_checkpoint(trainer, filepath)
 
 
 class CheckpointFiles(TorchCheckpointIO):

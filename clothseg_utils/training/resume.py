@@ -139,12 +139,12 @@ def plan_start(
         # An encoder cannot begin with the weights of another one.
         another = _another_run(run, from_this="encoder_name" not in lasting)
         return otherwise(first_names([*lasting.values()]), remedy + another)
-    n_epochs, seconds = _done(state)
-    epochs = count_text(round(n_epochs, 2), "epoch")
+    epochs = count_text(_epochs_done(state), "epoch")
     if differences and not goes_on:
+        minutes = _seconds_done(state) / 60
         remedy = (
             f"expected a longer training, as this one is finished ({epochs}, "
-            f"{seconds / 60:.2g} minutes). Raise train.max_epochs or train.max_minutes, or "
+            f"{minutes:.2g} minutes). Raise train.max_epochs or train.max_minutes, or "
         )
         return otherwise(first_names([*differences.values()]), remedy + _another_run(run))
     # None where an earlier version finished it.
@@ -233,27 +233,29 @@ def _read_state(run: RunFolder) -> dict[str, Any]:
     return state
 
 
-def _done(state: Mapping[str, Any]) -> tuple[float, float]:
-    """Epochs and seconds that a training has behind it."""
-    epochs, seconds = 0.0, 0.0
-    if state["history"]:
-        row = complete_row(state["history"][-1])
-        epochs, seconds = row["epochs_done"], row["seconds"]
+def _epochs_done(state: Mapping[str, Any]) -> float:
+    """Epochs that a training has behind it."""
+    epochs = complete_row(state["history"][-1])["epochs_done"] if state["history"] else 0
     if "within_check" in state:
-        check = state["within_check"]
         epoch_images = state["config"]["train"]["epoch_images"] or state["data"]["train_images"]
-        epochs, seconds = epochs + check["photos"] / epoch_images, check["seconds"]
-    return epochs, seconds
+        epochs += state["within_check"]["photos"] / epoch_images
+    return round(epochs, 2)
+
+
+def _seconds_done(state: Mapping[str, Any]) -> float:
+    """Seconds that its clock counted."""
+    latest = state["within_check"] if "within_check" in state else state["history"][-1]
+    return latest["seconds"]
 
 
 def _check_time_left(config: Config, state: Mapping[str, Any], run: RunFolder) -> None:
     """Refuse to go on for less than is done."""
-    (epochs, seconds), train = _done(state), config.train
-    n_done, unit, field = round(epochs, 2), "epoch", "max_epochs"
+    train = config.train
+    n_done, unit, field = _epochs_done(state), "epoch", "max_epochs"
     if train.max_minutes > 0:
         if train.max_minutes == state["config"]["train"]["max_minutes"]:
             return  # it was killed at its very end
-        n_done, unit, field = round(seconds / 60, 2), "minute", "max_minutes"
+        n_done, unit, field = round(_seconds_done(state) / 60, 2), "minute", "max_minutes"
     asked = getattr(train, field)
     if n_done > asked:
         raise ValueError(
@@ -272,7 +274,7 @@ def _is_longer(config: Config, state: Mapping[str, Any]) -> bool:
     if config.train.max_minutes > 0:
         return more["max_minutes"] > 0
     if more["max_minutes"] < 0:  # it went by the clock, so its epochs were not counted
-        return config.train.max_epochs > _done(state)[0]
+        return config.train.max_epochs > _epochs_done(state)
     if more["max_epochs"] < 0:
         return False
     return more["max_epochs"] > 0 or more["patience"] > 0
