@@ -1,5 +1,11 @@
 """The command line: one verb per stage. `python -m clothseg_utils --help` lists them."""
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Ctrl-C while the rest is imported ends without a traceback; `run_program` answers it later.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import atexit
 import contextlib
 import functools
@@ -8,7 +14,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections import Counter
@@ -482,6 +487,7 @@ def evaluate(
     spin_briefly()
     with heavy_imports():
         from clothseg_utils.core.config import DataConfig
+        from clothseg_utils.core.files import check_writable
         from clothseg_utils.data.splits import load_split
         from clothseg_utils.network.evaluate import evaluate as score
         from clothseg_utils.network.segmenter import load_segmenter
@@ -494,6 +500,7 @@ def evaluate(
     split_data = load_split(data_config, split)
     if roll_up:
         check_roll_up(split_data.classes, split_data.coco)
+    check_writable(out)
     evaluation = score(segmenter, split_data, masks_dir=out / "masks" if write_masks else None)
     rolled = rolled_up(evaluation)
     if roll_up and rolled is not None:
@@ -711,14 +718,17 @@ def export(
         from clothseg_utils.network.export import SUFFIXES, check_out, export_model
         from clothseg_utils.network.quantize import export_int8
         from clothseg_utils.network.segmenter import load_segmenter
+        from clothseg_utils.prediction.predict import failure_lines
 
     stem = f"{checkpoint.stem}_int8" if int8 else checkpoint.stem
     out = out or checkpoint.with_name(stem + SUFFIXES[format_])
     check_out(format_, out, checkpoint)
     segmenter = load_segmenter(checkpoint, "cpu")
     if int8:
-        share = export_int8(segmenter, out, int8)
+        share, left_out = export_int8(segmenter, out, int8)
         _say(f"{out}: in 8 bits {share:.2%} of the photos' pixels get another class")
+        for line in failure_lines(left_out):
+            _say(f"left out: {line}")
     else:
         export_model(segmenter, format_, out)
         _say(f"{out}: its logits are the network's")
@@ -757,11 +767,14 @@ def report(
     run, *others = (
         RunFolder(RunConfig().outputs_root, name) for name in (run_name, against) if name
     )
-    html_path, markdown_path, *_ = write_report(run, *others)
+    written = write_report(run, *others)
     for other in others:
         _say(verdict(compare_runs(run, other)))
-    _say(f"report: {_shown(html_path)} (for a browser), {_shown(markdown_path)} (for GitHub)")
-    return 0
+    for why in written.broken.values():
+        _complain(f"left out of the report: {why}")
+    page, markdown = _shown(written.page), _shown(written.markdown)
+    _say(f"report: {page} (for a browser), {markdown} (for GitHub)")
+    return 1 if written.broken else 0
 
 
 @app.command()
@@ -800,19 +813,21 @@ def sweep(
     from clothseg_utils.workflow.sweep import expand_grid, plan_sweep, run_sweep
 
     configs = [_config(profile, data_root, None, settings) for settings in expand_grid(set_)]
-    name = name or profile
+    name = profile if name is None else name
     planned = plan_sweep(name, configs)
     result = run_sweep(
         name, planned, only or (), command=[*_MODULE_PROGRAM.split(), *sys.argv[1:]], say=_say
     )
     for run_name, reason in result.failed.items():
         _complain(f"run {run_name}: {reason}")
+    for run_name, reason in result.unusable.items():
+        _complain(f"run {run_name} is done, but {reason}")
     _say(f"{len(result.done)} of {len(planned)} runs are done")
     if result.best is not None:
         _say(f"best: {result.best['run_name']}, mIoU {result.best['mean_iou']:.4f}")
     _say(f"leaderboard: {_shown(result.html_path)} (for a browser), {_shown(result.csv_path)}")
     if not result.failed:
-        return 0
+        return 1 if result.unusable else 0
     _say("next: the same command runs what failed again")
     return 1 if result.done or result.any_step_done else 2
 
@@ -845,8 +860,8 @@ def _config(
     given = set(set_names)
     values = config_to_parameters(config)
     paths = {name: values[name] for name in given & (PATH_FIELDS | {"encoder_weights"})}
-    kept = ("", "imagenet", "none")
-    changed = {name: _portable(Path(p)) for name, p in paths.items() if p not in kept}
+    no_paths = {"encoder_weights": ("", "imagenet", "none")}
+    changed = {n: _portable(Path(p)) for n, p in paths.items() if p not in no_paths.get(n, ("",))}
     return replace_fields(config, changed)
 
 
@@ -875,9 +890,9 @@ def _check_gpu(profile: str, on_cpu: bool) -> None:
 
 def _portable(path: Path) -> str:
     """A path given on the command line, as settings hold it: relative ones mean the repository."""
-    from clothseg_utils.core.files import portable_path
+    from clothseg_utils.core.files import expand_home, portable_path
 
-    return portable_path(path.expanduser().absolute())
+    return portable_path(expand_home(path).absolute())
 
 
 def _say(text: str) -> None:
@@ -937,7 +952,10 @@ def main() -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else program
         message = error.format_message().replace("Value error, ", "").rstrip(".?")
-        _complain(f"{message}; see {command} --help.")
+        remedy = f"see {command} --help"
+        if message.endswith("is not readable"):
+            remedy = "change its mode or owner, or name another one"
+        _complain(f"{message}; {remedy}.")
         return 2
     except OtherProcessError:
         return 2  # which has said why
@@ -952,8 +970,8 @@ def main() -> int:
         _complain(line or error)
         return 2
     if code == _INTERRUPTED:
-        # Before its first check a training has nothing to go on with.
-        again = " with --resume, after a first check," if arguments[0] == "train" else ""
+        # Before its first last.ckpt a training has nothing to go on with.
+        again = " with --resume, once there is a last.ckpt," if arguments[0] == "train" else ""
         _complain(f"interrupted; the same command{again} goes on where it stopped.")
     return code
 
@@ -966,6 +984,8 @@ def run_program() -> None:
     """Run the command line and exit; the entry point of the command `clothseg` too."""
     if not is_launched():  # there the agent ends all processes
         signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A closed pipe (`... | head`) is no error of ours.
     try:
         code = main()
@@ -979,6 +999,9 @@ def run_program() -> None:
         leave(code)
     if code == _INTERRUPTED:
         os._exit(code)  # after SIGTERM seconds count, of which taking torch apart takes some
+    for sign in (signal.SIGINT, signal.SIGTERM):  # all is done: Python's own end is no traceback's
+        if signal.getsignal(sign) is not signal.SIG_IGN:
+            signal.signal(sign, signal.SIG_DFL)
     sys.exit(code)
 
 

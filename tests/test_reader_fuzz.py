@@ -1,8 +1,15 @@
-"""Sound annotation files, broken at random: read right, or refused with one line."""
+"""Sound annotation files, broken at random: read right, or refused with one line; more of them:
+
+python tests/test_reader_fuzz.py 1000 9000
+"""
 
 import copy
 import json
 import random
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,6 +153,12 @@ def check_file(path, seed, **options):
     if options.get("plain_names", True):
         assert all(image.file_name.count("/") == 0 for image in coco.images)
     audit(coco)
+    check_nothing_lost(coco, path)
+    again = read_annotations(path, **options)
+    assert (again.images, again.categories, again.problems) == (
+        (coco.images, coco.categories, coco.problems)
+    )
+    assert again.annotations == coco.annotations
     # What was not touched is there, with the pixels that it had.
     if broken and all(len(place) > 2 and place[0] == "annotations" for place in broken):
         touched = {place[1] for place in broken}
@@ -156,6 +169,26 @@ def check_file(path, seed, **options):
             key = (sound[n]["image_id"], sound[n]["category_id"], mask.tobytes())
             assert key in left
     return coco
+
+
+def check_nothing_lost(coco, path):
+    """Every record that the file lists is used, or counted among what is not."""
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+    except ValueError:
+        return
+    counts = Counter()
+    for problem in coco.problems:
+        counts[problem.kind] += problem.count
+        if problem.reason.endswith("listed more than once, taken once"):
+            counts[problem.reason.removeprefix("the same ").split()[0]] += problem.count
+    for what, used, kinds in (
+        ("images", coco.images, ("image_left_out", "image")),
+        ("annotations", coco.packed, ("annotation_left_out", "without_mask", "annotation")),
+        ("categories", coco.categories, ("category_left_out", "category")),
+    ):
+        if isinstance(listed[what], list):
+            assert len(listed[what]) == len(used) + sum(counts[kind] for kind in kinds), what
 
 
 def pixels(annotation):
@@ -170,3 +203,10 @@ def to_segmentation(value):
 def test_broken_files_are_read_right_or_refused_with_one_line(tmp_path, options):
     read = [check_file(tmp_path / "a.json", seed, **options) for seed in range(N_FILES)]
     assert N_FILES / 20 < read.count(None) < N_FILES * 19 / 20
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = range(*map(int, sys.argv[1:3]))
+        read = [check_file(Path(folder) / "a.json", seed) for seed in seeds]
+    print(f"refused {read.count(None)}, read {len(read) - read.count(None)}")

@@ -349,7 +349,7 @@ def test_best_epoch_is_marked(page: Page) -> None:
 
 
 def test_hostile_names_are_shown_as_text(full_run: RunFolder) -> None:
-    html_path, markdown_path = write_report(full_run)
+    html_path, markdown_path, _ = write_report(full_run)
     for path in (html_path, markdown_path):
         assert not re.search("<script", path.read_text(), re.IGNORECASE)
     for page in (_read(full_run), _read_markdown(full_run)):
@@ -743,7 +743,7 @@ def _make_other_run(root: Path) -> RunFolder:
 def test_comparison_shows_differences_and_says_whether_they_are_real(
     full_run: RunFolder, tmp_path: Path
 ) -> None:
-    html_path, markdown_path = write_report(full_run, _make_other_run(tmp_path))
+    html_path, markdown_path, _ = write_report(full_run, _make_other_run(tmp_path))
     page = Page(html_path.read_text())
     assert "Run full is better than run other by" in page.text
     rows = {row[0]: row for row in page.table("class", "full")}

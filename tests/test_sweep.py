@@ -53,7 +53,8 @@ def test_grid_is_every_combination(settings, expected):
         (["train.seed"], '"train.seed" has no "="; expected section.field=v1,v2'),
         (["train.seed=1"], "no setting has several values; expected at least one such as"),
         ([], "no setting has several values"),
-        (['train.seed=1,"2'], "has an open quote; expected values like"),
+        (['train.seed=1,"2'], r"is not a list of values \(unexpected end of data\); expected"),
+        (["train.seed=1\n2,3"], "not a list of values .*write it in one line"),
         (["a.b=1,2", "a.b =3"], r"a\.b is given twice; expected once, with all values"),
         (["run.run_name=a,b"], "a sweep names its runs itself; use --name"),
     ],
@@ -118,7 +119,13 @@ def leave_scores(run: RunFolder, right: float, n_photos: int = 12, synthetic: bo
             "macro_f1": 0.5,
             "pixel_accuracy": 0.25,
             "intervals": {"mean_iou": [iou - 0.01, iou + 0.01]},
-            "strata": {"framing": [{"score": 0.1}, {"score": 0.125}]},
+            "strata": {
+                "framing": [
+                    {"stratum": name, "n": n_photos, "unit": "photo", "score": score}
+                    | {"low": None, "high": None}
+                    for name, score in (("upper half", 0.1), ("all halves", 0.125))
+                ]
+            },
             "source": f"synthetic, val, n = {n_photos} photos",
             "synthetic": synthetic,
         },
@@ -132,7 +139,8 @@ def leave_scores(run: RunFolder, right: float, n_photos: int = 12, synthetic: bo
         class_names=("background", "head"),
     )
     write_evaluation(run.path, evaluation)
-    write_json(run.training_path, {"best_score": 0.3, "epochs": 2, "seconds": 90.0})
+    training = {"best_score": 0.3, "best_epoch": 1, "epochs": 2, "steps": 9, "seconds": 90.0}
+    write_json(run.training_path, training | {"reason": "its end"})
     (run.report_dir).mkdir(exist_ok=True)
     (run.report_dir / "index.html").write_text("report")
     run.update_step("03_training", {"state": "done", "notebook_seconds": 100.0})
@@ -345,7 +353,7 @@ def test_broken_record_is_named(go, stand, tmp_path):
     folder = tmp_path / "out" / "sweeps" / "s"
     folder.mkdir(parents=True)
     (folder / "sweep.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"sweep\.json is not the record of a sweep \(no runs\)"):
+    with pytest.raises(ValueError, match=r"sweep\.json: input should be a valid dictionary;"):
         go(seed=[0, 1])
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from clothseg_utils.core.classes import Scheme
-from clothseg_utils.core.text import suggestion
+from clothseg_utils.core.text import is_writable, suggestion
 
 Profile = Literal["demo", "laptop", "fashionpedia", "reported", "smoke"]
 Resize = Literal["letterbox", "squash"]
@@ -23,8 +23,15 @@ Precision = Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
 _Fraction = Annotated[float, Field(ge=0, le=1)]
 _Positive = Annotated[float, Field(gt=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
-_Count = Annotated[int, Field(ge=1)]
-_CountOrZero = Annotated[int, Field(ge=0)]
+# Larger numbers are typing mistakes, which libraries meet late, each in its own words.
+_MOST = 2**31 - 1
+_Count = Annotated[int, Field(ge=1, le=_MOST)]
+_CountOrZero = Annotated[int, Field(ge=0, le=_MOST)]
+_Processes = Annotated[int, Field(ge=0, le=1024)]
+_Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as NumPy and Lightning take it
+_LARGEST_SIDE = 2**15 - 32  # OpenCV scales no picture to a side of 2**15
+_Side = Annotated[int, Field(le=_LARGEST_SIDE, multiple_of=32)]
+_Folder = Annotated[str, Field(min_length=1)]
 
 _SMALLEST_WINDOW_PX = 32
 _SCALE_LIMITS = (0.25, 4.0)
@@ -38,25 +45,35 @@ class _Section(BaseModel):
         coerce_numbers_to_str=True,  # `papermill -p devices 2` gives a number
     )
 
+    @field_validator("*")
+    @classmethod
+    def _check_text(cls, value: Any) -> Any:
+        """Refuse text that neither a path nor a file in UTF-8 can hold."""
+        if isinstance(value, str) and not is_writable(value):
+            raise ValueError(
+                "expected text in Unicode, without NUL; give another one, or rename the file"
+            )
+        return value
+
 
 class RunConfig(_Section):
     """Where a run leaves its files."""
 
     run_name: str = "demo"  # folder under outputs_root
-    outputs_root: str = "outputs"  # folder of all runs
+    outputs_root: _Folder = "outputs"  # folder of all runs
 
 
 class DataConfig(_Section):
     """Which photos, which classes, and how a photo becomes a square."""
 
-    data_root: str = "data/synthetic"  # dataset in Fashionpedia's layout
-    derived_root: str = "data/derived"  # folder for masks made from it
+    data_root: _Folder = "data/synthetic"  # dataset in Fashionpedia's layout
+    derived_root: _Folder = "data/derived"  # folder for masks made from it
     scheme: Scheme = "supercategory"
-    image_size: Annotated[int, Field(ge=32, multiple_of=32)] = 192  # network input side, pixels
-    train_size: Annotated[int, Field(ge=0, multiple_of=32)] = 128  # in training; 0 means image_size
+    image_size: Annotated[_Side, Field(ge=32)] = 192  # network input side, pixels
+    train_size: Annotated[_Side, Field(ge=0)] = 128  # in training; 0 means image_size
     resize: Resize = "letterbox"  # letterbox keeps the aspect ratio, squash does not
     image_limit: _CountOrZero = 0  # photos of each split to use; 0 means all
-    mask_workers: _CountOrZero = 0  # processes that make masks; 0 means one per CPU core
+    mask_workers: _Processes = 0  # processes that make masks; 0 means one per CPU core
 
     @property
     def input_size(self) -> int:
@@ -158,7 +175,7 @@ class TrainConfig(_Section):
     accumulate: _Count = 1  # batches whose gradients make one step
     max_epochs: _Count = 15  # used while max_minutes is 0
     max_minutes: _NotNegative = 4.5  # above 0: train and validate this long, whatever the epochs
-    checks_per_epoch: _Count = 1  # times that val is scored and a checkpoint written
+    checks_per_epoch: _Count = 1  # times that val is scored
     epoch_images: _CountOrZero = 640  # photos drawn per epoch; 0 means each one once
     repeat_threshold: _Fraction = 0.0  # photos of classes in less than this share come more often
     learning_rate: _Positive = 2e-3
@@ -168,8 +185,8 @@ class TrainConfig(_Section):
     schedule: Schedule = "cosine"  # learning rate after the warm-up
     warmup_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of training, linear
     patience: _Count = 6  # checks without a better val mIoU before stopping; not with max_minutes
-    seed: _CountOrZero = 0
-    num_workers: _CountOrZero = 0  # processes that load photos; 0 loads in the main process
+    seed: _Seed = 0
+    num_workers: _Processes = 0  # processes that load photos; 0 loads in the main process
     devices: _Count = 1  # GPUs, or processes where a CPU trains
     precision: Precision = "auto"  # 16-mixed on CUDA, bf16-mixed on CPUs that have it, else 32
 
@@ -178,7 +195,9 @@ class EvaluateConfig(_Section):
     """Scores on the val split."""
 
     checkpoint: str = ""  # file to evaluate; empty means the run's best
-    bootstrap_samples: Annotated[int, Field(ge=100)] = 2000  # resamples behind each interval
+    bootstrap_samples: Annotated[int, Field(ge=100, le=10**6)] = (
+        2000  # resamples behind each interval
+    )
     trial_photos: _CountOrZero = 6  # val photos to try test-time options on; 0 tries none
 
 

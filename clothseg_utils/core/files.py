@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -29,8 +30,27 @@ def repo_root() -> Path:
 
 
 def resolve_path(path: str | Path) -> Path:
-    """Make a path absolute; a relative one means the repository root."""
-    return repo_root() / Path(path).expanduser()
+    """Make a path absolute; a relative one means the repository root.
+
+    Raises:
+        ValueError: it begins with ~ and a name of which no home folder is known.
+    """
+    return repo_root() / expand_home(path)
+
+
+def expand_home(path: str | Path) -> Path:
+    """Put a home folder where a path begins with ~ or ~user.
+
+    Raises:
+        ValueError: none is known of that name.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"{path}: no home folder {Path(path).parts[0]} is known; expected a path. Where that "
+            "is the name of a folder, write the path from the root on, /."
+        ) from None
 
 
 def portable_path(path: str | Path) -> str:
@@ -40,8 +60,10 @@ def portable_path(path: str | Path) -> str:
     the user's; else as it is. `resolve_path` reads all three.
     """
     path = Path(path)
-    with contextlib.suppress(ValueError):
-        return path.resolve().relative_to(repo_root()).as_posix()
+    with contextlib.suppress(ValueError, RuntimeError):  # outside, or links that lead in a circle
+        inside = path.resolve().relative_to(repo_root()).as_posix()
+        if not inside.startswith("~"):  # which would mean a home folder
+            return inside
     with contextlib.suppress(ValueError, RuntimeError):  # outside, or nobody's home is known
         home = Path.home()
         if home != Path(home.anchor):  # as accounts of batch systems may have it
@@ -121,6 +143,22 @@ def whole_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(former, ignore_errors=True)
 
 
+def check_writable(folder: str | Path) -> None:
+    """Make a folder, and find out before long work whether anything can be written into it.
+
+    Raises:
+        OSError: nothing can; it names the folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        error.filename = str(folder)
+        raise
+
+
 def is_temporary(name: str) -> bool:
     """Whether a file or folder is called as `atomic_path` and `whole_folder` call unfinished ones.
 
@@ -196,7 +234,7 @@ def read_json(path: str | Path) -> Any:
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); restore or delete it.") from None
 
 

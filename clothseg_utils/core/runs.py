@@ -15,12 +15,16 @@ from filelock import FileLock, Timeout
 
 from clothseg_utils.core.files import (
     portable_path,
-    read_json,
     repo_root,
     resolve_path,
     sha256_file,
     write_json,
 )
+from clothseg_utils.core.shapes import ABSENT, Shape, read_shaped
+
+MOST_SIGNS = 100
+MOST_BYTES = 200  # of names on disk 255, which some files make longer; letters have up to 4
+"""Of a run's name."""
 
 _RECORDED_LIBRARIES = (
     "torch",
@@ -33,6 +37,39 @@ _RECORDED_LIBRARIES = (
     "numpy",
     "papermill",
 )
+
+
+class _Step(Shape):
+    state: str = ABSENT
+    key: str | None = ABSENT
+    seconds: float = ABSENT
+    notebook_seconds: float = ABSENT
+    finished: str = ABSENT
+    parameters: dict[str, str | bool | int | float | None] = ABSENT
+    inputs: dict[str, str] = ABSENT
+    outputs: dict[str, str] = ABSENT
+
+
+class _Manifest(Shape):
+    steps: dict[str, _Step]
+    git_commit: str = ABSENT
+    python: str = ABSENT
+    libraries: dict[str, str] = ABSENT
+
+
+class _Encoder(Shape):
+    __pydantic_extra__: dict[str, str | None]
+
+
+class _Training(Shape):
+    best_score: float
+    best_epoch: float
+    epochs: float
+    steps: int
+    seconds: float
+    reason: str
+    code: str | None = ABSENT
+    encoder: _Encoder = ABSENT
 
 
 class RunFolder:
@@ -48,11 +85,7 @@ class RunFolder:
     """
 
     def __init__(self, outputs_root: str | Path, run_name: str) -> None:
-        if not re.fullmatch(r"[\w][\w.+=-]{0,99}", run_name):
-            raise ValueError(
-                f'run_name "{run_name}" is not a folder name; expected 1 to 100 letters, digits '
-                "or . _ - + =, not starting with a dot or dash. Choose another --run-name."
-            )
+        check_run_name(run_name)
         self.name = run_name
         self.path = resolve_path(outputs_root) / run_name
         self.figures_dir = self.path / "figures"
@@ -79,12 +112,19 @@ class RunFolder:
         """
         if not self.manifest_path.exists():
             return {}
-        manifest = read_json(self.manifest_path)
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("steps"), dict):
-            raise ValueError(
-                f"{self.manifest_path} is not a manifest (no steps); restore or delete it."
-            )
-        return manifest
+        remedy = "Restore it, or delete it: the notebooks run again."
+        return read_shaped(self.manifest_path, _Manifest, remedy)
+
+    def read_training(self) -> dict[str, Any]:
+        """Read how training ended; an empty dict where none has.
+
+        Raises:
+            ValueError: the file is broken.
+        """
+        if not self.training_path.exists():
+            return {}
+        remedy = "Delete it: training then ends once more, from last.ckpt."
+        return read_shaped(self.training_path, _Training, remedy)
 
     def record_step(
         self,
@@ -158,6 +198,30 @@ class RunFolder:
                 yield
             finally:
                 holder_path.unlink(missing_ok=True)
+
+
+def check_run_name(name: str, what: str = "run_name", option: str = "--run-name") -> None:
+    """Refuse what is not one plain folder name on every file system.
+
+    Args:
+        name: of a run, or of what stands beside runs.
+        what, option: how messages call it.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if re.fullmatch(r"\w[\w.+=-]*", name) and fits_name(name):
+        return
+    raise ValueError(
+        f'{what} "{name}" is not a folder name; expected 1 to {MOST_SIGNS} letters, digits or '
+        f". _ - + =, not starting with a dot or dash, of {MOST_BYTES} bytes at most. Choose "
+        f"another {option}."
+    )
+
+
+def fits_name(name: str) -> bool:
+    """Whether a name is short enough for a run."""
+    return len(name) <= MOST_SIGNS and len(name.encode()) <= MOST_BYTES
 
 
 def library_versions() -> dict[str, str]:

@@ -50,6 +50,16 @@ def printable(text: object) -> str:
     )
 
 
+def is_writable(text: str) -> bool:
+    """Whether a path and a file in UTF-8 can hold a text: no NUL, no halves of signs.
+
+    Example:
+        >>> is_writable("café \\u202etxt"), is_writable("a\\0b"), is_writable("\\udcff")
+        (True, False, False)
+    """
+    return "\0" not in text and not any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 def folded(name: str) -> str:
     """Make names equal that differ in case or Unicode form only, as some file systems take them.
 
@@ -136,4 +146,15 @@ def setting_text(value: Any) -> str:
         return "(empty)"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return number_text(value) if isinstance(value, float) else str(value)
+
+
+def number_text(value: float) -> str:
+    """Give a number as short as can be, and exactly.
+
+    Example:
+        >>> number_text(3e-4), number_text(7.0), number_text(0.1234567), number_text(60)
+        ('0.0003', '7', '0.1234567', '60')
+    """
+    short = f"{value:g}"
+    return short if float(short) == value else str(value)

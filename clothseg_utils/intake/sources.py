@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from clothseg_utils.core.files import expand_home
 from clothseg_utils.core.text import first_names
 from clothseg_utils.data.coco import Split
 from clothseg_utils.data.conversion import RECORD_NAME
@@ -112,7 +113,7 @@ def _split_and_path(text: str | Path) -> tuple[Split | None, Path]:
     """Take "val=FILE" apart; a file of that very name is one."""
     split, equals, path = str(text).partition("=")
     if equals and split in _WORDS and not Path(text).exists():
-        return _WORDS[split], Path(path).expanduser()
+        return _WORDS[split], expand_home(path)
     return None, Path(text)
 
 

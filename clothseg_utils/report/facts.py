@@ -1,8 +1,7 @@
 """What a run folder holds: everything that the report is made from."""
 
-import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,11 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from clothseg_utils.core.config import InferenceConfig, field_sections
-from clothseg_utils.core.files import read_json, sha256_file
+from clothseg_utils.core.config import (
+    Config,
+    InferenceConfig,
+    config_to_parameters,
+    field_sections,
+)
+from clothseg_utils.core.faults import fault_line
+from clothseg_utils.core.files import sha256_file
 from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.core.shapes import ABSENT, Count, Shape, read_shaped
 from clothseg_utils.core.text import setting_text
+from clothseg_utils.report.csv_files import read_table
 from clothseg_utils.scores.evaluation import Evaluation, image_scores, read_evaluation
+from clothseg_utils.scores.metrics_file import check_needed, read_metrics
 
 # The notebook that a section's settings are read by; training for all others.
 _OWNERS = {
@@ -23,6 +31,33 @@ _OWNERS = {
     "inference": "04_metric_evaluation",
     "predict": "05_qualitative_overlays",
 }
+
+# Without these there is no report.
+_NEEDED = (
+    *("protocol", "source", "n_images", "split", "dataset", "synthetic", "checkpoint"),
+    *("checkpoint_sha256", "image_size", "resize", "mean_iou", "macro_f1", "per_class"),
+    *("confusion", "comparable_with_reported"),
+)
+
+
+class _Problem(Shape):
+    kind: str
+    subject: str
+    detail: str
+
+
+class _Audit(Shape):
+    n_images: Count
+    n_images_without_annotations: Count
+    n_annotations: Count
+    n_polygon: Count
+    n_rle: Count
+    n_annotations_left_out: Count
+    problems: list[_Problem]
+    counts: dict[str, Count]
+    excluded: dict[str, str]
+    licenses: dict[str, Count] = ABSENT
+    near_equal: list[Any] | None = ABSENT
 
 
 @dataclass(frozen=True)
@@ -40,6 +75,7 @@ class Facts:
         tables: name -> rows of a notebook's CSV file, head first.
         figures: name -> PNG file of a notebook.
         scores_are_own: whether the scored network is the run's best one.
+        broken: what could not be used and counts as not made: file below the run -> why.
     """
 
     run: RunFolder
@@ -52,6 +88,7 @@ class Facts:
     tables: Mapping[str, Sequence[Sequence[str]]]
     figures: Mapping[str, Path]
     scores_are_own: bool
+    broken: Mapping[str, str]
 
     @property
     def rolled_up(self) -> Mapping[str, Any]:
@@ -67,12 +104,14 @@ class Facts:
     def settings(self) -> dict[str, Any]:
         """Parameters of the run, each from the notebook that it steers."""
         parameters = {name: step.get("parameters", {}) for name, step in self.steps.items()}
+        defaults = config_to_parameters(Config())
         settings = {}
         for name, section in field_sections().items():
             owner = parameters.get(_OWNERS.get(section, "03_training"), {})
             for recorded in (owner, *parameters.values()):
-                if name in recorded:
-                    settings[name] = recorded[name]
+                value = recorded.get(name)
+                if isinstance(value, type(defaults[name])) or type(value) is int:
+                    settings[name] = value
                     break
         return settings
 
@@ -173,9 +212,11 @@ class Facts:
 def read_facts(run: RunFolder) -> Facts:
     """Read a run folder.
 
+    Without scores there is nothing to tell; of all else, what is broken is noted.
+
     Raises:
         FileNotFoundError: there is no such run, or it has no scores yet.
-        ValueError: one of its JSON files is broken.
+        ValueError: its scores cannot be read.
     """
     if not run.path.is_dir():
         names = sorted(path.parent.name for path in run.path.parent.glob("*/metrics.json"))
@@ -184,37 +225,52 @@ def read_facts(run: RunFolder) -> Facts:
             f"{'one of ' + ', '.join(names) if names else 'a run, of which there is none yet'}. "
             "Check the name, or run the notebooks first."
         )
-    metrics_path, audit_path = run.path / "metrics.json", run.path / "audit.json"
+    metrics_path = run.path / "metrics.json"
     if not metrics_path.exists():
         raise FileNotFoundError(
             f"no such file: {metrics_path}; expected the scores of notebook 04. Run it first."
         )
-    metrics = read_json(metrics_path)
-    has_arrays = (run.evaluation_dir / "per_image.npz").exists()
-    head, *checks = _read_rows(run.logs_dir / "history.csv") or [[]]
+    metrics = read_metrics(metrics_path)
+    check_needed(metrics, _NEEDED, metrics_path)
+    broken: dict[str, str] = {}
+
+    def read(path: Path, reader: Callable[[Path], Any], empty: Any) -> Any:
+        if not path.exists():
+            return empty
+        try:
+            return reader(path)
+        except (OSError, ValueError) as error:
+            broken[path.relative_to(run.path).as_posix()] = fault_line(error) or str(error)
+            return empty
+
     best = run.best_checkpoint
+    own_sha256 = read(best, sha256_file, "")
     return Facts(
         run=run,
         metrics=metrics,
-        evaluation=read_evaluation(run.path) if has_arrays else None,
-        manifest=run.read_manifest(),
-        audits=read_json(audit_path) if audit_path.exists() else {},
-        history=[_history_row(dict(zip(head, row, strict=True))) for row in checks],
-        training=read_json(run.training_path) if run.training_path.exists() else {},
-        tables={path.stem: _read_rows(path) for path in sorted(run.tables_dir.glob("*.csv"))},
+        evaluation=read(
+            run.evaluation_dir / "per_image.npz", lambda _: read_evaluation(run.path), None
+        ),
+        manifest=read(run.manifest_path, lambda _: run.read_manifest(), {}),
+        audits=read(run.path / "audit.json", _read_audits, {}),
+        history=read(run.logs_dir / "history.csv", _read_history, []),
+        training=read(run.training_path, lambda _: run.read_training(), {}),
+        tables={
+            path.stem: read(path, read_table, []) for path in sorted(run.tables_dir.glob("*.csv"))
+        },
         figures={path.stem: path for path in sorted(run.figures_dir.glob("[0-9][0-9]_*.png"))},
-        scores_are_own=best.exists() and sha256_file(best) == metrics["checkpoint_sha256"],
+        scores_are_own=own_sha256 == metrics["checkpoint_sha256"],
+        broken=broken,
     )
 
 
-def _history_row(row: dict[str, str]) -> dict[str, str]:
+def _read_audits(path: Path) -> dict[str, Any]:
+    return read_shaped(path, dict[str, _Audit], "Rerun notebook 01.")
+
+
+def _read_history(path: Path) -> list[dict[str, str]]:
+    head, *_ = read_table(path, {})
+    head, *rows = read_table(path, dict.fromkeys(["epoch", "val/mean_iou", *head], float))
+    checks = [dict(zip(head, row, strict=True)) for row in rows]
     # Runs of versions with one check an epoch lack this column.
-    return {"epochs_done": f"{float(row['epoch']) + 1:g}", **row}
-
-
-def _read_rows(path: Path) -> list[list[str]]:
-    """Rows of a CSV file, head first; none if there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.reader(file) if row]
+    return [{"epochs_done": f"{float(row['epoch']) + 1:g}", **row} for row in checks]

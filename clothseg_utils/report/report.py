@@ -8,6 +8,7 @@ give equal reports.
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from clothseg_utils.core.files import atomic_path, write_text
 from clothseg_utils.core.runs import RunFolder
@@ -37,20 +38,31 @@ _KNOWN_TABLES = (
 )
 
 
-def write_report(run: RunFolder, against: RunFolder | None = None) -> list[Path]:
+class WrittenReport(NamedTuple):
+    """What `write_report` made.
+
+    Attributes:
+        page: `index.html`.
+        markdown: `report.md`, whose pictures lie in `report/figures/`.
+        broken: files of the run that could not be used, and why; both name them.
+    """
+
+    page: Path
+    markdown: Path
+    broken: Mapping[str, str]
+
+
+def write_report(run: RunFolder, against: RunFolder | None = None) -> WrittenReport:
     """Write `report/index.html`, `report/report.md` and `report/latex/` from a run folder alone.
 
     Args:
-        run: the run folder; `metrics.json` must be in it, everything else may be missing.
+        run: the run folder; `metrics.json` must be in it, everything else may be missing or broken.
         against: another run to compare it with, scored on the same photos. The figure of the
             differences is kept in the run's `figures/`.
 
-    Returns:
-        The paths of the page and of the Markdown, whose pictures lie in `report/figures/`.
-
     Raises:
         FileNotFoundError: the run, or the other one, has no scores yet.
-        ValueError: a JSON file of the run is broken, or the two runs cannot be compared.
+        ValueError: the scores of one are broken, or the two runs cannot be compared.
     """
     facts, other = read_facts(run), None if against is None else read_facts(against)
     comparison = None if against is None else compare_runs(run, against)
@@ -84,14 +96,14 @@ def write_report(run: RunFolder, against: RunFolder | None = None) -> list[Path]
     _write_folder(folder / "latex", {name: text.encode() for name, text in latex.items()})
     write_text(folder / "report.md", document.markdown)
     write_text(folder / "index.html", document.page())
-    return [folder / "index.html", folder / "report.md"]
+    return WrittenReport(folder / "index.html", folder / "report.md", facts.broken)
 
 
 def _read_figure(facts: Facts, name: str) -> Picture | None:
     """A figure of the run; None where it cannot be decoded, which must not cost the report."""
     try:
         return read_picture(facts.figures[name])
-    except ValueError:
+    except (OSError, ValueError):
         return None
 
 
@@ -101,5 +113,5 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         with atomic_path(folder / name) as temporary:
             temporary.write_bytes(data)
     for path in folder.glob("*.*"):
-        if path.name not in files:
+        if path.name not in files and path.is_file():
             path.unlink()

@@ -65,7 +65,7 @@ def findings(facts: Facts) -> Table | None:
     for split, audit in facts.audits.items():
         first = {p["kind"]: f"{p['subject']}: {p['detail']}" for p in reversed(audit["problems"])}
         rows += [
-            (split, kind.replace("_", " "), first[kind], f"{n:,}")
+            (split, kind.replace("_", " "), first.get(kind, MISSING), f"{n:,}")
             for kind, n in audit["counts"].items()
         ]
     head = ("split", "finding", "the first of them", "count")
@@ -201,7 +201,9 @@ def steps(facts: Facts) -> Table:
         (
             name,
             # The notebook that writes the report has not ended yet.
-            "under way when this was written" if step.get("state") == "running" else step["state"],
+            "under way when this was written"
+            if step.get("state") == "running"
+            else step.get("state", MISSING),
             step.get("finished", MISSING).replace("T", " "),
             *(
                 duration_text(step[key]) if key in step else MISSING
@@ -221,9 +223,15 @@ def inputs(facts: Facts) -> Table:
 
 
 def rerun_command(facts: Facts) -> list[str]:
-    """The shortest `run` command that gives the recorded settings, one option per line."""
+    """The shortest `run` command that gives the recorded settings, one option per line.
+
+    Empty where this version does not take them.
+    """
     sections = field_sections()
-    config = replace_fields(Config(), {n: v for n, v in facts.settings.items() if n in sections})
+    try:
+        config = replace_fields(Config(), facts.settings)
+    except ValueError:
+        return []
     wanted = config_to_parameters(config)
 
     def changes(profile: Profile) -> dict[str, Any]:

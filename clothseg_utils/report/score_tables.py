@@ -103,8 +103,11 @@ def rolled_up_means(facts: Facts) -> Table:
     own, rolled = facts.metrics, facts.rolled_up
     rows = []
     for name, label in _MEANS.items():
-        pairs = [(score_text(m[name]), interval_text(m["intervals"][name])) for m in (own, rolled)]
-        squashed = score_text(rolled["reported_protocol"][name])
+        pairs = [
+            (score_text(m.get(name)), interval_text(m.get("intervals", {}).get(name)))
+            for m in (own, rolled)
+        ]
+        squashed = score_text(rolled["reported_protocol"].get(name))
         rows.append((label, *pairs[0], *pairs[1], squashed))
     head: list[str] = ["score"]
     for metrics in (own, rolled):
@@ -118,10 +121,12 @@ def rolled_up_classes(facts: Facts) -> Table:
     rolled, fine = facts.rolled_up, facts.metrics["per_class"]
     rows = []
     for name, scores in rolled["per_class"].items():
-        ends, united = rolled["intervals"]["per_class"][name], rolled["classes"][name]
+        ends = rolled["intervals"].get("per_class", {}).get(name, {})
+        united = rolled["classes"].get(name, ())
         own = [fine[one]["iou"] for one in united if fine[one]["iou"] is not None]
         mean = score_text(sum(own) / len(own) if own else None)
-        cells = [(score_text(scores[kind]), interval_text(ends[kind])) for kind in ("iou", "f1")]
+        kinds = ("iou", "f1")
+        cells = [(score_text(scores[kind]), interval_text(ends.get(kind))) for kind in kinds]
         rows.append((name, scores["status"], str(len(united)), mean, *cells[0], *cells[1]))
     own_columns = ("class", "status", "categories", "mean IoU of these")
     head = (*own_columns, "IoU", _INTERVAL, "F1", _INTERVAL)

@@ -15,7 +15,6 @@ from clothseg_utils.core.config import InferenceConfig
 from clothseg_utils.core.files import (
     atomic_path,
     portable_path,
-    read_json,
     sha256_file,
     write_json,
 )
@@ -37,6 +36,7 @@ from clothseg_utils.scores.metrics import (
     scores_from_confusion,
     scores_of_counts,
 )
+from clothseg_utils.scores.metrics_file import read_metrics
 from clothseg_utils.scores.strata import (
     STRATA,
     area_strata,
@@ -305,7 +305,8 @@ def read_evaluation(out_dir: str | Path) -> Evaluation:
 
     Raises:
         FileNotFoundError: nothing was evaluated into this folder.
-        ValueError: the arrays are those of another version.
+        ValueError: a file is broken, the arrays are those of another version, or the two files are
+            not of one evaluation.
     """
     metrics_path = Path(out_dir) / "metrics.json"
     arrays_path = Path(out_dir) / "evaluation" / "per_image.npz"
@@ -314,20 +315,58 @@ def read_evaluation(out_dir: str | Path) -> Evaluation:
             raise FileNotFoundError(
                 f"no such file: {path}; expected the scores of notebook 04. Run it first."
             )
-    with np.load(arrays_path) as stored:
-        arrays = dict(stored)
+    try:
+        # Opened here, as NumPy leaves open what is no archive.
+        with arrays_path.open("rb") as file, np.load(file) as stored:
+            arrays = dict(stored)
+    except Exception as error:  # NumPy, zip and zlib each raise types of their own
+        if isinstance(error, OSError):
+            raise
+        raise ValueError(
+            f"{arrays_path} cannot be read ({type(error).__name__}); expected the counts of "
+            "notebook 04, whole. Rerun it."
+        ) from None
     differing = {field.name for field in dataclasses.fields(Evaluation)} ^ {"metrics", *arrays}
     if differing - set(_ADDED):
         raise ValueError(
             f"{arrays_path} holds other counts than this version ({', '.join(sorted(differing))}); "
             "expected those of this one. Rerun notebook 04."
         )
-    num_classes = len(arrays["class_names"])
+    num_classes = _check_counts(arrays, arrays_path)
     for name in _ADDED:
         arrays.setdefault(name, np.zeros((0, len(FRAMINGS), num_classes, num_classes), np.int64))
     for name, to_plain in (("file_names", list), ("class_names", tuple)):
         arrays[name] = to_plain(arrays[name].tolist())
-    return Evaluation(metrics=read_json(metrics_path), **arrays)
+    metrics = read_metrics(metrics_path)
+    counted = (len(arrays["file_names"]), list(arrays["class_names"]))
+    told = (metrics.get("n_images", counted[0]), list(metrics.get("per_class", counted[1])))
+    if counted != told:
+        raise ValueError(
+            f"{arrays_path} and {metrics_path.name} are of two evaluations: photos or classes "
+            "differ; expected one. Rerun notebook 04."
+        )
+    return Evaluation(metrics=metrics, **arrays)
+
+
+def _check_counts(arrays: Mapping[str, np.ndarray], path: Path) -> int:
+    """Refuse arrays that do not fit together; return how many classes they are of."""
+    n_photos, num_classes = arrays["image_ids"].size, arrays["class_names"].size
+    shapes = {
+        "image_ids": (n_photos,),
+        "file_names": (n_photos,),
+        "person_counts": (n_photos,),
+        "class_names": (num_classes,),
+        "confusions": (n_photos, num_classes, num_classes),
+        "overlap_confusions": (n_photos, num_classes, num_classes),
+    }
+    for name, shape in shapes.items():
+        kinds = "U" if name.endswith("names") else "iu"
+        if arrays[name].shape != shape or arrays[name].dtype.kind not in kinds:
+            raise ValueError(
+                f"{path}: {name} is {arrays[name].dtype} of {arrays[name].shape}; expected "
+                f"{'text' if kinds == 'U' else 'integers'} of {shape}. Rerun notebook 04."
+            )
+    return num_classes
 
 
 def check_evaluated(

@@ -164,8 +164,8 @@ def stratum_count_text(group: Mapping[str, Any]) -> str:
         '1,234 px in 3 photos'
     """
     n = group["n"]
-    if isinstance(n, str):
-        return n
+    if isinstance(n, str) or "unit" not in group:
+        return str(n)
     text = count_text(n, group["unit"], "px" if group["unit"] == "px" else None)
     return f"{text} in {count_text(group['photos'], 'photo')}" if "photos" in group else text
 

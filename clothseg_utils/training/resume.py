@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from clothseg_utils.core.config import Config
-from clothseg_utils.core.files import read_json, remove_abandoned
+from clothseg_utils.core.files import remove_abandoned
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.core.text import count_text, first_names
+from clothseg_utils.core.text import count_text, first_names, number_text
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from clothseg_utils.training.module import complete_row
 
@@ -58,8 +58,8 @@ def holds_training(run: RunFolder) -> bool:
     return any(not path.name.startswith(".") for path in run.checkpoints_dir.glob("*"))
 
 
-def _passed_a_check(run: RunFolder) -> bool:
-    """Whether a training came to the end of its first check, whose last file is last.ckpt."""
+def _can_go_on(run: RunFolder) -> bool:
+    """Whether a training came to its last.ckpt: within a check, or as the last file of one."""
     return run.last_checkpoint.exists() or run.training_path.exists()
 
 
@@ -70,15 +70,16 @@ def check_wish(run: RunFolder, *, resume: bool) -> None:
         ValueError: the run holds a training and no resume was asked for, or the other way round.
     """
     restore_former(run)
-    if _passed_a_check(run) and not resume:
+    if _can_go_on(run) and not resume:
         raise ValueError(
             f'run "{run.name}" holds a training; expected a new run. Go on with it by --resume, or '
             "begin another by --run-name."
         )
-    if resume and not _passed_a_check(run):
+    if resume and not _can_go_on(run):
         raise ValueError(
-            f'run "{run.name}" holds no training to go on with; expected one that came to its '
-            "first check. Check --run-name, or begin it without --resume."
+            f'run "{run.name}" holds no training to go on with; expected last.ckpt, which is '
+            "written at the first check, at the latest after ten minutes. Check --run-name, or "
+            "begin it without --resume."
         )
 
 
@@ -138,16 +139,16 @@ def plan_start(
         # An encoder cannot begin with the weights of another one.
         another = _another_run(run, from_this="encoder_name" not in lasting)
         return otherwise(first_names([*lasting.values()]), remedy + another)
-    row = complete_row(state["history"][-1])
-    epochs = count_text(row["epochs_done"], "epoch")
+    n_epochs, seconds = _done(state)
+    epochs = count_text(round(n_epochs, 2), "epoch")
     if differences and not goes_on:
         remedy = (
             f"expected a longer training, as this one is finished ({epochs}, "
-            f"{row['seconds'] / 60:.2g} minutes). Raise train.max_epochs or train.max_minutes, or "
+            f"{seconds / 60:.2g} minutes). Raise train.max_epochs or train.max_minutes, or "
         )
         return otherwise(first_names([*differences.values()]), remedy + _another_run(run))
     # None where an earlier version finished it.
-    by_other_code = is_finished and read_json(run.training_path).get("code") != code
+    by_other_code = is_finished and run.read_training().get("code") != code
     if by_other_code and not resume_only:
         return otherwise("the code of training changed since", "")
     if not goes_on:
@@ -155,7 +156,7 @@ def plan_start(
         return Start(f"already trained with these settings{told}", is_done=True)
     _check_time_left(config, state, run)
     changes = [
-        f"{section}.{field} {value:g} instead of {stored:g}"
+        f"{section}.{field} {number_text(value)} instead of {number_text(stored)}"
         for section, field, stored, value in _fields(config, state)
         if stored != value
     ]
@@ -226,17 +227,33 @@ def _read_state(run: RunFolder) -> dict[str, Any]:
         raise ValueError("no readable last.ckpt") from None
     if "optimizer_states" not in checkpoint:
         raise ValueError("last.ckpt holds weights alone")
-    return checkpoint[CHECKPOINT_KEY]
+    state = checkpoint[CHECKPOINT_KEY]
+    if "within_check" in state:
+        state["within_check"]["seconds"] = checkpoint["callbacks"]["TrainingClock"]["seconds"]
+    return state
+
+
+def _done(state: Mapping[str, Any]) -> tuple[float, float]:
+    """Epochs and seconds that a training has behind it."""
+    epochs, seconds = 0.0, 0.0
+    if state["history"]:
+        row = complete_row(state["history"][-1])
+        epochs, seconds = row["epochs_done"], row["seconds"]
+    if "within_check" in state:
+        check = state["within_check"]
+        epoch_images = state["config"]["train"]["epoch_images"] or state["data"]["train_images"]
+        epochs, seconds = epochs + check["photos"] / epoch_images, check["seconds"]
+    return epochs, seconds
 
 
 def _check_time_left(config: Config, state: Mapping[str, Any], run: RunFolder) -> None:
     """Refuse to go on for less than is done."""
-    row, train = complete_row(state["history"][-1]), config.train
-    n_done, unit, field = row["epochs_done"], "epoch", "max_epochs"
+    (epochs, seconds), train = _done(state), config.train
+    n_done, unit, field = round(epochs, 2), "epoch", "max_epochs"
     if train.max_minutes > 0:
         if train.max_minutes == state["config"]["train"]["max_minutes"]:
             return  # it was killed at its very end
-        n_done, unit, field = round(row["seconds"] / 60, 2), "minute", "max_minutes"
+        n_done, unit, field = round(seconds / 60, 2), "minute", "max_minutes"
     asked = getattr(train, field)
     if n_done > asked:
         raise ValueError(
@@ -255,7 +272,7 @@ def _is_longer(config: Config, state: Mapping[str, Any]) -> bool:
     if config.train.max_minutes > 0:
         return more["max_minutes"] > 0
     if more["max_minutes"] < 0:  # it went by the clock, so its epochs were not counted
-        return config.train.max_epochs > complete_row(state["history"][-1])["epochs_done"]
+        return config.train.max_epochs > _done(state)[0]
     if more["max_epochs"] < 0:
         return False
     return more["max_epochs"] > 0 or more["patience"] > 0

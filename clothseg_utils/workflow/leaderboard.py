@@ -4,7 +4,7 @@ import csv
 import io
 import statistics
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,16 +13,18 @@ import pandas as pd
 from markupsafe import Markup
 
 from clothseg_utils.core.config import field_sections
-from clothseg_utils.core.files import read_json, write_text
+from clothseg_utils.core.faults import fault_line
+from clothseg_utils.core.files import write_text
 from clothseg_utils.core.markdown import to_markdown
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.core.text import MISSING, score_text
+from clothseg_utils.core.text import MISSING, number_text, score_text
 from clothseg_utils.pictures.score_figures import plot_strata
 from clothseg_utils.pictures.style import DPI, render_png
 from clothseg_utils.report.document import command_lines, write_page
 from clothseg_utils.report.parts import Picture, Table
 from clothseg_utils.scores.compare import compare_evaluations
 from clothseg_utils.scores.evaluation import Evaluation, read_evaluation
+from clothseg_utils.scores.metrics_file import read_metrics
 from clothseg_utils.scores.roll_up import rolled_up
 from clothseg_utils.workflow.pipeline import step_seconds
 
@@ -46,9 +48,10 @@ def differing_fields(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def value_text(value: Any) -> str:
+    """A setting as in `--set`; two that differ have different texts."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return number_text(value) if isinstance(value, float) else str(value)
 
 
 def read_scores(
@@ -57,16 +60,27 @@ def read_scores(
     """Scores and costs of a finished run; None for what it did not make, or if it is not done.
 
     Where its classes roll up to one of the lists of classes in `roll_up`, the scores are of these.
+    A file that is broken counts as not made; `unusable` says why.
     """
-    paths = (run.path / "metrics.json", run.training_path)
-    metrics, training = (read_json(p) if is_done and p.exists() else {} for p in paths)
-    rolled = metrics.get("rolled_up", {})
+    unusable: list[str] = []
+
+    def read(reader: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        try:
+            return reader() if is_done else {}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            unusable.append(fault_line(error) or str(error))
+            return {}
+
+    metrics = read(lambda: read_metrics(run.path / "metrics.json"))
+    training, seconds = read(run.read_training), read(lambda: step_seconds(run))
+    rolled = metrics.get("rolled_up") or {}
     is_rolled_up = bool(rolled) and tuple(rolled["per_class"]) in roll_up
     if is_rolled_up:
         metrics |= rolled
         training |= {"best_score": None}  # of its own classes
     low, high = metrics.get("intervals", {}).get("mean_iou", (None, None))
-    seconds = step_seconds(run) if is_done else {}
     framing = metrics.get("strata", {}).get("framing")
     return {
         "mean_iou": metrics.get("mean_iou"),
@@ -84,6 +98,7 @@ def read_scores(
         "n_images": metrics.get("n_images", 0),
         "source": metrics.get("source", ""),
         "synthetic": metrics.get("synthetic", False),
+        "unusable": "; ".join(unusable),
     }
 
 
@@ -96,11 +111,12 @@ def write_leaderboard(folder: Path, name: str, record: Mapping[str, Any]) -> lis
         run = RunFolder(entry["parameters"]["outputs_root"], run_name)
         # What a failed run left from before belongs to other settings or another code.
         is_done = entry["state"] == "done" and run.path.exists()
+        scores = read_scores(run, is_done=is_done)
         rows.append(
             {"run_name": run_name, "state": entry["state"]}
             | {field: entry["parameters"].get(field) for field in fields}
-            | read_scores(run, is_done=is_done)
-            | {"failure": entry["failure"], "run": run}
+            | scores
+            | {"failure": entry["failure"] or scores["unusable"], "run": run}
         )
     class_lists = {row["class_names"] for row in rows if row["mean_iou"] is not None}
     for row in rows:
@@ -127,7 +143,11 @@ def _compare_with_best(rows: Sequence[dict[str, Any]]) -> None:
     for rank, row in enumerate(rows, start=1):
         row |= {"rank": rank if row["mean_iou"] is not None else None, "verdict": ""}
         row |= dict.fromkeys(_DIFFERENCES)
-        evaluation = _read_evaluation(row) if row["mean_iou"] is not None else None
+        try:
+            evaluation = _read_evaluation(row) if row["mean_iou"] is not None else None
+        except (OSError, ValueError) as error:
+            row |= {"verdict": "not comparable", "failure": fault_line(error) or str(error)}
+            continue
         if evaluation is None:
             continue
         if best is None:

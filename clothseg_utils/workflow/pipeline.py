@@ -169,7 +169,7 @@ def _check_same_data(run: RunFolder, config: Config) -> None:
     wanted = resolve_path(config.data.data_root)
     for step in run.read_manifest().get("steps", {}).values():
         recorded = step.get("parameters", {}).get("data_root")
-        if recorded and resolve_path(recorded) != wanted:
+        if isinstance(recorded, str) and resolve_path(recorded) != wanted:
             raise ValueError(
                 f"run {run.name} is of the data in {recorded}; got {config.data.data_root}. Give "
                 f"--data-root {recorded}, or another --run-name."
@@ -259,7 +259,8 @@ def _take_over(sibling: RunFolder, config: Config, run: RunFolder, notebook: str
     inside = [sibling.path / name for name in entry["outputs"]]
     for path in (*inside, *executed):
         # Masks lie outside the run, for all runs.
-        if path.is_relative_to(sibling.path) and path.is_file():
+        is_inside = path.is_relative_to(sibling.path) and ".." not in path.parts
+        if is_inside and path.is_file():
             with atomic_path(run.path / path.relative_to(sibling.path)) as temporary:
                 shutil.copyfile(path, temporary)
     entry["parameters"] = {**entry["parameters"], "run_name": run.name}
@@ -353,8 +354,16 @@ def _is_done(run: RunFolder, notebook: str, key: str) -> bool:
     return (
         step.get("state") == "done"
         and step.get("key") == key
-        and all(_output_path(run, name).is_file() for name in step.get("outputs", {}))
+        and all(_is_whole(run, *item) for item in step.get("outputs", {}).items())
     )
+
+
+def _is_whole(run: RunFolder, name: str, sha256: str) -> bool:
+    """Whether an output is there as it was written: a run is copied, cut off and cleaned up."""
+    path = _output_path(run, name)
+    if not path.is_relative_to(run.path) or path.is_relative_to(run.report_dir):
+        return path.is_file()  # masks of other runs too; a report that was written again
+    return _hash_if_there(path) == sha256
 
 
 def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) -> float:
@@ -362,14 +371,17 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    from clothseg_utils.workflow.kernel import Kernel
+
     source = notebook_path(notebook)
     executed = run.notebooks_dir / source.name
     executed.parent.mkdir(parents=True, exist_ok=True)
     unfinished = executed.with_name(f".{source.name}")
     run.update_step(notebook, {"state": "running", "key": None})
     started = time.perf_counter()
-    # papermill announces every cell; what a notebook prints is enough.
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    # papermill announces every cell, and nbclient a process that ended: what a notebook prints, and
+    # the error that is raised, are enough.
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     try:
         with (
             warnings.catch_warnings(),
@@ -384,6 +396,7 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
                 kernel_name="python3",
                 progress_bar=False,
                 stdout_file=output,
+                kernel_manager_class=Kernel,
                 # The kernel warns of its own transport on our stderr; its errors reach us anyway.
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )

@@ -7,12 +7,19 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from clothseg_utils.core.config import Config, config_to_parameters, field_sections, replace_fields
 from clothseg_utils.core.faults import fault_line
-from clothseg_utils.core.files import portable_path, read_json, resolve_path, write_json
-from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.core.files import portable_path, resolve_path, write_json
+from clothseg_utils.core.runs import (
+    MOST_BYTES,
+    MOST_SIGNS,
+    RunFolder,
+    check_run_name,
+    fits_name,
+)
+from clothseg_utils.core.shapes import ABSENT, Shape, read_shaped
 from clothseg_utils.core.text import score_text
 from clothseg_utils.workflow.leaderboard import (
     NOT_COMPARED,
@@ -30,7 +37,21 @@ from clothseg_utils.workflow.pipeline import (
     select_notebooks,
 )
 
-_MAX_NAME = 100  # longest run name
+
+class _Parameters(Shape):
+    __pydantic_extra__: dict[str, str | bool | int | float]
+    outputs_root: str
+
+
+class _Entry(Shape):
+    parameters: _Parameters
+    state: Literal["waiting", "running", "done", "failed"]
+    failure: str
+
+
+class _Record(Shape):
+    runs: dict[str, _Entry]
+    command: list[str] = ABSENT
 
 
 @dataclass(frozen=True)
@@ -65,6 +86,7 @@ class SweepResult:
         failed: name -> reason, one line.
         best: the first row of the leaderboard, if it has a score.
         any_step_done: whether a failed run got at least one notebook done.
+        unusable: name of a run that is done -> what of it could not be read, one line.
     """
 
     csv_path: Path
@@ -73,6 +95,7 @@ class SweepResult:
     failed: Mapping[str, str]
     best: Mapping[str, Any] | None
     any_step_done: bool
+    unusable: Mapping[str, str]
 
 
 def expand_grid(settings: Iterable[str]) -> list[list[str]]:
@@ -103,12 +126,13 @@ def expand_grid(settings: Iterable[str]) -> list[list[str]]:
         if name.strip() == "run.run_name":
             raise ValueError("--set run.run_name: a sweep names its runs itself; use --name.")
         try:
-            (row,) = csv.reader([text], skipinitialspace=True, strict=True) if text else [[""]]
-        except csv.Error:
+            (row,) = csv.reader([text], skipinitialspace=True, strict=True)
+        except csv.Error as error:
             raise ValueError(
-                f'--set "{setting}" has an open quote; expected values like 1,2 or "0.75,1.25",1.'
+                f'--set "{setting}" is not a list of values ({error}); expected such as 1,2 or '
+                '"0.75,1.25",1. Check its quotes, and write it in one line.'
             ) from None
-        values[name.strip()] = [value.strip() for value in row]
+        values[name.strip()] = [value.strip() for value in row] or [""]
     if all(len(row) == 1 for row in values.values()):
         raise ValueError(
             "no setting has several values; expected at least one such as --set train.seed=0,1,2. "
@@ -135,13 +159,13 @@ def plan_sweep(name: str, configs: Sequence[Config]) -> list[PlannedRun]:
         >>> [run.name for run in plan_sweep("demo", configs)]
         ['demo-seed=0', 'demo-seed=1']
     """
+    check_run_name(name, "a sweep's name", "--name")
     settings = [config_to_parameters(config) for config in configs]
     fields = differing_fields(settings)
     planned: dict[str, PlannedRun] = {}
     for config, one in zip(configs, settings, strict=True):
         changes = {field: one[field] for field in fields}
         run_name = _run_name(name, changes)
-        RunFolder(config.run.outputs_root, run_name)  # checks the name
         if run_name in planned:
             same = planned[run_name].describe()
             raise ValueError(
@@ -215,6 +239,11 @@ def run_sweep(
         failed={n: entry["failure"] for n, entry in mine.items() if entry["state"] == "failed"},
         best=next((row for row in rows if row["mean_iou"] is not None), None),
         any_step_done=any_step_done,
+        unusable={
+            row["run_name"]: row["failure"]
+            for row in rows
+            if row["state"] == "done" and row["failure"]
+        },
     )
 
 
@@ -225,10 +254,11 @@ def _run_name(name: str, changes: Mapping[str, Any]) -> str:
     """The sweep's name and the changes; what no folder name can hold is replaced by a hash."""
     exact = "-".join([name, *(f"{field}={value_text(v)}" for field, v in changes.items())])
     plain = name + re.sub(r"[^\w.+=-]+", "_", exact[len(name) :])
-    if plain == exact and len(plain) <= _MAX_NAME:
+    if plain == exact and fits_name(plain):
         return plain
-    digest = hashlib.sha256(exact.encode()).hexdigest()[:8]
-    return f"{plain[: _MAX_NAME - 9]}-{digest}"
+    ending = f"-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
+    begun = plain[: MOST_SIGNS - len(ending)].encode()[: MOST_BYTES - len(ending)]
+    return begun.decode(errors="ignore") + ending
 
 
 def _new_entry(run: PlannedRun, state: str) -> dict[str, Any]:
@@ -239,9 +269,10 @@ def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / "sweep.json"
     if not path.exists():
         return {"runs": {}}
-    record = read_json(path)
-    if not isinstance(record, dict) or not isinstance(record.get("runs"), dict):
-        raise ValueError(f"{path} is not the record of a sweep (no runs); restore or delete it.")
+    remedy = "Restore it, or delete it: runs that are done stay done."
+    record = read_shaped(path, _Record, remedy)
+    for name in record["runs"]:
+        check_run_name(name, f"{path}: run", "name there, or delete it")
     return record
 
 
@@ -262,6 +293,8 @@ def _check_record(record: Mapping[str, Any], planned: Sequence[PlannedRun], name
 
 def _score_line(run: RunFolder) -> str:
     scores = read_scores(run)
+    if scores["unusable"]:
+        return f"done, but {scores['unusable']}"
     if scores["mean_iou"] is None:
         return f"done: {portable_path(run.path)}"
     return f"mIoU {range_text(scores, SCORES)}, macro F1 {score_text(scores['macro_f1'])}"
