@@ -5,11 +5,14 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
 
 from clothseg_utils.core.config import Config
 from clothseg_utils.core.files import remove_abandoned
 from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.core.shapes import ABSENT, Shape, check_shape
 from clothseg_utils.core.text import count_text, first_names, number_text
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from clothseg_utils.training.module import complete_row
@@ -34,6 +37,33 @@ _BEFORE = {"train_size": 0}
 _PIPELINE = "augment.pipeline_file holds another pipeline"
 
 _MOVING = ".moving"  # in a folder of previous/ until the training that replaces it has a checkpoint
+
+
+class _Check(Shape):
+    model_config = ConfigDict(allow_inf_nan=True)
+    __pydantic_extra__: dict[str, float]
+    epoch: float
+    seconds: float
+
+
+class _Steering(Shape):
+    max_epochs: float = ABSENT
+    max_minutes: float = ABSENT
+    patience: float = ABSENT
+    learning_rate: float = ABSENT
+    batch_size: float = ABSENT
+    accumulate: float = ABSENT
+
+
+class _Settings(Shape):
+    train: _Steering
+
+
+class _State(Shape):
+    """What `last.ckpt` needs beyond what `read_checkpoint` checks."""
+
+    config: _Settings
+    history: Annotated[list[_Check], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -226,7 +256,12 @@ def _read_state(run: RunFolder) -> dict[str, Any]:
         raise ValueError("no readable last.ckpt") from None
     if "optimizer_states" not in checkpoint:
         raise ValueError("last.ckpt holds weights alone")
-    return checkpoint[CHECKPOINT_KEY]
+    state = checkpoint[CHECKPOINT_KEY]
+    try:
+        check_shape(state, _State, "last.ckpt", "")
+    except ValueError:
+        raise ValueError("last.ckpt is not as training wrote it") from None
+    return state
 
 
 def _check_time_left(config: Config, state: Mapping[str, Any], run: RunFolder) -> None:
