@@ -104,7 +104,7 @@ def test_values_that_differ_past_the_sixth_digit_stay_apart():
 def test_names_fit_the_disk_in_any_script():
     planned = plan_sweep("x", configs(checkpoint=["衣" * 90, "衣" * 91]))
     assert [len(run.name.encode()) <= 200 for run in planned] == [True, True]
-    with pytest.raises(ValueError, match="a sweep's name .* of 200 bytes at most"):
+    with pytest.raises(ValueError, match=r"a sweep's name .* of 200 bytes at most"):
         plan_sweep("衣" * 90, configs(seed=[0, 1]))
 
 
