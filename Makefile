@@ -9,10 +9,11 @@ LAB_OPTIONS ?=
 LOG_FOLDER ?= outputs
 TENSORBOARD_OPTIONS ?=
 ABLATION_OPTIONS ?=
+LOCK_OPTIONS ?= --upgrade
 IS_NEW_ENOUGH := import sys; sys.exit(sys.version_info < tuple(map(int, "$(PYTHON_VERSION)".split("."))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup pipeline test test-fast bench ablation lab tensorboard lint format
+.PHONY: help setup pipeline test test-fast bench ablation lab tensorboard lint format lock
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +60,13 @@ format: $(STAMP) ## sort imports, apply safe fixes, lay out the code
 	@$(VENV_PYTHON) -m ruff check --fix
 	@$(VENV_PYTHON) -m ruff format
 
+# --universal resolves for every system and every Python from the lowest allowed on.
+lock: $(STAMP) ## renew the pinned set from the registry, install it, run every test
+	@$(VENV_PYTHON) -m uv pip compile --quiet --universal --python-version $(PYTHON_VERSION) \
+		--extra dev --generate-hashes --no-annotate --custom-compile-command "make lock" \
+		$(LOCK_OPTIONS) --output-file requirements.lock pyproject.toml
+	@$(MAKE) --no-print-directory test
+
 # .venv/.installing marks an installation under way, so a broken one is never built upon. Renamed
 # at the end, it keeps the time of the start: a lock edited meanwhile is newer and counts.
 $(STAMP): requirements.lock pyproject.toml
@@ -78,7 +86,8 @@ $(STAMP): requirements.lock pyproject.toml
 	fi
 	@touch .venv/.installing
 	@echo "Installing the pinned set into .venv: some minutes and 6 GB the first time."
-	@$(VENV_PYTHON) -m pip install -r requirements.lock
+	@# Wheels alone: what a source package is built with is fetched without hashes.
+	@$(VENV_PYTHON) -m pip install --require-hashes --only-binary :all: -r requirements.lock
 	@$(VENV_PYTHON) -m pip install --no-deps --no-build-isolation -e .
 	@mv .venv/.installing $(STAMP)
 	@echo "Installed into .venv. Next: make pipeline (a report in minutes), or make lab (step by step)."

@@ -1,5 +1,11 @@
 """The command line: one verb per stage. `python -m clothseg_utils --help` lists them."""
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Ctrl-C while the rest is imported ends without a traceback; `run_program` answers it later.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import atexit
 import contextlib
 import functools
@@ -8,7 +14,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections import Counter
@@ -482,6 +487,7 @@ def evaluate(
     spin_briefly()
     with heavy_imports():
         from clothseg_utils.core.config import DataConfig
+        from clothseg_utils.core.files import check_writable
         from clothseg_utils.data.splits import load_split
         from clothseg_utils.network.evaluate import evaluate as score
         from clothseg_utils.network.segmenter import load_segmenter
@@ -494,6 +500,7 @@ def evaluate(
     split_data = load_split(data_config, split)
     if roll_up:
         check_roll_up(split_data.classes, split_data.coco)
+    check_writable(out)
     evaluation = score(segmenter, split_data, masks_dir=out / "masks" if write_masks else None)
     rolled = rolled_up(evaluation)
     if roll_up and rolled is not None:
@@ -713,14 +720,17 @@ def export(
         from clothseg_utils.network.export import SUFFIXES, check_out, export_model
         from clothseg_utils.network.quantize import export_int8
         from clothseg_utils.network.segmenter import load_segmenter
+        from clothseg_utils.prediction.predict import failure_lines
 
     stem = f"{checkpoint.stem}_int8" if int8 else checkpoint.stem
     out = out or checkpoint.with_name(stem + SUFFIXES[format_])
     check_out(format_, out, checkpoint)
     segmenter = load_segmenter(checkpoint, "cpu")
     if int8:
-        share = export_int8(segmenter, out, int8)
+        share, left_out = export_int8(segmenter, out, int8)
         _say(f"{out}: in 8 bits {share:.2%} of the photos' pixels get another class")
+        for line in failure_lines(left_out):
+            _say(f"left out: {line}")
     else:
         export_model(segmenter, format_, out)
         _say(f"{out}: its logits are the network's")
@@ -944,7 +954,10 @@ def main() -> int:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else program
         message = error.format_message().replace("Value error, ", "").rstrip(".?")
-        _complain(f"{message}; see {command} --help.")
+        remedy = f"see {command} --help"
+        if message.endswith("is not readable"):
+            remedy = "change its mode or owner, or name another one"
+        _complain(f"{message}; {remedy}.")
         return 2
     except OtherProcessError:
         return 2  # which has said why
@@ -959,8 +972,8 @@ def main() -> int:
         _complain(line or error)
         return 2
     if code == _INTERRUPTED:
-        # Before its first check a training has nothing to go on with.
-        again = " with --resume, after a first check," if arguments[0] == "train" else ""
+        # Before its first last.ckpt a training has nothing to go on with.
+        again = " with --resume, once there is a last.ckpt," if arguments[0] == "train" else ""
         _complain(f"interrupted; the same command{again} goes on where it stopped.")
     return code
 
@@ -973,6 +986,8 @@ def run_program() -> None:
     """Run the command line and exit; the entry point of the command `clothseg` too."""
     if not is_launched():  # there the agent ends all processes
         signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # A closed pipe (`... | head`) is no error of ours.
     try:
         code = main()
@@ -986,6 +1001,9 @@ def run_program() -> None:
         leave(code)
     if code == _INTERRUPTED:
         os._exit(code)  # after SIGTERM seconds count, of which taking torch apart takes some
+    for sign in (signal.SIGINT, signal.SIGTERM):  # all is done: Python's own end is no traceback's
+        if signal.getsignal(sign) is not signal.SIG_IGN:
+            signal.signal(sign, signal.SIG_DFL)
     sys.exit(code)
 
 

@@ -6,7 +6,7 @@
 #SBATCH --cpus-per-task=32
 #SBATCH --time=12:00:00
 # Start it with sbatch at the top of the checkout. One task a node: torchrun starts a process for
-# each GPU. A job that is requeued goes on from the last check. Where one node's task ends badly, or
+# each GPU. A job that is requeued goes on from last.ckpt. Where one node's task ends badly, or
 # is killed, srun ends the others at once.
 set -euo pipefail
 

@@ -12,6 +12,7 @@ end, and every file is compared with those of a call that nobody killed.
 
 import argparse
 import contextlib
+import datetime
 import hashlib
 import json
 import os
@@ -284,12 +285,17 @@ def main() -> int:
         root = Path(folder)
         os.environ["KILL_ROOT"] = folder
         (root / "notebooks").symlink_to(repo / "notebooks")
+        # Notebooks' processes find their repository by where the package lies.
+        shutil.copytree(repo / "clothseg_utils", root / "clothseg_utils")
+        os.environ["PYTHONPATH"] = folder
         files.repo_root = lambda: root
         from clothseg_utils.network import evaluate, segmenter  # noqa: F401  once, for all forks
         from clothseg_utils.report import report  # noqa: F401
-        from clothseg_utils.training import train  # noqa: F401
+        from clothseg_utils.training import train
         from clothseg_utils.workflow import sweep  # noqa: F401
 
+        # Within its epochs too, of which each takes a second or two.
+        train.CHECKPOINT_INTERVAL = datetime.timedelta(seconds=0.3)
         verbs = prepare(root)
         rng = random.Random(options.seed)
         print(f"seed {options.seed}, SIG{options.signal}")

@@ -70,6 +70,20 @@ def test_shards_of_other_photos_are_refused(predict, photos, tmp_path):
     assert "is of results with another photos" in result.err
 
 
+@pytest.mark.parametrize("ending", ["", ".part"])
+def test_shards_of_another_number_are_refused(predict, tmp_path, ending):
+    predict("all.jsonl", "--shard", "1/5")
+    shard = shard_path(tmp_path / "all.jsonl", 1, 5)
+    shard = shard.rename(shard.with_name(shard.name + ending))
+    before = shard.read_bytes()
+    (tmp_path / "all-00001-of-00003.jsonl.gz").write_bytes(b"of somebody else")
+    result = predict("all.jsonl", "--shard", "1/2")
+    assert result.code == 2
+    assert f"{shard.name} is of 5 shards; expected 2" in " ".join(result.err.split())
+    assert (shard.read_bytes(), list(tmp_path.glob("*of-00002*"))) == (before, [])
+    assert predict("all.jsonl", "--shard", "2/5").code == 0
+
+
 @pytest.mark.parametrize("torn", [b'{"file_name": "ha', b'{"file_name": "half"}\n', bytes(50)])
 def test_a_line_that_was_interrupted_is_written_again(predict, tmp_path, torn):
     predict("all.jsonl")
@@ -119,7 +133,7 @@ def test_what_cannot_be_joined_is_named(predict, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"all\.predict\.json not found"):
         join_to_coco(tmp_path / "all.jsonl", tmp_path / "all.json")
     predict("all.jsonl", "--shard", "1/2")
-    predict("all.jsonl", "--shard", "1/3")
+    shutil.copy(tmp_path / "all-00001-of-00002.jsonl", tmp_path / "all-00001-of-00003.jsonl")
     with pytest.raises(ValueError, match=r"divided in several ways, by \[2, 3\]"):
         join_to_coco(tmp_path / "all.jsonl", tmp_path / "all.json")
     (tmp_path / "all.jsonl").write_text("no line of ours\n")

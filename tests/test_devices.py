@@ -123,6 +123,18 @@ def test_two_processes_learn_what_one_learns_from_the_whole_batch(seen):
             assert ours[name] == pytest.approx(alone[name], rel=1e-3), name
 
 
+def test_two_processes_go_on_within_a_check(seen):
+    """What is left are the last steps of a training that nobody cut short."""
+    for number in (0, 1):
+        cut, whole = seen[f"cut-{number}"], seen[f"epochs-{number}"]
+        assert cut["steps"] == whole["steps"][-len(cut["steps"]) :]
+        assert cut["weights"] == whole["weights"]
+        for ours, expected in zip(cut["history"], whole["history"], strict=True):
+            times = ("seconds", "images_per_second")
+            kept = {name: value for name, value in expected.items() if name not in times}
+            assert {name: ours[name] for name in kept} == pytest.approx(kept, rel=1e-12)
+
+
 def test_each_val_photo_is_counted_once(seen):
     counted = zip(seen["epochs-0"]["counted"], seen["epochs-1"]["counted"], strict=True)
     assert [sum(photos) for photos in counted] == [7, 7]

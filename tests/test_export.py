@@ -240,12 +240,15 @@ def test_an_exported_model_is_no_checkpoint(cli, onnx_path, tmp_path):
 
 @pytest.mark.slow
 def test_eight_bits(cli, tiny_network, synthetic_root, tmp_path, monkeypatch):
-    arguments = ("export", "--checkpoint", tiny_network.path, "--int8", synthetic_root / "test")
+    photos = shutil.copytree(synthetic_root / "test", tmp_path / "photos")
+    (photos / "broken.jpg").write_text("no photo")
+    arguments = ("export", "--checkpoint", tiny_network.path, "--int8", photos)
     path = tmp_path / "small.onnx"
     # Of a network that is hardly trained many classes are nearly as likely as another.
     monkeypatch.setattr("clothseg_utils.network.quantize._MOST_DIFFERING", 1)
     result = cli(*arguments, "--out", path)
     assert (result.code, result.err) == (0, "")
+    assert f"left out: photo {photos / 'broken.jpg'} cannot be decoded" in result.out
     kinds = {node.op_type for node in onnx.load(path).graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
     assert load(path).card == json_card(path)
@@ -268,6 +271,10 @@ def test_eight_bits_need_photos_and_onnx(cli, tiny_network, tmp_path):
     arguments = ("export", "--checkpoint", tiny_network.path, "--int8", tmp_path / "none")
     result = cli(*arguments, "--out", tmp_path / "a.onnx")
     assert (result.code, "none holds no photo; expected some" in result.err) == (2, True)
+    (tmp_path / "none" / "a.jpg").write_text("no photo")
+    result = cli(*arguments, "--out", tmp_path / "a.onnx")
+    assert (result.code, "none of the 1 photos taken from" in result.err) == (2, True)
+    assert "a.jpg cannot be decoded" in result.err
     result = cli(*arguments, "--format", "torchscript", "--out", tmp_path / "a.pt")
     assert (result.code, "--int8 with format torchscript" in result.err) == (2, True)
 

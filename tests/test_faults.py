@@ -1,12 +1,16 @@
 """What the machine refuses: provoked for real, said in one line, and the rerun works."""
 
 import contextlib
+import ctypes
 import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,13 +19,23 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 
-from clothseg_utils.core.faults import fault_in_words, fault_line, show_faults_in_notebook
-from clothseg_utils.core.files import write_text
+from clothseg_utils.core.faults import (
+    fault_in_words,
+    fault_line,
+    quiet_threads,
+    show_faults_in_notebook,
+    words_of_worker,
+)
+from clothseg_utils.core.files import check_writable, write_text
 from clothseg_utils.core.workers import worker_pool
 from clothseg_utils.data.coco import annotation_path
+from clothseg_utils.data.photo_cache import look_once
 from clothseg_utils.training.callbacks import CheckpointFiles
 
 LONG_STEM = "a" * 300
+
+OVERRULE_MODES = 0b110  # the capabilities dac_override and dac_read_search
+CAPABILITY_VERSION = 0x20080522
 
 
 @pytest.fixture
@@ -50,6 +64,40 @@ def limited(what: int, value: int):
         yield
     finally:
         resource.setrlimit(what, former)
+
+
+def obey_modes() -> None:
+    """Let the modes of files hold for this thread and what it starts, even if it is root's."""
+    libc = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, of two words each
+    assert libc.capget(header, sets) == 0
+    sets[0] &= ~OVERRULE_MODES
+    sets[1] &= ~OVERRULE_MODES
+    assert libc.capset(header, sets) == 0
+
+
+@pytest.fixture
+def unprivileged():
+    """Does something in a thread for which the modes of files hold."""
+    if sys.platform != "linux":
+        pytest.skip("capabilities are Linux's")
+    with ThreadPoolExecutor(1, initializer=obey_modes) as pool:
+        yield lambda action, *arguments: pool.submit(action, *arguments).result()
+
+
+@contextlib.contextmanager
+def closed(path: Path, mode: int = 0):
+    """A file or folder whose mode forbids all, or so much."""
+    former = path.stat().st_mode
+    path.chmod(mode)
+    try:
+        yield
+    finally:
+        path.chmod(former)
+
+
+READ_ONLY = 0o555
 
 
 def raised(action) -> Exception:
@@ -106,6 +154,117 @@ def test_file_where_a_folder_is_to_be(cli, tmp_path):
     assert (tmp_path / "out").read_text() == "mine"
 
 
+@pytest.fixture
+def work(tmp_path, synthetic_root, tiny_training) -> Path:
+    """Folder that holds what the verbs read: a dataset, a checkpoint, and lines of predict."""
+    shutil.copytree(synthetic_root, tmp_path / "data")
+    shutil.copy(tiny_training.run.best_checkpoint, tmp_path / "best.ckpt")
+    shutil.copytree(synthetic_root / "test", tmp_path / "photos")
+    (tmp_path / "out").mkdir()
+    return tmp_path
+
+
+VAL_JSON = "data/instances_attributes_val2020.json"
+TRAIN = "train --data-root data --run-name a --profile smoke --set run.outputs_root=out"
+PREDICT = "predict --checkpoint best.ckpt photos"
+EVALUATE = "evaluate --checkpoint best.ckpt --data-root data --out"
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        (f"audit --annotations {VAL_JSON}", VAL_JSON),
+        (f"audit --annotations {VAL_JSON} --images-dir photos", "photos"),
+        (f"convert --photos photos --annotations {VAL_JSON} --out out/a", "photos"),
+        (f"convert --photos photos --annotations {VAL_JSON} --out out/a", VAL_JSON),
+        (f"rasterize --annotations {VAL_JSON} --out out/a", VAL_JSON),
+        (f"{EVALUATE} out/a", "data"),
+        (f"{EVALUATE} out/a", "best.ckpt"),
+        (TRAIN, "data"),
+        (f"{TRAIN} --set train.init_from=best.ckpt", "best.ckpt"),
+        (f"{PREDICT} --out out/a", "best.ckpt"),
+        (f"{PREDICT} --compact out/a.jsonl", "best.ckpt"),
+        ("export --checkpoint best.ckpt --out out/a.onnx", "best.ckpt"),
+    ],
+)
+def test_what_may_not_be_read_is_named(cli, unprivileged, work, monkeypatch, command, path):
+    monkeypatch.chdir(work)
+    with closed(work / path):
+        result = unprivileged(cli, *command.split())
+    assert result.code == 2
+    assert result.err.count("\n") == 1
+    assert path in result.err
+    assert "hange its mode or owner" in result.err
+    assert [name for name in names_below(work / "out") if not name.endswith(".lock")] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        f"audit --annotations {VAL_JSON} --json out/a.json",
+        f"convert --photos photos --annotations {VAL_JSON} --out out/a",
+        f"rasterize --annotations {VAL_JSON} --out out/a",
+        "synthesize --train 1 --val 1 --out out/a",
+        "download --data-root out/a",
+        f"{EVALUATE} out/a",
+        TRAIN,
+        f"{PREDICT} --out out/a",
+        f"{PREDICT} --out new --coco out/a.json",
+        f"{PREDICT} --out new --panoptic out/a",
+        f"{PREDICT} --compact out/a.jsonl",
+        f"{PREDICT} --compact out/a.jsonl --shard 1/2",
+        "export --checkpoint best.ckpt --format safetensors --out out/a.safetensors",
+    ],
+)
+@pytest.mark.parametrize("hindrance", ["read-only folder", "file"])
+def test_where_nothing_can_be_written_is_named(
+    cli, unprivileged, work, monkeypatch, command, hindrance
+):
+    monkeypatch.chdir(work)
+    # Long work is not begun.
+    monkeypatch.setattr("clothseg_utils.network.evaluate.evaluate", None)
+    if hindrance == "file":
+        (work / "out").rmdir()
+        (work / "out").write_text("mine")
+    with closed(work / "out", READ_ONLY):
+        result = unprivileged(cli, *command.split())
+    assert result.code == 2
+    assert result.err.count("\n") == 1
+    assert f"{work / 'out'}" in result.err or "error: out" in result.err
+    told = "permission denied" if hindrance != "file" else "a file stands where a folder is to be"
+    assert told in result.err
+    assert "ame another one" in result.err
+
+
+def test_photo_that_may_not_be_read_is_named_and_done_next_time(
+    cli, unprivileged, work, monkeypatch
+):
+    monkeypatch.chdir(work)
+    photo = min((work / "photos").iterdir())
+    arguments = [*PREDICT.split(), "--out", "out", "--masks-only"]
+    with closed(photo):
+        result = unprivileged(cli, *arguments)
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"{photo.name} may not be read; change its permissions" in result.err
+    assert "7 of 8 photos are done" in result.out
+    assert cli(*arguments).code == 0
+    assert len(list((work / "out").glob("*.png"))) == 8
+
+
+def test_folder_that_may_not_be_read_is_named_by_convert(cli, unprivileged, work, monkeypatch):
+    monkeypatch.chdir(work)
+    photo = min((work / "photos").iterdir())
+    (work / "photos" / "shut").mkdir()
+    photo.rename(work / "photos" / "shut" / photo.name)
+    arguments = f"convert --photos photos --annotations {VAL_JSON} --out out/a".split()
+    with closed(work / "photos" / "shut"):
+        result = unprivileged(cli, *arguments)
+    assert result.code == 0
+    assert "folders and files that cannot be read: 1 (shut: Permission denied)" in result.out
+    assert f"photos left out, not in the folder: 1 ({photo.name}" in result.out
+    assert "left out, not in the folder" not in cli(*arguments).out  # made anew, with all
+
+
 def test_mistake_of_ours_keeps_its_traceback(cli, monkeypatch):
     def mistake(*_, **__):
         raise RuntimeError("a mistake")
@@ -135,6 +294,56 @@ def test_too_many_open_files(tmp_path):
     with path.open() as file, limited(resource.RLIMIT_NOFILE, file.fileno() + 1):
         error = raised(lambda: [path.open() for _ in range(2000)])
     assert (fault_line(error) or "").startswith(f"{path}: too many files are open; expected")
+
+
+def test_photo_that_could_not_be_read_is_looked_at_again(tmp_path, unprivileged, monkeypatch):
+    photo = tmp_path / "a.jpg"
+    photo.write_text("whole")
+
+    def look(_: str) -> str:
+        try:
+            return photo.read_text()
+        except OSError as error:
+            return type(error).__name__
+
+    def found() -> str:
+        options = {"cache_path": tmp_path / "cache.json", "desc": ""}
+        return look_once({"a": photo}, look, str, **options)["a"]
+
+    with closed(photo):
+        assert unprivileged(found) == "PermissionError"
+    assert found() == "whole"
+    photo.write_text("another")
+    with monkeypatch.context() as patch:  # it vanishes after it was listed, and comes back
+        patch.setattr(
+            Path, "read_text", lambda path: path.rename(tmp_path / "away") and path.open()
+        )
+        assert found() == "FileNotFoundError"
+    (tmp_path / "away").rename(photo)
+    assert found() == "another"
+
+
+def test_folder_that_cannot_be_written_to(tmp_path, unprivileged):
+    with closed(tmp_path, READ_ONLY):
+        error = raised(lambda: unprivileged(check_writable, tmp_path))
+    assert (fault_line(error) or "").startswith(f"{tmp_path}: permission denied; expected")
+    check_writable(tmp_path / "new" / "folder")
+    assert names_below(tmp_path) == []
+
+
+def test_threads_that_meet_a_fault_are_quiet(monkeypatch):
+    told = []
+    monkeypatch.setattr(threading, "excepthook", lambda ended: told.append(str(ended.exc_value)))
+
+    def end(error: Exception) -> None:
+        raise error
+
+    with quiet_threads():
+        for error in (OSError(errno.ENOSPC, "No space left"), ValueError("a mistake")):
+            thread = threading.Thread(target=end, args=(error,))
+            thread.start()
+            thread.join()
+    assert told == ["a mistake"]
 
 
 def test_killed_worker():
@@ -171,12 +380,48 @@ def test_wrong_paths(tmp_path, action, what):
     assert "[Errno" not in line
 
 
+def test_names_in_bytes():
+    line = fault_in_words("PermissionError", "[Errno 13] Permission denied: b'/logs/events'")
+    assert (line or "").startswith("/logs/events: permission denied; expected a file that you may")
+
+
 def test_words_of_libraries():
     loader = "DataLoader worker (pid 7) is killed by signal: "
     assert "/dev/shm" in (fault_in_words("RuntimeError", loader + "Bus error. It is") or "")
     assert "worker process" in (fault_in_words("RuntimeError", loader + "Killed.") or "")
     assert fault_in_words("ValueError", "train.batch_size: out of memory") is None  # it is ours
     assert fault_in_words("RuntimeError", "shapes differ") is None
+
+
+class OneFile(torch.utils.data.Dataset):
+    """A dataset of one item, which it fails to read."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "a.jpg"), "a.jpg: no such file or"),
+        (MemoryError("all of it"), "out of memory; expected"),
+        (RuntimeError("a mistake"), None),
+        (FileNotFoundError("photo a.jpg not found; fetch it"), None),
+    ],
+)
+def test_what_a_loader_s_worker_met(error, line):
+    loader = torch.utils.data.DataLoader(OneFile(error), num_workers=1)
+    found = raised(lambda: next(iter(loader)))
+    assert str(error) in words_of_worker(str(found))
+    assert "Traceback" not in words_of_worker(str(found))
+    assert (fault_line(found) or "").startswith(line or "")
+    assert (fault_line(found) is None) == (line is None)
 
 
 def test_fault_that_a_clean_up_hid():

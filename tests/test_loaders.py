@@ -391,6 +391,27 @@ def test_no_two_draws_share_a_seed_and_a_resumed_order_goes_on():
     assert draws(TrainingOrder(5, sizes, seed=0), 1) == both[10:]
 
 
+@pytest.mark.parametrize(
+    ("taken", "step", "left"),
+    [
+        (0, 4, 16),
+        (4, 4, 12),
+        (12, 4, 4),
+        (4, 8, 8),  # of another step's size: less than one is left out
+        (12, 8, 8),  # but one there is
+    ],
+)
+def test_a_check_that_was_cut_short_goes_on_with_the_rest(taken, step, left):
+    sizes = CheckSizes(epoch=16, checks=1, step=step)
+    whole = draws(TrainingOrder(7, sizes, seed=0), 1)
+    orders = [TrainingOrder(7, sizes, seed=0, rank=rank, world_size=2) for rank in range(2)]
+    for order in orders:
+        order.taken = taken
+    rest = [draws(order, 1) for order in orders]
+    assert {*rest[0], *rest[1]} == {*whole[-left:]}
+    assert [len(order) for order in orders] == [len(one) for one in rest] == [left // 2] * 2
+
+
 def test_photos_of_rare_classes_ask_for_more():
     contains = np.zeros((100, 3), bool)
     contains[:, 0] = True

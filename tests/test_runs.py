@@ -107,9 +107,7 @@ def test_a_file_that_is_no_manifest_is_named(tmp_path, content):
     run = RunFolder(tmp_path, "demo")
     run.path.mkdir()
     run.manifest_path.write_text(content)
-    with pytest.raises(
-        ValueError, match=r"manifest\.json.*; expected what .*Restore it, or delete"
-    ):
+    with pytest.raises(ValueError, match=r"manifest\.json.*; expected .*Restore it, or delete"):
         run.read_manifest()
 
 

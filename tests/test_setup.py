@@ -12,12 +12,13 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-LOCK_LINES = (ROOT / "requirements.lock").read_text().splitlines()
+LOCK_TEXT = (ROOT / "requirements.lock").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 CONDA_PYTHON = next(
@@ -26,34 +27,60 @@ CONDA_PYTHON = next(
     if isinstance(entry, str) and entry.startswith("python=")
 )
 PIP_ENTRIES = next(entry for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict))["pip"]
+# What markers ask for; the set is pinned for all of them.
+SYSTEMS = {
+    "Linux": {"sys_platform": "linux", "os_name": "posix", "platform_machine": "x86_64"},
+    "macOS": {"sys_platform": "darwin", "os_name": "posix", "platform_machine": "arm64"},
+    "Windows": {"sys_platform": "win32", "os_name": "nt", "platform_machine": "AMD64"},
+}
 
 
-def pins_here() -> dict[str, str]:
-    """Package -> version of the lock, for the Python and system that run the test."""
-    pins = {}
-    for line in LOCK_LINES:
-        requirement = Requirement(line)
-        if requirement.marker is None or requirement.marker.evaluate():
+def lock_entries() -> list[str]:
+    """Each entry in one line: the pin, its marker, its hashes."""
+    entries = LOCK_TEXT.replace(" \\\n", " ").splitlines()
+    return [re.sub(" +", " ", line) for line in entries if not line.startswith("#")]
+
+
+def pins(environment: dict[str, str]) -> dict[str, str]:
+    """Package -> version that the lock has for one Python and system."""
+    found = {}
+    for entry in lock_entries():
+        requirement = Requirement(entry.split(" --hash")[0])
+        if requirement.marker is None or requirement.marker.evaluate(environment):
             name = canonicalize_name(requirement.name)
-            assert name not in pins, f"{name} is pinned twice for one system"
-            pins[name] = str(requirement.specifier).removeprefix("==")
-    return pins
+            assert name not in found, f"{name} is pinned twice for one system"
+            found[name] = str(requirement.specifier).removeprefix("==")
+    return found
 
 
-def test_every_lock_line_is_one_exact_pin() -> None:
+def test_every_lock_entry_is_one_exact_pin_with_hashes() -> None:
     """No range, no address, and no index, host or find-links line."""
-    exact = re.compile(r"[a-z0-9-]+==[0-9][0-9a-z.]*( ; [^;]+)?")
-    assert [line for line in LOCK_LINES if not exact.fullmatch(line)] == []
+    exact = re.compile(
+        r"[a-z0-9-]+==[0-9][0-9a-z.]*( ; [^;]+?)?( --hash=sha256:[0-9a-f]{64})+", re.ASCII
+    )
+    assert [entry for entry in lock_entries() if not exact.fullmatch(entry)] == []
+    assert "/" not in LOCK_TEXT
 
 
-@pytest.mark.parametrize(
-    "dependency",
-    PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"],
-)
-def test_every_dependency_is_pinned_within_its_range(dependency: str) -> None:
-    requirement = Requirement(dependency)
-    pin = pins_here()[canonicalize_name(requirement.name)]
-    assert requirement.specifier.contains(pin, prereleases=True)
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_every_dependency_is_pinned_within_its_range(python: str, system: str) -> None:
+    versions = {"python_version": python, "python_full_version": f"{python}.9"}
+    pinned = pins({**default_environment(), **SYSTEMS[system], **versions})
+    extras = PROJECT["optional-dependencies"]
+    named = [*PROJECT["dependencies"], *extras["dev"], *extras["export"], *extras["onnx"]]
+    misfits = {}
+    for requirement in map(Requirement, named):
+        pin = pinned.get(canonicalize_name(requirement.name))
+        if pin is None or not requirement.specifier.contains(pin, prereleases=True):
+            misfits[str(requirement)] = pin
+    assert misfits == {}
+
+
+def test_requirements_without_torch_are_the_projects_own() -> None:
+    lines = (ROOT / "requirements-onnx.txt").read_text().splitlines()[1:]
+    ours = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["onnx"]
+    assert set(lines) - set(ours) == set()
 
 
 def test_build_backend_is_in_the_lock() -> None:
@@ -61,7 +88,7 @@ def test_build_backend_is_in_the_lock() -> None:
     pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for line in pyproject["build-system"]["requires"]:
         requirement = Requirement(line)
-        assert requirement.specifier.contains(pins_here()[requirement.name])
+        assert requirement.specifier.contains(pins(default_environment())[requirement.name])
 
 
 def test_conda_and_make_take_the_lowest_python_allowed() -> None:
@@ -74,10 +101,7 @@ def test_conda_and_make_take_the_lowest_python_allowed() -> None:
 
 
 def test_conda_pins_come_from_the_lock_alone() -> None:
-    included = [entry for entry in PIP_ENTRIES if entry.startswith("-r ")]
-    assert included == ["-r requirements.lock"]
-    others = [entry for entry in PIP_ENTRIES if entry not in (*included, "-e .")]
-    assert set(others) <= set(LOCK_LINES)
+    assert PIP_ENTRIES == ["--require-hashes", "--only-binary :all:", "-r requirements.lock"]
     conda = {entry.split("=")[0] for entry in ENVIRONMENT["dependencies"] if isinstance(entry, str)}
     assert conda == {"python", "pip"}
 
@@ -86,13 +110,14 @@ def test_conda_pins_come_from_the_lock_alone() -> None:
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
-# Writes its arguments to $CALLS; makes a "virtual environment" of itself; fails at `pip install`
-# while the file $BROKEN exists.
+# Writes its arguments to $CALLS; makes a "virtual environment" of itself; "renews" the lock; fails
+# at `pip install` and `uv` while the file $BROKEN exists.
 FAKE_PYTHON = """#!/bin/sh
 echo "$*" >> "$CALLS"
 case "$*" in
     "-m venv"*) rm -rf .venv; mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
     "-m pip install"*) [ ! -e "$BROKEN" ] ;;
+    "-m uv"*) [ ! -e "$BROKEN" ] && touch requirements.lock ;;
 esac
 """
 
@@ -154,7 +179,7 @@ def checkout(tmp_path: Path) -> Checkout:
 
 INSTALLATION = [
     "-m venv --clear .venv",
-    "-m pip install -r requirements.lock",
+    "-m pip install --require-hashes --only-binary :all: -r requirements.lock",
     "-m pip install --no-deps --no-build-isolation -e .",
 ]
 
@@ -202,6 +227,19 @@ def test_broken_installation_is_never_built_upon(checkout: Checkout) -> None:
     assert checkout.make("test").returncode == 0
     assert checkout.calls == [*INSTALLATION, "-m pytest"]
     assert checkout.stamp.exists()
+
+
+@needs_make
+def test_renewed_lock_is_installed_and_tested(checkout: Checkout) -> None:
+    checkout.make("setup")
+    assert checkout.make("lock").returncode == 0
+    renewal, *rest = checkout.calls
+    assert renewal.startswith("-m uv pip compile ")
+    assert {"--universal", "--generate-hashes", "--upgrade"} < set(renewal.split())
+    assert rest == [*INSTALLATION[1:], "-m pytest"]
+    checkout.broken.touch()
+    assert checkout.make("lock").returncode != 0
+    assert len(checkout.calls) == 1  # no tests of a set that was not renewed
 
 
 @needs_make

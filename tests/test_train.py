@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import datetime
 import math
 import os
 import re
@@ -61,6 +62,15 @@ def small_config(tiny_config, tmp_path) -> Config:
 
 def folder_of(config: Config) -> RunFolder:
     return RunFolder(config.run.outputs_root, config.run.run_name)
+
+
+def assert_same_weights(config: Config, other: Config) -> None:
+    """Of the last checkpoints of two runs, bit by bit."""
+    ours, others = (
+        torch.load(folder_of(one).last_checkpoint, weights_only=True)["state_dict"]
+        for one in (config, other)
+    )
+    assert all(torch.equal(ours[name], others[name]) for name in others)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -264,30 +274,35 @@ def test_best_top_three_last_and_early_stopping(monkeypatch, small_config, split
 # --- going on, and starting anew -----------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_killed_training_goes_on_where_it_stopped(small_config, splits, capsys):
-    config = replace_fields(small_config, {"max_epochs": 3})
-    run = folder_of(config)
-    config_path = run.path / "config.json"
+def train_until_killed(config: Config, epoch: int, batch: int, seconds_between: float) -> None:
+    """Train in a process that kills itself in a step: nothing can clean up after it.
+
+    Args:
+        config: the run's settings.
+        epoch: of the step, from 0.
+        batch: of the epoch, from 0.
+        seconds_between: at the most two `last.ckpt` within a check.
+    """
+    config_path = folder_of(config).path / "config.json"
     write_json(config_path, config.model_dump())
-    # The child kills itself in the second step of epoch 1: nothing can clean up after it.
-    script = """
-        import json, os, signal, sys
+    script = f"""
+        import datetime, json, os, signal, sys
         from pathlib import Path
         import torch
         from clothseg_utils.core.config import Config
         from clothseg_utils.data.splits import load_split
+        from clothseg_utils.training import train
         from clothseg_utils.training.module import ClothingSegmenter
         from clothseg_utils.core.runs import RunFolder
-        from clothseg_utils.training.train import train
 
         torch.set_num_threads(1)
+        train.CHECKPOINT_INTERVAL = datetime.timedelta(seconds={seconds_between})
         config = Config.model_validate(json.loads(Path(sys.argv[1]).read_text()))
         run = RunFolder(config.run.outputs_root, config.run.run_name)
         step = ClothingSegmenter.training_step
 
         def dying_step(module, batch, batch_idx):
-            if module.current_epoch == 1 and batch_idx == 1:
+            if (module.current_epoch, batch_idx) == ({epoch}, {batch}):
                 assert run.last_checkpoint.exists()
                 os.kill(os.getpid(), signal.SIGKILL)
             return step(module, batch, batch_idx)
@@ -295,7 +310,7 @@ def test_killed_training_goes_on_where_it_stopped(small_config, splits, capsys):
         ClothingSegmenter.training_step = dying_step
         with run.lock():
             splits = [load_split(config.data, split) for split in ("train", "val")]
-            train(config, *splits, run)
+            train.train(config, *splits, run)
     """
     script = "\n".join(line.removeprefix(" " * 8) for line in script.splitlines())
     child = subprocess.run(
@@ -306,6 +321,13 @@ def test_killed_training_goes_on_where_it_stopped(small_config, splits, capsys):
         timeout=300,
     )
     assert child.returncode == -signal.SIGKILL, child.stderr
+
+
+@pytest.mark.slow
+def test_killed_training_goes_on_where_it_stopped(small_config, splits, capsys):
+    config = replace_fields(small_config, {"max_epochs": 3})
+    run = folder_of(config)
+    train_until_killed(config, epoch=1, batch=1, seconds_between=600)
     assert not run.training_path.exists()
     (killed_row,) = read_history(run.logs_dir / "history.csv")
     moved = replace_fields(config, {"mask_workers": 2})  # changes no result
@@ -324,6 +346,53 @@ def test_killed_training_goes_on_where_it_stopped(small_config, splits, capsys):
     assert sum("best" in name for name in names) == 1
     assert sum("last" in name for name in names) == 1
     assert len(names) == 5
+
+
+@pytest.mark.slow
+def test_training_killed_within_a_check_ends_as_if_it_had_not_been(small_config, splits, capsys):
+    """In its first epoch, which no check ended, of four batches and two steps."""
+    fields = {"max_epochs": 2, "batch_size": 2, "accumulate": 2, "num_workers": 1}
+    config = replace_fields(small_config, fields | {"schedule": "cosine"})
+    whole = replace_fields(config, {"run_name": "whole"})
+    expected = without_times(train(whole, *splits, folder_of(whole)).history)
+    run = folder_of(config)
+    train_until_killed(config, epoch=0, batch=3, seconds_between=0)
+    assert names_in(run.checkpoints_dir) == ["last.ckpt"]
+    capsys.readouterr()
+    with run.lock():
+        result = train(config, *splits, run)
+    assert capsys.readouterr().out.startswith("training goes on from last.ckpt, after 0.5 epochs\n")
+    assert [row["step"] for row in result.history] == [2, 4]
+    assert without_times(result.history) == expected
+    assert 0 < result.history[0]["seconds"] < result.history[1]["seconds"]
+    assert_same_weights(config, whole)
+
+
+@pytest.mark.slow
+def test_training_that_goes_on_is_unfinished_from_its_next_checkpoint(
+    monkeypatch, capsys, finished, splits
+):
+    """Two epochs, three asked for, cut within the third: with no new check in history.csv yet."""
+    monkeypatch.setattr(train_module, "CHECKPOINT_INTERVAL", datetime.timedelta(0))
+    longer = replace_fields(finished, {"max_epochs": 3})
+    run = folder_of(finished)
+    step = ClothingSegmenter.training_step
+
+    def failing_step(module, batch, batch_idx):
+        if batch_idx == 1:
+            raise Crash
+        return step(module, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClothingSegmenter, "training_step", failing_step)
+        with pytest.raises(Crash):
+            train(longer, *splits, run)
+    assert not run.training_path.exists()
+    with pytest.raises(ValueError, match=r"has 2\.5 epochs done and train\.max_epochs is 2"):
+        train(finished, *splits, run)
+    capsys.readouterr()
+    assert [row["step"] for row in train(longer, *splits, run).history] == [2, 4, 6]
+    assert "goes on from last.ckpt, after 2.5 epochs\n" in capsys.readouterr().out
 
 
 def test_keyboard_interrupt_arrives_and_leaves_the_signal_on(monkeypatch, small_config, splits):
@@ -1007,11 +1076,7 @@ def test_interrupted_training_ends_as_if_it_had_not_stopped(monkeypatch, small_c
     assert [row["step"] for row in expected] == [1, 2, 4, 5, 6, 8]
     train_until_crash(monkeypatch, config, splits, epoch=4)
     assert without_times(train(config, *splits, folder_of(config)).history) == expected
-    last, expected_last = (
-        torch.load(folder_of(one).last_checkpoint, weights_only=True)["state_dict"]
-        for one in (config, whole)
-    )
-    assert all(torch.equal(last[name], expected_last[name]) for name in last)
+    assert_same_weights(config, whole)
 
 
 @pytest.mark.slow

@@ -3,10 +3,12 @@
     python -m torch.distributed.run --nproc-per-node 2 tests/two_processes.py CONFIG.json OUT
 
 Trains with batch norm at its running statistics (a batch of two has others than one of four), then,
-if they are two, as usual but by clocks that differ, and writes what each process saw to
-OUT/<name>-<rank>.json.
+if they are two, the same cut short within a check, and as usual but by clocks that differ, and
+writes what each process saw to OUT/<name>-<rank>.json.
 """
 
+import contextlib
+import datetime
 import hashlib
 import itertools
 import json
@@ -73,6 +75,27 @@ def train(config: Config, name: str, out: Path, **options: object) -> None:
     (out / f"{name}-{rank()}.json").write_text(json.dumps(seen))
 
 
+def cut_short(config: Config, out: Path) -> None:
+    """Train until a checkpoint within the second check, begin again, and go on there."""
+    step = train_module.ClothingSegmenter.training_step
+
+    def failing_step(module, batch, batch_idx):
+        if module.current_epoch == 1 and batch_idx == 1:
+            raise InterruptedError
+        return step(module, batch, batch_idx)
+
+    train_module.ClothingSegmenter.training_step = failing_step
+    interval, train_module.CHECKPOINT_INTERVAL = (
+        train_module.CHECKPOINT_INTERVAL,
+        datetime.timedelta(0),
+    )
+    with contextlib.suppress(InterruptedError):
+        train(config, "cut", out)
+    train_module.ClothingSegmenter.training_step = step
+    train(config, "cut", out)
+    train_module.CHECKPOINT_INTERVAL = interval
+
+
 def main(config_path: str, out: str) -> None:
     """Train by epochs, then by clocks that differ."""
     warnings.simplefilter("ignore")
@@ -88,6 +111,7 @@ def main(config_path: str, out: str) -> None:
         train(config, "epochs", Path(out), frozen_norms=True)
         if world_size() == 1:
             return
+        cut_short(replace_fields(config, {"run_name": "cut"}), Path(out))
         # 6 seconds a step in the first process, 7 in the second: one minute is 10 steps, or 9.
         ticks = itertools.count(1000 * rank(), 6 + rank())
         fields = {"run_name": "clock", "max_minutes": 1.0, "schedule": "cosine"}

@@ -175,7 +175,7 @@ class TrainConfig(_Section):
     accumulate: _Count = 1  # batches whose gradients make one step
     max_epochs: _Count = 15  # used while max_minutes is 0
     max_minutes: _NotNegative = 4.5  # above 0: train and validate this long, whatever the epochs
-    checks_per_epoch: _Count = 1  # times that val is scored and a checkpoint written
+    checks_per_epoch: _Count = 1  # times that val is scored
     epoch_images: _CountOrZero = 640  # photos drawn per epoch; 0 means each one once
     repeat_threshold: _Fraction = 0.0  # photos of classes in less than this share come more often
     learning_rate: _Positive = 2e-3

@@ -4,12 +4,19 @@ Such errors come from anywhere, in Python's words or a library's. They are told 
 words, as a notebook hands on no more than the name of an error and its text.
 """
 
+import contextlib
 import errno
 import re
 import sys
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 _FOLDER = "expected a folder that can be written to. Name another one"
+_MODE = (
+    "expected a file that you may read, or a folder that you may write into. Change its mode or "
+    "owner, or name another one"
+)
 _GOES_ON = "a rerun goes on where this one stopped"
 _LIMIT = "expected a larger limit. Raise it, as by `ulimit -n 4096`; " + _GOES_ON
 _DISK = f"expected room to write. Make some, or name a folder on another disk; {_GOES_ON}"
@@ -27,8 +34,8 @@ _OF_ERRNO = {
         f"expected one that can be read and written. Check it, or take another one; {_GOES_ON}",
     ),
     errno.EROFS: ("the file system is read-only", _FOLDER),
-    errno.EACCES: ("permission denied", f"{_FOLDER}, or change its mode or owner"),
-    errno.EPERM: ("permission denied", f"{_FOLDER}, or change its mode or owner"),
+    errno.EACCES: ("permission denied", _MODE),
+    errno.EPERM: ("permission denied", _MODE),
     errno.EEXIST: ("a file stands where a folder is to be", _FOLDER),
     errno.ENOTDIR: ("a file stands where a folder is to be", _FOLDER),
     errno.EISDIR: ("a folder stands where a file is to be", "expected a file. Name another one"),
@@ -69,6 +76,9 @@ _OF_WORDS = (
     (r"failed to map segment|could not create a primitive", _MEMORY),
 )
 _ERRNO = re.compile(r"\[Errno (\d+)\] [^:]*(?:: (.*))?", re.DOTALL)
+# What a worker of a DataLoader raised is raised again with its traceback for a text.
+_CAUGHT = re.compile(r"Caught (\w+) in DataLoader worker.*\n[\w.]*\1: (.*)", re.DOTALL)
+_QUOTES = re.compile(r"^b?['\"]|['\"]$")  # a library may name a file in bytes
 
 
 def fault_line(error: BaseException) -> str | None:
@@ -91,12 +101,13 @@ def fault_line(error: BaseException) -> str | None:
 
 def fault_in_words(name: str, text: str) -> str | None:
     """As `fault_line`, for an error of which only the name of its class and its text are left."""
+    text = words_of_worker(text)
     if found := _ERRNO.fullmatch(text):
         known = _OF_ERRNO.get(int(found[1]))
         if known is None:
             return None
         what, remedy = known
-        where = (found[2] or "").split(" -> ")[-1].strip("'\"").removeprefix("None")
+        where = _QUOTES.sub("", (found[2] or "").split(" -> ")[-1]).removeprefix("None")
         return f"{where}: {what}; {remedy}." if where else f"{what}; {remedy}."
     if name.endswith("MemoryError"):  # NumPy and torch have some of their own
         return _MEMORY
@@ -107,6 +118,31 @@ def fault_in_words(name: str, text: str) -> str | None:
             if re.search(words, text, re.IGNORECASE):
                 return line
     return None
+
+
+def words_of_worker(text: str) -> str:
+    """The words of an error alone, where it went through a DataLoader; else the text as it is."""
+    caught = _CAUGHT.fullmatch(text)
+    return caught[2].strip() if caught else text
+
+
+@contextlib.contextmanager
+def quiet_threads() -> Iterator[None]:
+    """Let a thread that meets a fault end without a traceback.
+
+    That of TensorBoard's writer prints one, although the next call of the writer raises the fault.
+    """
+    former = threading.excepthook
+
+    def tell_mistakes(ended: threading.ExceptHookArgs) -> None:
+        if ended.exc_value is None or fault_line(ended.exc_value) is None:
+            former(ended)
+
+    threading.excepthook = tell_mistakes
+    try:
+        yield
+    finally:
+        threading.excepthook = former
 
 
 def show_faults_in_notebook() -> None:

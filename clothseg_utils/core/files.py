@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -140,6 +141,22 @@ def whole_folder(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         if former.exists() and not target.exists():
             former.rename(target)
         shutil.rmtree(former, ignore_errors=True)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make a folder, and find out before long work whether anything can be written into it.
+
+    Raises:
+        OSError: nothing can; it names the folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        error.filename = str(folder)
+        raise
 
 
 def is_temporary(name: str) -> bool:

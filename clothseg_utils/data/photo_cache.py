@@ -1,5 +1,6 @@
 """What was found out about photos: each is looked at once, and again when it has changed."""
 
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +16,8 @@ _Found = TypeVar("_Found")
 
 _Stamp = tuple[int, int]
 
+_UNREADABLE: _Stamp = 0, 0
+
 
 def look_once(
     photos: Mapping[str, Path],
@@ -25,6 +28,9 @@ def look_once(
     desc: str,
 ) -> dict[str, _Found]:
     """Look at every photo that is new or has changed, in threads; recall the others.
+
+    What a photo gave that could not be read, or changed meanwhile, is forgotten when it can be
+    read: its disk was away, or its mode another.
 
     Args:
         photos: name -> file, which may be missing.
@@ -45,7 +51,8 @@ def look_once(
             found = pool.map(look, unknown)
             bar = progress_bar(found, total=len(unknown), desc=desc, unit="photo")
             for name, result in zip(unknown, bar, strict=True):
-                known[name] = stamps[name], result
+                is_same = _file_stamp(photos[name]) == stamps[name]
+                known[name] = stamps[name] if is_same else _UNREADABLE, result
         if cache_path:
             with atomic_path(cache_path) as temporary:
                 temporary.write_bytes(msgspec.json.encode(known))
@@ -53,12 +60,12 @@ def look_once(
 
 
 def _file_stamp(path: Path) -> _Stamp:
-    """Size and modification time; zeros for a missing file."""
+    """Size and modification time; zeros for a file that is missing or may not be read."""
     try:
         stat = path.stat()
     except OSError:
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
+        return _UNREADABLE
+    return (stat.st_size, stat.st_mtime_ns) if os.access(path, os.R_OK) else _UNREADABLE
 
 
 def _read_cache(path: Path, found_type: Any) -> dict[str, tuple[_Stamp, Any]]:

@@ -20,6 +20,7 @@ from clothseg_utils.data.coco import Category, CocoFile, ImageRecord, PackedAnno
 from clothseg_utils.data.conversion import RECORD_NAME
 from clothseg_utils.data.photo_files import list_photos
 from clothseg_utils.data.photos import PHOTO_SUFFIXES
+from clothseg_utils.data.records import ProblemKind
 from clothseg_utils.intake.mask_images import MaskReading, read_mask_image
 from clothseg_utils.intake.mask_names import MaskNames, code_to_color, read_mask_names
 
@@ -120,8 +121,9 @@ def read_mask_folder(
 
 def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Problem]]:
     """Find the mask of each photo; name those that have none, or more than one."""
-    photos = _list_pictures(photos_dir, masks_dir)
-    masks = _list_pictures(masks_dir, photos_dir)
+    problems: list[Problem] = []
+    photos = _list_pictures(photos_dir, masks_dir, "image_left_out", problems)
+    masks = _list_pictures(masks_dir, photos_dir, "mask_left_out", problems)
     if masks_dir.resolve() == photos_dir.resolve():
         is_mask = {name: _STEM_ENDING.search(PurePosixPath(name).stem) for name in photos}
         masks = [name for name in masks if is_mask.get(name, True)]
@@ -137,7 +139,6 @@ def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Probl
         for table, key in zip(tables, _keys(photo), strict=True):
             table[key].append(photo)
     masks_of: dict[str, list[str]] = {photo: [] for photo in photos}
-    problems = []
     for mask in masks:
         # A mask may be called a.png, a_mask.png or a.jpg.png beside the photo a.jpg.
         path = PurePosixPath(mask)
@@ -166,12 +167,22 @@ def _pair_up(masks_dir: Path, photos_dir: Path) -> tuple[list[_Pair], list[Probl
     return pairs, problems
 
 
-def _list_pictures(folder: Path, other: Path) -> list[str]:
-    """Paths of pictures below a folder, sorted; `other` is left out where it lies inside."""
+def _list_pictures(
+    folder: Path, other: Path, kind: ProblemKind, problems: list[Problem]
+) -> list[str]:
+    """Paths of pictures below a folder, sorted; `other` is left out where it lies inside.
+
+    What cannot be looked at is added to the problems.
+    """
     inside = other.resolve() if folder.resolve() in other.resolve().parents else None
+    listing = list_photos(folder, without=RECORD_NAME)
+    problems += [
+        Problem(kind, path.relative_to(folder).as_posix(), f"cannot be read: {why}")
+        for path, why in listing.unread.items()
+    ]
     return [
         path.relative_to(folder).as_posix()
-        for path in list_photos(folder, without=RECORD_NAME).photos
+        for path in listing.photos
         if inside is None or inside not in path.resolve().parents
     ]
 

@@ -68,11 +68,14 @@ def read_mask_image(mask: Path, photo: Path, names: MaskNames | None) -> MaskRea
         names: of values or colours; None keeps every value.
 
     Raises:
-        OSError: one of the two cannot be opened.
+        OSError: the photo cannot be opened.
         ValueError: one of the two is no such image, or the mask does not fit the photo.
     """
     size = read_size(photo)
-    data = mask.read_bytes()
+    try:
+        data = mask.read_bytes()
+    except OSError as error:
+        raise ValueError(f"the mask cannot be read: {error.strerror}") from None
     opened = _open_mask(data)
     image, healed = _fit(opened, size)
     palette = {} if names is not None and names.by_color else _palette(image)

@@ -154,6 +154,9 @@ def _find_photos(source: Source, coco: CocoFile, photos_dir: Path, notes: Notes)
     if lost and source.photos_dir != photos_dir:
         elsewhere = match_photos(lost, photos_dir)
         matches = replace(elsewhere, found=matches.found | elsewhere.found)
+    if lost:
+        unread = [f"{_below(photos_dir, path)}: {why}" for path, why in matches.unread.items()]
+        notes.add("left_out", "folders and files that cannot be read", unread, broken=True)
     several = [
         f"{name}: {' or '.join(_below(photos_dir, path) for path in paths)}"
         + (", which other names fit too" if len(paths) == 1 else "")

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
@@ -38,12 +38,14 @@ class Matches:
         missing: name without a photo -> the nearest photos, for the first few names.
         ambiguous: name -> photos that it may mean; a single one is meant by other names too.
         not_listed: photos that no name means.
+        unread: folders and links that may hold photos and cannot be looked at -> why.
     """
 
     found: dict[int, Path]
     missing: dict[str, list[str]]
     ambiguous: dict[str, list[Path]]
     not_listed: list[Path]
+    unread: dict[Path, str] = field(default_factory=dict)
 
 
 def match_photos(names: Mapping[int, str], photos_dir: str | Path) -> Matches:
@@ -84,7 +86,7 @@ def match_photos(names: Mapping[int, str], photos_dir: str | Path) -> Matches:
         for number in range(most):
             waiting = [i for i in matching.pending if number < len(readings[i])]
             matching.apply({i: readings[i][number] for i in waiting}, rewrite, fold)
-    return matching.result()
+    return replace(matching.result(), unread=listing.unread)
 
 
 def file_key(path: Path) -> Hashable:

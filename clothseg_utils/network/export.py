@@ -200,7 +200,9 @@ def _read_onnx(path: Path, segmenter: Segmenter) -> Callable[[torch.Tensor], tor
 def _write_torchscript(model: _Exported, text: str, path: Path) -> None:
     with _quiet():
         traced = torch.jit.trace(model, (_example(64, 96, n=2),), check_trace=False)
-        torch.jit.save(traced, str(path), _extra_files={TORCHSCRIPT_CARD: text})
+        # Given a path, torch says what the disk refuses in words of its own.
+        with path.open("wb") as file:
+            torch.jit.save(traced, file, _extra_files={TORCHSCRIPT_CARD: text})
 
 
 def _read_torchscript(path: Path, segmenter: Segmenter) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -4,13 +4,15 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from clothseg_utils.core.faults import fault_line
 from clothseg_utils.core.files import atomic_path, write_text
 from clothseg_utils.core.text import printable
 from clothseg_utils.data.photo_files import list_photos
-from clothseg_utils.data.photos import read_photo
+from clothseg_utils.data.photos import check_photo, read_photo
 from clothseg_utils.network.export import check_out, export_model
 from clothseg_utils.network.segmenter import Segmenter
 from clothseg_utils.prediction.geometry import fit_image
@@ -20,7 +22,19 @@ _MOST_PHOTOS = 40  # of which ranges are taken
 _MOST_DIFFERING = 0.05  # share of the pixels
 
 
-def export_int8(segmenter: Segmenter, out: str | Path, photos_dir: str | Path) -> float:
+class Int8Export(NamedTuple):
+    """What `export_int8` found out.
+
+    Attributes:
+        differing_share: share of the photos' pixels, 0..1, that get another class than in float32.
+        left_out: photo that cannot be read -> one line that says why.
+    """
+
+    differing_share: float
+    left_out: dict[Path, str]
+
+
+def export_int8(segmenter: Segmenter, out: str | Path, photos_dir: str | Path) -> Int8Export:
     """Write a network as ONNX with convolutions in 8 bits: static ranges, weights by channel.
 
     The first and the last convolution stay in float32, and so do depthwise ones and products of
@@ -31,12 +45,9 @@ def export_int8(segmenter: Segmenter, out: str | Path, photos_dir: str | Path) -
         out: file to write, whose name ends in .onnx; `<stem>.json` is written beside it.
         photos_dir: folder of photos of the kind that the model is for; some of them are used.
 
-    Returns:
-        Share of these photos' pixels, 0..1, that get another class than in float32.
-
     Raises:
-        ValueError, OSError: as `export.export_model`; no photo; or too many pixels get another
-            class, and nothing is written.
+        ValueError, OSError: as `export.export_model`; no photo, or none that can be read; or too
+            many pixels get another class, and nothing is written.
     """
     out = Path(out)
     check_out("onnx", out, segmenter.path)
@@ -47,6 +58,14 @@ def export_int8(segmenter: Segmenter, out: str | Path, photos_dir: str | Path) -
             "ranges from. Check its spelling."
         )
     photos = photos[:: -(-len(photos) // _MOST_PHOTOS)]
+    left_out = _unreadable(photos)
+    photos = [photo for photo in photos if photo not in left_out]
+    if not photos:
+        first = next(iter(left_out.values()))
+        raise ValueError(
+            f"none of the {len(left_out)} photos taken from {printable(photos_dir)} can be read: "
+            f"{first}"
+        )
     with tempfile.TemporaryDirectory() as folder, atomic_path(out) as temporary:
         whole = Path(folder) / "whole.onnx"
         card = export_model(segmenter, "onnx", whole)
@@ -59,7 +78,17 @@ def export_int8(segmenter: Segmenter, out: str | Path, photos_dir: str | Path) -
                 "--int8, or give photos of the kind that the network was trained on."
             )
         write_text(out.with_suffix(".json"), card.read_text("utf-8"))
-    return share
+    return Int8Export(share, left_out)
+
+
+def _unreadable(photos: Sequence[Path]) -> dict[Path, str]:
+    reasons = {}
+    for photo in photos:
+        try:
+            check_photo(photo)
+        except (OSError, ValueError) as error:
+            reasons[photo] = fault_line(error) or str(error)
+    return reasons
 
 
 def _quantize(whole: Path, out: Path, photos: Sequence[Path]) -> None:

@@ -15,6 +15,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
+from clothseg_utils.core.faults import fault_line
 from clothseg_utils.core.files import resolve_path
 from clothseg_utils.core.workers import usable_cores
 from clothseg_utils.network.attention import fuse_attention
@@ -230,6 +231,8 @@ def read_torch_file(path: Path) -> Any:
             )
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        if fault_line(error) is not None:  # of the machine, not of the file
+            raise
         if "TorchScript" in str(error):
             raise ValueError(
                 f"{path} is a TorchScript archive, no weights; expected a file that torch.save "

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -153,10 +154,13 @@ def predict_compact(
         What was done, and how many photos were done before.
 
     Raises:
-        ValueError: the file is not from an earlier call with the same settings.
+        ValueError: the file is not from an earlier call with the same settings, or a shard of it
+            was divided otherwise.
     """
     path = shard_path(file, *shard) if shard else file
     record.refuse_others("Name another file, or move this one away.")
+    if shard:
+        _refuse_other_division(file, shard[1])
     if record.stored() is None:
         for there in (path, _unfinished(path)):
             if there.exists():
@@ -194,6 +198,16 @@ def predict_compact(
             if has_more:
                 summary.first_of_several.append(task.photo)
     return summary, n_before
+
+
+def _refuse_other_division(file: Path, of: int) -> None:
+    for name, there in sorted(_divisions(file).items()):
+        if there != of:
+            raise ValueError(
+                f"{printable(file.with_name(name))} is of {count_text(there, 'shard')}; expected "
+                f"{of:,} as in this call. Take the same number for all shards, or name another "
+                "file."
+            )
 
 
 def join_to_coco(file: Path, coco: Path) -> int:
@@ -236,17 +250,14 @@ def join_to_coco(file: Path, coco: Path) -> int:
 def _finished_files(file: Path) -> list[Path]:
     if file.exists():
         return [file]
-    pattern = f"{_literal(file.stem)}-[0-9]*-of-[0-9]*{_literal(file.suffix)}"
-    found = [p.name.removesuffix(_UNFINISHED) for p in file.parent.glob(f"{pattern}*")]
-    endings = [Path(name).stem.rpartition("-")[2] for name in found]
-    counts = {int(ending) for ending in endings if ending.isdecimal()}
+    counts = set(_divisions(file).values())
     if len(counts) > 1:
         raise ValueError(
             f"{printable(file)} was divided in several ways, by {sorted(counts)}; expected one. "
             "Move the other files away."
         )
-    of = counts.pop() if counts else 1
-    paths = [shard_path(file, number, of) for number in range(1, of + 1)] if found else [file]
+    of = counts.pop() if counts else 0
+    paths = [shard_path(file, number, of) for number in range(1, of + 1)] or [file]
     if missing := [path for path in paths if not path.exists()]:
         raise ValueError(
             f"{printable(missing[0])} is not finished"
@@ -256,8 +267,15 @@ def _finished_files(file: Path) -> list[Path]:
     return paths
 
 
-def _literal(name: str) -> str:
-    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
+def _divisions(file: Path) -> dict[str, int]:
+    """Names of the shards' files that are there, finished or not -> of how many they are one."""
+    stem, suffix = re.escape(file.stem), re.escape(file.suffix)
+    pattern = re.compile(
+        rf"{stem}-[0-9]{{5,}}-of-([0-9]{{5,}}){suffix}(?:{re.escape(_UNFINISHED)})?"
+    )
+    names = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
+    matches = map(pattern.fullmatch, names)
+    return {match.string: int(match[1]) for match in matches if match}
 
 
 def _existing(path: Path, file: Path) -> Path:

@@ -14,6 +14,7 @@ from clothseg_utils.prediction.result_names import Source, former_results
 from clothseg_utils.prediction.tars import TAR_SUFFIX, TarMember, list_tar
 
 _RESULT = "results of predict"
+_UNREAD = "{}: {}; expected a file or folder that you may read. Mend it, and run again."
 _SHOWN = 5  # of skipped files, in a remark
 
 
@@ -105,7 +106,7 @@ class Inputs:
         try:
             listing = list_photos(folder)
         except OSError as error:
-            self.unread[folder] = f"{printable(folder)}: {error.strerror}; nothing in it was read."
+            self.unread[folder] = _UNREAD.format(printable(folder), error.strerror)
             return
         results = former_results([*listing.photos, *listing.other_files()])
         inner = _inside(self._out_dir, folder)
@@ -116,7 +117,9 @@ class Inputs:
                 self.skipped[reason].append(path)
             else:
                 self._add_photo(Source(_shared(path.parent), path.name, root))
-        self.unread |= {path: f"{printable(path)}: {why}" for path, why in listing.unread.items()}
+        self.unread |= {
+            path: _UNREAD.format(printable(path), why) for path, why in listing.unread.items()
+        }
 
     def _add_pattern(self, pattern: Path) -> None:
         """Add what a pattern means; results are called by what follows its fixed part."""

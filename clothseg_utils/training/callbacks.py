@@ -1,6 +1,7 @@
 """What a Trainer calls while it trains: the clock, the history's file, panels, checkpoints."""
 
 import csv
+import datetime
 import io
 import math
 import time
@@ -14,6 +15,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from clothseg_utils.core.config import TrainConfig
 from clothseg_utils.core.files import write_bytes, write_text
+from clothseg_utils.core.ranks import world_size
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.pictures.panels import prediction_panel
 from clothseg_utils.training.devices import from_first
@@ -24,6 +26,9 @@ PANEL_COUNT = 4
 
 PANEL_HEIGHT = 320
 """Height of the pictures in a panel, pixels: the legend stays readable at small inputs."""
+
+CHECKPOINT_INTERVAL = datetime.timedelta(minutes=10)
+"""Time between two `last.ckpt` within a check: the most that a kill there loses."""
 
 _FIRST_FACTOR = 0.01  # a warm-up that began at 0 would waste its first step
 
@@ -63,7 +68,8 @@ class TrainingClock(pl.Callback):
         self.config = config
         self._earlier = 0.0
         self._started: float | None = None
-        self._batches = 0  # done since the latest check
+        self._batches = 0.0  # done since the latest check
+        self._batches_before = 0.0  # of them, before training was cut short
 
     @property
     def seconds(self) -> float:
@@ -77,7 +83,8 @@ class TrainingClock(pl.Callback):
             spent = self.seconds if seconds is None else seconds
             return min(1.0, spent / (60 * self.config.max_minutes))
         # Steps would not do: after a resume on other devices a check has another number of them.
-        checks = trainer.current_epoch + self._batches / max(1, trainer.num_training_batches)
+        n_batches = self._batches_before + trainer.num_training_batches
+        checks = trainer.current_epoch + self._batches / max(1, n_batches)
         return min(1.0, checks / max(1, trainer.max_epochs or 1))
 
     def _agreed_progress(self, trainer: pl.Trainer) -> float:
@@ -85,13 +92,17 @@ class TrainingClock(pl.Callback):
         by_clock = self.config.max_minutes > 0
         return self.progress(trainer, from_first(self.seconds) if by_clock else None)
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: ClothingSegmenter) -> None:
+        """Count from the check's beginning, also where it goes on."""
+        self._batches_before = pl_module.photos_before / (self.config.batch_size * world_size())
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set the learning rate of this step."""
         if self._started is None:
             self._started = time.monotonic()
-        self._batches = batch_idx
+        self._batches = self._batches_before + batch_idx
         factor = learning_rate_factor(self._agreed_progress(trainer), self.config)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.config.learning_rate * factor
@@ -105,7 +116,7 @@ class TrainingClock(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Stop when the time is up."""
-        self._batches = batch_idx + 1
+        self._batches = self._batches_before + batch_idx + 1
         if self.config.max_minutes > 0 and self._agreed_progress(trainer) >= 1:
             trainer.should_stop = True
 
@@ -134,13 +145,26 @@ class CheckLength(pl.Callback):
 
     It counts them once for all. And where it resumes, workers load by then what comes first of all
     checks: they begin anew with the one that comes next.
+
+    It would go on within a check by the number of its batches, which may be others now, and without
+    the hooks of its beginning: here what is left of a check is one that begins.
     """
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: ClothingSegmenter, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let the Trainer begin the check that was cut short."""
+        if pl_module.photos_before:
+            for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+                counts.update(dict.fromkeys(counts, counts["completed"]))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: ClothingSegmenter) -> None:
         """Count the batches; the order knows by now which check it is."""
         loop = trainer.fit_loop
         assert loop._combined_loader is not None
-        n_batches = len(loop._combined_loader.flattened[0])
+        loader = loop._combined_loader.flattened[0]
+        loader.sampler.taken = pl_module.photos_before
+        n_batches = len(loader)
         loop.max_batches = trainer.val_check_batch = n_batches
         loop._combined_loader.limits = [n_batches]
         if loop.is_resuming:
@@ -166,8 +190,7 @@ class HistoryWriter(pl.Callback):
         """Write the file; print the line."""
         if not trainer.is_global_zero:
             return
-        # Of a finished training that goes on: it is no longer finished.
-        self.run.training_path.unlink(missing_ok=True)
+        self._go_on()
         write_history(self.run.logs_dir / "history.csv", pl_module.history)
         if self.print_lines:
             row = pl_module.history[-1]
@@ -177,6 +200,17 @@ class HistoryWriter(pl.Callback):
                 f"val mIoU {row['val/mean_iou']:.4f}  val F1 {row['val/macro_f1']:.4f}",
                 flush=True,
             )
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Called before `last.ckpt` is written, within a check too."""
+        if trainer.is_global_zero:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """A finished training that goes on is no longer finished."""
+        self.run.training_path.unlink(missing_ok=True)
 
 
 class PanelLogger(pl.Callback):
@@ -229,6 +263,28 @@ class Checkpoints(ModelCheckpoint):
         placed = {name: place(state.get(name, "")) for name in paths}
         best = {place(path): score for path, score in state.get("best_k_models", {}).items()}
         return state | placed | {"dirpath": folder, "best_k_models": best}
+
+
+class TimedCheckpoint(Checkpoints):
+    """Writes a checkpoint every `train_time_interval` within a check, where one can go on."""
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Write it if it is time.
+
+        Not while gradients wait for further batches, which no checkpoint holds; nor after the last
+        batch, as going on from there would leave out the validation.
+        """
+        loop = trainer.fit_loop.epoch_loop
+        is_last = trainer.should_stop or loop._num_ready_batches_reached()
+        if not (is_last or loop._should_accumulate()):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
 class CheckpointFiles(TorchCheckpointIO):

@@ -190,7 +190,7 @@ def _cause(failures: Mapping[int, Any], ended: Sequence[int], folder: Path) -> s
     how = f"by {failure.signal_name()}" if number in killed else f"with code {failure.exitcode}"
     return (
         f"{_ERROR}process {number} of the training ended {how}, and the others with it; expected "
-        "all to end by themselves. Rerun it to go on from the last check; where memory ran out, "
+        "all to end by themselves. Rerun it to go on from last.ckpt; where memory ran out, "
         "lower train.batch_size or train.num_workers."
     )
 

@@ -16,7 +16,7 @@ from clothseg_utils.network.encoders import encoder_normalization
 from clothseg_utils.network.unet import build_network, normalize_images
 from clothseg_utils.prediction.geometry import Normalization
 from clothseg_utils.scores.metrics import scores_from_confusion
-from clothseg_utils.training.devices import average_buffers
+from clothseg_utils.training.devices import add_up, average_buffers
 from clothseg_utils.training.loaders import Sample
 from clothseg_utils.training.losses import DiceFocalLoss, LossParts
 
@@ -71,6 +71,33 @@ class _EpochTotals:
         self._in_a_row = (self._in_a_row + 1).where(~is_finite, 0)
         self._longest_row = torch.maximum(self._longest_row, self._in_a_row)
         self.confusion += _count_pairs(logits.detach(), target, is_finite)
+
+    def state(self) -> dict[str, Any]:
+        """What all processes counted so far, as plain values for a checkpoint."""
+        (losses,) = add_up(self._losses)
+        counted, confusion = add_up(self._counted, self.confusion)
+        # The same in all of them: the loss is that of a batch of all.
+        rows = torch.stack([self._left_out, self._in_a_row, self._longest_row])
+        return {
+            "losses": losses.tolist(),
+            "counted": counted.item(),
+            "confusion": confusion.tolist(),
+            "rows": rows.tolist(),
+        }
+
+    def load_state(self, state: Mapping[str, Any], images: int) -> None:
+        """Go on from there; what adds up over processes goes on in the first one.
+
+        Args:
+            state: as `state` gave it, whatever the number of processes was.
+            images: photos seen by this process.
+        """
+        self.images = images
+        self._left_out, self._in_a_row, self._longest_row = self._counted.new_tensor(state["rows"])
+        if rank() == 0:
+            self._losses = self._losses.new_tensor(state["losses"])
+            self._counted = self._counted.new_tensor(state["counted"])
+            self.confusion = self.confusion.new_tensor(state["confusion"])
 
     def sums(self) -> torch.Tensor:
         """What adds up over processes.
@@ -161,6 +188,13 @@ class ClothingSegmenter(pl.LightningModule):
         self.latest_loss = torch.zeros(())
         self._statistics: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._totals: dict[str, _EpochTotals] = {}
+        self._is_within_check = False
+        self._cut_short: dict[str, Any] | None = None  # the check that a checkpoint was within
+
+    @property
+    def photos_before(self) -> int:
+        """Training photos of this check that all processes saw before training was cut short."""
+        return self._cut_short["photos"] if self._cut_short else 0
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map (N, 3, H, W) uint8 RGB images, 0..255, to (N, C, H, W) logits."""
@@ -199,15 +233,29 @@ class ClothingSegmenter(pl.LightningModule):
         return parts
 
     def on_train_epoch_start(self) -> None:
-        """Start counting and random numbers anew; keep a frozen encoder's statistics still."""
-        # By the check, so that dropped paths go on after a resume as if training had not stopped.
-        seed = np.random.SeedSequence((self.config.train.seed, self.current_epoch, rank()))
-        torch.manual_seed(int(seed.generate_state(1)[0]))
+        """Start counting anew, or go on; keep a frozen encoder's statistics still."""
         self._totals["train"] = _EpochTotals(
             self.classes.num_classes, self.device, self._totals.get("train")
         )
+        if self._cut_short:
+            self._totals["train"].load_state(self._cut_short, self.photos_before // world_size())
+        self._is_within_check = True
         if self.config.train.freeze_encoder:
             self.network.encoder.eval()
+
+    def on_train_batch_start(self, batch: Sample, batch_idx: int) -> None:
+        """Start random numbers anew.
+
+        By the photos so far, so that dropped paths go on after a resume as if training had not
+        stopped.
+        """
+        place = (self.current_epoch, self._photos_seen(), rank())
+        seed = np.random.SeedSequence((self.config.train.seed, *place))
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+
+    def _photos_seen(self) -> int:
+        """Training photos of this check in all processes."""
+        return self._totals["train"].images * world_size()
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew, with the same network in all processes."""
@@ -225,7 +273,7 @@ class ClothingSegmenter(pl.LightningModule):
         row: dict[str, float] = {}
         for group, totals in self._totals.items():
             row |= self._figures(group, totals)
-        self.check_images = self._totals["train"].images * world_size()
+        self.check_images = self._photos_seen()
         for name, value in row.items():
             self.log(name, value, prog_bar=name == MONITOR)
         # TensorBoard's x axis; by itself Lightning is one step behind the history here.
@@ -238,6 +286,7 @@ class ClothingSegmenter(pl.LightningModule):
             "step": self.global_step,
         }
         self.history.append(counted | row)
+        self._is_within_check, self._cut_short = False, None
 
     def _figures(self, group: str, totals: _EpochTotals) -> dict[str, float]:
         reduce = self.trainer.strategy.reduce  # sums over the processes of a distributed run
@@ -324,7 +373,12 @@ class ClothingSegmenter(pl.LightningModule):
             self.config.model_dump(), self.classes, self.data_info, self.normalization
         )
         checkpoint[CHECKPOINT_KEY] = info | {"history": self.history}
+        if self._is_within_check:
+            counted = self._totals["train"].state()
+            checkpoint[CHECKPOINT_KEY]["within_check"] = {"photos": self._photos_seen()} | counted
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the history of the run that is resumed."""
-        self.history = [complete_row(row) for row in checkpoint[CHECKPOINT_KEY]["history"]]
+        """Go on with the history of the run that is resumed, and within its check."""
+        info = checkpoint[CHECKPOINT_KEY]
+        self.history = [complete_row(row) for row in info["history"]]
+        self._cut_short = info.get("within_check")

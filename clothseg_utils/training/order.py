@@ -107,6 +107,10 @@ class TrainingOrder(Sampler[Draw]):
         world_size: number of processes.
         weights: (n_photos,) of each photo, above 0; None takes all alike.
 
+    Attributes:
+        taken: photos of the check that all processes took before training was cut short: the rest
+            is drawn, in whole steps; where steps have another size now, at least one.
+
     Example:
         >>> order = TrainingOrder(4, CheckSizes(epoch=4, checks=1, step=2), seed=0)
         >>> sorted(draw.photo for draw in order)
@@ -128,6 +132,7 @@ class TrainingOrder(Sampler[Draw]):
         self.rank = rank
         self.world_size = world_size
         self.weights = weights
+        self.taken = 0
         self._check = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -136,18 +141,26 @@ class TrainingOrder(Sampler[Draw]):
 
     def __len__(self) -> int:
         """Samples of the check in this process."""
-        begin, end = (self.sizes.begin(self._check + i) for i in range(2))
+        begin, end = self._span()
         return (end - begin) // self.world_size
 
     def __iter__(self) -> Iterator[Draw]:
         """Draw this process's samples of the check."""
-        begin, end = (self.sizes.begin(self._check + i) for i in range(2))
+        begin, end = self._span()
         order, of_pass = np.empty(0, np.int64), -1
         for position in range(begin + self.rank, end, self.world_size):
             number, place = divmod(position, self.n_photos)
             if number != of_pass:
                 order, of_pass = self._order(number), number
             yield Draw(int(order[place]), (self.seed, position))
+
+    def _span(self) -> tuple[int, int]:
+        """Places in the row that all processes take, to the second exclusive."""
+        begin, end = (self.sizes.begin(self._check + i) for i in range(2))
+        if self.taken:
+            n_steps = max(1, (end - begin - self.taken) // self.sizes.step)
+            begin = end - n_steps * self.sizes.step
+        return begin, end
 
     def _order(self, number: int) -> np.ndarray:
         """Photos of a pass, (n_photos,)."""

@@ -5,14 +5,14 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 
 from clothseg_utils.core.config import Config
 from clothseg_utils.core.files import remove_abandoned
 from clothseg_utils.core.runs import RunFolder
-from clothseg_utils.core.shapes import ABSENT, Shape, check_shape
+from clothseg_utils.core.shapes import ABSENT, Count, Shape, check_shape
 from clothseg_utils.core.text import count_text, first_names, number_text
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from clothseg_utils.training.module import complete_row
@@ -52,6 +52,7 @@ class _Steering(Shape):
     patience: float = ABSENT
     learning_rate: float = ABSENT
     batch_size: float = ABSENT
+    epoch_images: float = ABSENT
     accumulate: float = ABSENT
 
 
@@ -59,11 +60,16 @@ class _Settings(Shape):
     train: _Steering
 
 
+class _Within(Shape):
+    photos: Count
+
+
 class _State(Shape):
     """What `last.ckpt` needs beyond what `read_checkpoint` checks."""
 
     config: _Settings
-    history: Annotated[list[_Check], Field(min_length=1)]
+    history: list[_Check]
+    within_check: _Within = ABSENT
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,8 @@ def holds_training(run: RunFolder) -> bool:
     return any(not path.name.startswith(".") for path in run.checkpoints_dir.glob("*"))
 
 
-def _passed_a_check(run: RunFolder) -> bool:
-    """Whether a training came to the end of its first check, whose last file is last.ckpt."""
+def _can_go_on(run: RunFolder) -> bool:
+    """Whether a training came to its last.ckpt: within a check, or as the last file of one."""
     return run.last_checkpoint.exists() or run.training_path.exists()
 
 
@@ -100,15 +106,16 @@ def check_wish(run: RunFolder, *, resume: bool) -> None:
         ValueError: the run holds a training and no resume was asked for, or the other way round.
     """
     restore_former(run)
-    if _passed_a_check(run) and not resume:
+    if _can_go_on(run) and not resume:
         raise ValueError(
             f'run "{run.name}" holds a training; expected a new run. Go on with it by --resume, or '
             "begin another by --run-name."
         )
-    if resume and not _passed_a_check(run):
+    if resume and not _can_go_on(run):
         raise ValueError(
-            f'run "{run.name}" holds no training to go on with; expected one that came to its '
-            "first check. Check --run-name, or begin it without --resume."
+            f'run "{run.name}" holds no training to go on with; expected last.ckpt, which is '
+            "written at the first check, at the latest after ten minutes. Check --run-name, or "
+            "begin it without --resume."
         )
 
 
@@ -168,12 +175,12 @@ def plan_start(
         # An encoder cannot begin with the weights of another one.
         another = _another_run(run, from_this="encoder_name" not in lasting)
         return otherwise(first_names([*lasting.values()]), remedy + another)
-    row = complete_row(state["history"][-1])
-    epochs = count_text(row["epochs_done"], "epoch")
+    n_epochs, seconds = _done(state)
+    epochs = count_text(round(n_epochs, 2), "epoch")
     if differences and not goes_on:
         remedy = (
             f"expected a longer training, as this one is finished ({epochs}, "
-            f"{row['seconds'] / 60:.2g} minutes). Raise train.max_epochs or train.max_minutes, or "
+            f"{seconds / 60:.2g} minutes). Raise train.max_epochs or train.max_minutes, or "
         )
         return otherwise(first_names([*differences.values()]), remedy + _another_run(run))
     # None where an earlier version finished it.
@@ -259,19 +266,38 @@ def _read_state(run: RunFolder) -> dict[str, Any]:
     state = checkpoint[CHECKPOINT_KEY]
     try:
         check_shape(state, _State, "last.ckpt", "")
-    except ValueError:
+        if "within_check" in state:
+            seconds = checkpoint["callbacks"]["TrainingClock"]["seconds"]
+            state["within_check"]["seconds"] = seconds
+        _done(state)
+    except (ValueError, LookupError, TypeError):
         raise ValueError("last.ckpt is not as training wrote it") from None
+    if not state["history"] and "within_check" not in state:
+        raise ValueError("last.ckpt holds no check")
     return state
+
+
+def _done(state: Mapping[str, Any]) -> tuple[float, float]:
+    """Epochs and seconds that a training has behind it."""
+    epochs, seconds = 0.0, 0.0
+    if state["history"]:
+        row = complete_row(state["history"][-1])
+        epochs, seconds = row["epochs_done"], row["seconds"]
+    if "within_check" in state:
+        check = state["within_check"]
+        epoch_images = state["config"]["train"]["epoch_images"] or state["data"]["train_images"]
+        epochs, seconds = epochs + check["photos"] / epoch_images, check["seconds"]
+    return epochs, seconds
 
 
 def _check_time_left(config: Config, state: Mapping[str, Any], run: RunFolder) -> None:
     """Refuse to go on for less than is done."""
-    row, train = complete_row(state["history"][-1]), config.train
-    n_done, unit, field = row["epochs_done"], "epoch", "max_epochs"
+    (epochs, seconds), train = _done(state), config.train
+    n_done, unit, field = round(epochs, 2), "epoch", "max_epochs"
     if train.max_minutes > 0:
         if train.max_minutes == state["config"]["train"]["max_minutes"]:
             return  # it was killed at its very end
-        n_done, unit, field = round(row["seconds"] / 60, 2), "minute", "max_minutes"
+        n_done, unit, field = round(seconds / 60, 2), "minute", "max_minutes"
     asked = getattr(train, field)
     if n_done > asked:
         raise ValueError(
@@ -290,7 +316,7 @@ def _is_longer(config: Config, state: Mapping[str, Any]) -> bool:
     if config.train.max_minutes > 0:
         return more["max_minutes"] > 0
     if more["max_minutes"] < 0:  # it went by the clock, so its epochs were not counted
-        return config.train.max_epochs > complete_row(state["history"][-1])["epochs_done"]
+        return config.train.max_epochs > _done(state)[0]
     if more["max_epochs"] < 0:
         return False
     return more["max_epochs"] > 0 or more["patience"] > 0

@@ -16,8 +16,13 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from clothseg_utils.core.config import Config, TrainConfig, replace_fields
-from clothseg_utils.core.faults import fault_line
-from clothseg_utils.core.files import resolve_path, sha256_file, write_json
+from clothseg_utils.core.faults import fault_line, quiet_threads, words_of_worker
+from clothseg_utils.core.files import (
+    check_writable,
+    resolve_path,
+    sha256_file,
+    write_json,
+)
 from clothseg_utils.core.progress import in_notebook, is_attended
 from clothseg_utils.core.ranks import is_launched, local_world_size, rank, world_size
 from clothseg_utils.core.reach import code_hash
@@ -37,6 +42,7 @@ from clothseg_utils.network.encoders import (
 from clothseg_utils.network.transfer import StoredWeights, read_weights, take_weights
 from clothseg_utils.network.unet import build_network, default_precision, set_prior_bias
 from clothseg_utils.training.callbacks import (
+    CHECKPOINT_INTERVAL,
     BestCheckpoint,
     CheckLength,
     CheckpointFiles,
@@ -44,6 +50,7 @@ from clothseg_utils.training.callbacks import (
     HistoryWriter,
     PanelLogger,
     Patience,
+    TimedCheckpoint,
     TrainingClock,
     read_history,
 )
@@ -135,7 +142,7 @@ def train(
     Raises:
         FileNotFoundError: a file that the settings name is missing.
         ValueError: settings that do not fit, too little memory, or a loss that is no longer
-            finite; the former training is where it was if none of this one's checks was done.
+            finite; the former training is where it was if this one came to no checkpoint.
     """
     if config.train.devices > 1 and not is_launched():
         train_on_devices(config, resume_only=resume_only)
@@ -191,6 +198,7 @@ def train(
     return _finished_result(run)
 
 
+@quiet_threads()
 def _fit(
     config: Config,
     data_module: ClothingDataModule,
@@ -201,6 +209,9 @@ def _fit(
 ) -> None:
     """Train, and write what is told of it; several processes come here together."""
     train = config.train
+    if rank() == 0:
+        check_writable(run.checkpoints_dir)
+        check_writable(run.logs_dir)
     pl.seed_everything(train.seed, workers=True, verbose=False)
     card = encoder_card(train.encoder_name, train.encoder_weights)
     card = {name: data_info.get(name, told) for name, told in card.items()}
@@ -312,6 +323,9 @@ def _build_trainer(config: Config, run: RunFolder, clock: TrainingClock, source:
             **checkpoint_options,
         ),
         Checkpoints(filename="last", **checkpoint_options),
+        TimedCheckpoint(
+            filename="last", train_time_interval=CHECKPOINT_INTERVAL, **checkpoint_options
+        ),
     ]
     by_clock = train.max_minutes > 0
     if not by_clock:
@@ -386,6 +400,11 @@ def _plain_faults(train: TrainConfig) -> Iterator[None]:
     """
     try:
         yield
+    except (OSError, ValueError) as error:
+        said = words_of_worker(str(error))
+        if said == str(error):
+            raise
+        raise type(error)(said) from None
     except (RuntimeError, MemoryError) as error:
         # Where CUDA's own calls run out it is a plain RuntimeError, or torch's AcceleratorError.
         told = ("out of memory", "can't allocate memory")
@@ -418,8 +437,6 @@ def _quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", ".*number of training batches")
             # We resume into our own folder on purpose.
             warnings.filterwarnings("ignore", ".*exists and is not empty")
-            # Checkpoints are written at the end of an epoch, never inside one.
-            warnings.filterwarnings("ignore", ".*mid-epoch")
             # A training that goes on by the clock has no patience.
             warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint")
             # The name of this option from torch 2.15 on is unknown to the versions before it.

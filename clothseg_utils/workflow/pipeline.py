@@ -373,14 +373,17 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
     import papermill
     from nbclient.exceptions import DeadKernelError
 
+    from clothseg_utils.workflow.kernel import Kernel
+
     source = notebook_path(notebook)
     executed = run.notebooks_dir / source.name
     executed.parent.mkdir(parents=True, exist_ok=True)
     unfinished = executed.with_name(f".{source.name}")
     run.update_step(notebook, {"state": "running", "key": None})
     started = time.perf_counter()
-    # papermill announces every cell; what a notebook prints is enough.
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    # papermill announces every cell, and nbclient a process that ended: what a notebook prints, and
+    # the error that is raised, are enough.
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
     try:
         with (
             warnings.catch_warnings(),
@@ -395,6 +398,7 @@ def _run_notebook(run: RunFolder, notebook: str, parameters: Mapping[str, Any]) 
                 kernel_name="python3",
                 progress_bar=False,
                 stdout_file=output,
+                kernel_manager_class=Kernel,
                 # The kernel warns of its own transport on our stderr; its errors reach us anyway.
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
