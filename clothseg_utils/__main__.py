@@ -630,6 +630,8 @@ def predict(
             planning.check_apart(plan.tasks)
         if part:
             record.refuse_others("Give these shards another --out.")
+        elif record.stored() is None and record.path.exists():
+            _say(f"{record.path} cannot be read: all are made again")
         elif record.stored() not in (None, record.settings):
             _say(f"{target} holds results of another checkpoint or options: all are made again")
         elif record.stored() and not record.is_continued(plan.tasks):

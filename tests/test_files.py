@@ -181,3 +181,13 @@ def test_records_do_not_name_the_home_folder(monkeypatch, home, path, recorded):
     monkeypatch.setenv("HOME", home)
     assert portable_path(path) == recorded
     assert resolve_path(recorded) == Path(path)
+
+
+def test_a_folder_called_like_a_home_is_recorded_as_that_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr("clothseg_utils.core.files.repo_root", lambda: tmp_path)
+    assert resolve_path(portable_path(tmp_path / "~data" / "a")) == tmp_path / "~data" / "a"
+
+
+def test_an_unknown_home_is_named():
+    with pytest.raises(ValueError, match=r"no home folder ~nobody9 is known; expected a path"):
+        resolve_path("~nobody9/data")

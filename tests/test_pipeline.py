@@ -345,6 +345,16 @@ def test_changed_setting_reruns_the_step_and_what_follows_from_it(steps_run, con
     assert steps_run(changed) == []
 
 
+def test_a_step_whose_output_was_cut_off_runs_again(steps_run, run):
+    steps_run()
+    outputs = run.read_manifest()["steps"]["03_training"]["outputs"]
+    path = next(run.path / name for name in outputs if (run.path / name).is_file())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] if whole else b"more")
+    assert steps_run() == ["03_training"]
+    assert path.read_bytes() == whole
+
+
 def test_setting_of_no_notebook_reruns_nothing(steps_run, config):
     steps_run()
     assert steps_run(replace_fields(config, {"overlay_count": 9})) == []

@@ -64,7 +64,7 @@ def test_import_asks_no_network_and_warns_of_nothing():
         env={n: v for n, v in os.environ.items() if n != "NO_ALBUMENTATIONS_UPDATE"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 

@@ -182,6 +182,7 @@ INSTALLATION = [
     "-m pip install --require-hashes --only-binary :all: -r requirements.lock",
     "-m pip install --no-deps --no-build-isolation -e .",
 ]
+TESTS = "-m pytest -n 2 --dist loadfile --no-loadscope-reorder"
 
 
 @needs_make
@@ -214,7 +215,7 @@ def test_changed_pins_are_installed_into_the_environment(checkout: Checkout) -> 
     later = checkout.stamp.stat().st_mtime + 10
     os.utime(checkout.path / "requirements.lock", (later, later))
     checkout.make("test")
-    assert checkout.calls == [*INSTALLATION[1:], "-m pytest"]
+    assert checkout.calls == [*INSTALLATION[1:], TESTS]
 
 
 @needs_make
@@ -225,7 +226,7 @@ def test_broken_installation_is_never_built_upon(checkout: Checkout) -> None:
     assert not checkout.stamp.exists()
     checkout.broken.unlink()
     assert checkout.make("test").returncode == 0
-    assert checkout.calls == [*INSTALLATION, "-m pytest"]
+    assert checkout.calls == [*INSTALLATION, TESTS]
     assert checkout.stamp.exists()
 
 
@@ -236,7 +237,7 @@ def test_renewed_lock_is_installed_and_tested(checkout: Checkout) -> None:
     renewal, *rest = checkout.calls
     assert renewal.startswith("-m uv pip compile ")
     assert {"--universal", "--generate-hashes", "--upgrade"} < set(renewal.split())
-    assert rest == [*INSTALLATION[1:], "-m pytest"]
+    assert rest == [*INSTALLATION[1:], TESTS]
     checkout.broken.touch()
     assert checkout.make("lock").returncode != 0
     assert len(checkout.calls) == 1  # no tests of a set that was not renewed

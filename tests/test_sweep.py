@@ -96,6 +96,18 @@ def test_long_names_are_cut_and_stay_apart():
     assert planned[0].name != planned[1].name
 
 
+def test_values_that_differ_past_the_sixth_digit_stay_apart():
+    planned = plan_sweep("x", configs(learning_rate=["0.0012345671", "0.0012345672"]))
+    assert [run.name[-12:] for run in planned] == ["0.0012345671", "0.0012345672"]
+
+
+def test_names_fit_the_disk_in_any_script():
+    planned = plan_sweep("x", configs(checkpoint=["衣" * 90, "衣" * 91]))
+    assert [len(run.name.encode()) <= 200 for run in planned] == [True, True]
+    with pytest.raises(ValueError, match=r"a sweep's name .* of 200 bytes at most"):
+        plan_sweep("衣" * 90, configs(seed=[0, 1]))
+
+
 def test_runs_with_the_same_settings_are_refused():
     with pytest.raises(ValueError, match="two runs would have the same settings; expected"):
         plan_sweep("x", configs(learning_rate=["1e-3", "0.001"]))

@@ -153,7 +153,7 @@ def test_result_matches_its_history(tiny_training):
     assert result.best_score == max(scores)
     assert result.best_epoch == scores.index(max(scores))
     assert result.reason == "epoch 2, its last, was done"
-    assert result.seconds == pytest.approx(result.history[-1]["seconds"], abs=10)
+    assert result.seconds >= result.history[-1]["seconds"]  # checkpoints are written after it
 
 
 def test_history_file_holds_the_history(tiny_training):

@@ -302,7 +302,7 @@ class Config(_Section):
     def _check_own_data(self) -> Self:
         if self.convert.coco_file:
             if not self.convert.coco_photos:
-                raise ValueError("coco_file is set and coco_photos, its folder of photos, is not")
+                raise ValueError("coco_file is set and coco_photos is not; set that folder too")
             if self.data.data_root == DataConfig().data_root:
                 raise ValueError(
                     "coco_file is set and data_root is still that of the drawn photos; set "

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from clothseg_utils.core.classes import ClassTable
+from clothseg_utils.core.shapes import ABSENT, Shape, check_shape
 from clothseg_utils.network.unet import read_torch_file
 from clothseg_utils.prediction.geometry import IMAGENET, Normalization
 from clothseg_utils.prediction.onnx_model import is_onnx
@@ -17,14 +19,28 @@ CHECKPOINT_KEY = "clothseg"
 FORMAT = 1
 """Of what they keep there; raised when versions before could not use it. Without it: 1."""
 
+_REMEDY = "Take another one of the run, or train again."
+
 _NEEDED = {
     "class_names": list,
     "config.train.encoder_name": str,
     "config.train.encoder_weights": str,
     "config.data.image_size": int,
     "config.data.resize": str,
+    "config.data.scheme": str,
     "data": dict,
 }
+
+
+class _Normalization(Shape):
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class _Info(Shape):
+    class_names: list[str]
+    config: dict[str, dict[str, str | bool | int | float]]
+    normalization: _Normalization = ABSENT
 
 
 def checkpoint_info(
@@ -109,10 +125,10 @@ def check_info(path: str | Path, info: Any) -> None:
             value = value.get(key) if isinstance(value, dict) else None
         if not isinstance(value, kind):
             raise _not_whole(path, f"{CHECKPOINT_KEY}.{name}")
+    check_shape(info, _Info, f"{path}, {CHECKPOINT_KEY}", _REMEDY)
 
 
 def _not_whole(path: str | Path, name: str) -> ValueError:
     return ValueError(
-        f"{path} has no usable {name}; expected a checkpoint as training left it. Take another "
-        "one of the run, or train again."
+        f"{path} has no usable {name}; expected a checkpoint as training left it. {_REMEDY}"
     )

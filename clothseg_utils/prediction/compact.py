@@ -6,14 +6,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from filelock import FileLock, Timeout
 
-from clothseg_utils.core.files import read_json
 from clothseg_utils.core.progress import progress_bar
+from clothseg_utils.core.shapes import Shape, read_shaped
 from clothseg_utils.core.text import count_text, printable
 from clothseg_utils.prediction.coco_results import check_replaced, coco_writer, photo_record
 from clothseg_utils.prediction.model import Model, Prediction
@@ -34,7 +34,24 @@ class _Line(msgspec.Struct):
     annotations: msgspec.Raw
 
 
+class _Region(msgspec.Struct):
+    class_id: int
+    area: int
+    bbox: Annotated[list[float], msgspec.Meta(min_length=4, max_length=4)]
+    segmentation: dict[str, Any]
+
+
+class _WholeLine(_Line):
+    annotations: list[_Region]  # type: ignore[assignment]
+
+
+class _Settings(Shape):
+    classes: list[str]
+
+
 _DECODER = msgspec.json.Decoder(_Line)
+_WHOLE_DECODER = msgspec.json.Decoder(_WholeLine)
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def shard_path(file: Path, number: int, of: int) -> Path:
@@ -101,7 +118,7 @@ def _whole_lines(file: Any) -> set[str]:
     file.seek(0)
     end = 0
     for line in file:
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(*_UNDECODABLE):
             if line.endswith(b"\n"):
                 done.add(_DECODER.decode(line).file_name)
                 end += len(line)
@@ -208,15 +225,19 @@ def join_to_coco(file: Path, coco: Path) -> int:
             something else.
     """
     check_replaced(coco)
-    settings = read_json(_existing(record_path(file), file))
+    settings_path = _existing(record_path(file), file)
+    remedy = "Move it away with the lines, and run predict again."
+    class_names = read_shaped(settings_path, _Settings, remedy)["classes"]
     n_photos = 0
-    with coco_writer(coco, settings["classes"]) as add:
+    with coco_writer(coco, class_names) as add:
         for path in _finished_files(file):
             with path.open("rb") as lines:
                 for number, line in enumerate(lines, start=1):
                     try:
-                        _DECODER.decode(line)
-                    except msgspec.DecodeError:
+                        regions = _WHOLE_DECODER.decode(line).annotations
+                        if any(not 0 < one.class_id < len(class_names) for one in regions):
+                            raise msgspec.DecodeError("of another class")
+                    except _UNDECODABLE:
                         raise ValueError(
                             f"{printable(path)}, line {number} is no record of predict; expected "
                             "the file as predict left it. Run predict again."

@@ -11,7 +11,8 @@ from typing import Any
 
 import clothseg_utils
 from clothseg_utils.core.config import InferenceConfig
-from clothseg_utils.core.files import portable_path, read_json, sha256_file, write_json
+from clothseg_utils.core.files import portable_path, sha256_file, write_json
+from clothseg_utils.core.shapes import ABSENT, Shape, read_shaped
 from clothseg_utils.core.text import printable
 from clothseg_utils.prediction.model import Model
 from clothseg_utils.prediction.plan import PhotoTask
@@ -41,6 +42,10 @@ def result_settings(
 _FOLDERS = "folders"
 
 
+class _Stored(Shape):
+    folders: dict[str, list[str]] = ABSENT
+
+
 @dataclass(frozen=True)
 class Record:
     """A file beside results that holds their settings, and which folders their photos lie in.
@@ -64,7 +69,7 @@ class Record:
 
     def _read(self) -> Any:
         with contextlib.suppress(FileNotFoundError, ValueError):
-            return read_json(self.path)
+            return read_shaped(self.path, _Stored, "")
         return None
 
     def is_continued(self, tasks: Iterable[PhotoTask]) -> bool:

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+
 from clothseg_utils.core.config import Config
 from clothseg_utils.core.files import remove_abandoned
 from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.core.shapes import ABSENT, Count, Shape, check_shape
 from clothseg_utils.core.text import count_text, first_names, number_text
 from clothseg_utils.network.checkpoints import CHECKPOINT_KEY, read_checkpoint
 from clothseg_utils.training.module import complete_row
@@ -34,6 +37,39 @@ _BEFORE = {"train_size": 0}
 _PIPELINE = "augment.pipeline_file holds another pipeline"
 
 _MOVING = ".moving"  # in a folder of previous/ until the training that replaces it has a checkpoint
+
+
+class _Check(Shape):
+    model_config = ConfigDict(allow_inf_nan=True)
+    __pydantic_extra__: dict[str, float]
+    epoch: float
+    seconds: float
+
+
+class _Steering(Shape):
+    max_epochs: float = ABSENT
+    max_minutes: float = ABSENT
+    patience: float = ABSENT
+    learning_rate: float = ABSENT
+    batch_size: float = ABSENT
+    epoch_images: float = ABSENT
+    accumulate: float = ABSENT
+
+
+class _Settings(Shape):
+    train: _Steering
+
+
+class _Within(Shape):
+    photos: Count
+
+
+class _State(Shape):
+    """What `last.ckpt` needs beyond what `read_checkpoint` checks."""
+
+    config: _Settings
+    history: list[_Check]
+    within_check: _Within = ABSENT
 
 
 @dataclass(frozen=True)
@@ -228,8 +264,16 @@ def _read_state(run: RunFolder) -> dict[str, Any]:
     if "optimizer_states" not in checkpoint:
         raise ValueError("last.ckpt holds weights alone")
     state = checkpoint[CHECKPOINT_KEY]
-    if "within_check" in state:
-        state["within_check"]["seconds"] = checkpoint["callbacks"]["TrainingClock"]["seconds"]
+    try:
+        check_shape(state, _State, "last.ckpt", "")
+        if "within_check" in state:
+            seconds = checkpoint["callbacks"]["TrainingClock"]["seconds"]
+            state["within_check"]["seconds"] = seconds
+        _done(state)
+    except (ValueError, LookupError, TypeError):
+        raise ValueError("last.ckpt is not as training wrote it") from None
+    if not state["history"] and "within_check" not in state:
+        raise ValueError("last.ckpt holds no check")
     return state
 
 

@@ -190,6 +190,8 @@ def check_inputs(config: Config, notebooks: Sequence[str], *, resume: bool = Fal
         FileNotFoundError: the data, or a file or folder that a setting names, is missing.
         ValueError: an encoder, weights, an augmentation pipeline or a scheme that cannot be used.
     """
+    if "04_metric_evaluation" in notebooks and not config.evaluate.checkpoint:
+        config.inference.input_sizes(config.data.image_size)
     if resume:
         config = replace_fields(config, {"init_from": "", "encoder_weights": "none"})
     convert = config.convert
