@@ -269,7 +269,7 @@ def _read_state(run: RunFolder) -> dict[str, Any]:
         if "within_check" in state:
             seconds = checkpoint["callbacks"]["TrainingClock"]["seconds"]
             state["within_check"]["seconds"] = seconds
-        _done(state)
+        _epochs_done(state), _seconds_done(state)
     except (ValueError, LookupError, TypeError):
         raise ValueError("last.ckpt is not as training wrote it") from None
     if not state["history"] and "within_check" not in state:
@@ -288,8 +288,9 @@ def _epochs_done(state: Mapping[str, Any]) -> float:
 
 def _seconds_done(state: Mapping[str, Any]) -> float:
     """Seconds that its clock counted."""
-    latest = state["within_check"] if "within_check" in state else state["history"][-1]
-    return latest["seconds"]
+    if "within_check" in state:
+        return state["within_check"]["seconds"]
+    return state["history"][-1]["seconds"] if state["history"] else 0.0
 
 
 def _check_time_left(config: Config, state: Mapping[str, Any], run: RunFolder) -> None:
