@@ -269,7 +269,8 @@ def _read_state(run: RunFolder) -> dict[str, Any]:
         if "within_check" in state:
             seconds = checkpoint["callbacks"]["TrainingClock"]["seconds"]
             state["within_check"]["seconds"] = seconds
-        _done(state)
+        if state["history"] or "within_check" in state:
+            _epochs_done(state), _seconds_done(state)  # what lacks in a row shows here
     except (ValueError, LookupError, TypeError):
         raise ValueError("last.ckpt is not as training wrote it") from None
     if not state["history"] and "within_check" not in state:
