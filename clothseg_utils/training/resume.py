@@ -269,7 +269,8 @@ def _read_state(run: RunFolder) -> dict[str, Any]:
         if "within_check" in state:
             seconds = checkpoint["callbacks"]["TrainingClock"]["seconds"]
             state["within_check"]["seconds"] = seconds
-        _epochs_done(state), _seconds_done(state)
+        if state["history"] or "within_check" in state:
+            _epochs_done(state), _seconds_done(state)  # what lacks in a row shows here
     except (ValueError, LookupError, TypeError):
         raise ValueError("last.ckpt is not as training wrote it") from None
     if not state["history"] and "within_check" not in state:
@@ -288,9 +289,8 @@ def _epochs_done(state: Mapping[str, Any]) -> float:
 
 def _seconds_done(state: Mapping[str, Any]) -> float:
     """Seconds that its clock counted."""
-    if "within_check" in state:
-        return state["within_check"]["seconds"]
-    return state["history"][-1]["seconds"] if state["history"] else 0.0
+    latest = state["within_check"] if "within_check" in state else state["history"][-1]
+    return latest["seconds"]
 
 
 def _check_time_left(config: Config, state: Mapping[str, Any], run: RunFolder) -> None:
