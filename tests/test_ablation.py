@@ -85,6 +85,11 @@ def base(tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "BASE", (*ablation.BASE, *places))
 
 
+def _group(**values):
+    """A row of a stratum as `evaluate` writes it, as far as another stage reads it."""
+    return {"stratum": "some", "n": 1, "score": None, "low": None, "high": None} | values
+
+
 def leave_run(config, right: float) -> RunFolder:
     """Leave what notebooks 03 and 04 would; `right` as in `leave_scores`."""
     run = RunFolder(config.run.outputs_root, config.run.run_name)
@@ -92,13 +97,13 @@ def leave_run(config, right: float) -> RunFolder:
     metrics = read_json(run.path / "metrics.json") | {"protocol": "the headline"}
     metrics["strata"] = {
         "object_area": [
-            {"n": 0, "score": None},
-            {"n": 1, "score": 0.2},
-            {"n": 3, "score": 0.4},
-            {"n": 5, "score": 0.9},
+            _group(n=0),
+            _group(n=1, score=0.2),
+            _group(n=3, score=0.4),
+            _group(n=5, score=0.9),
         ],
-        "overlap": [{"score": 0.75}, {"score": 0.5}],
-        "framing": [{"score": 0.1, "drop": 0.9}, {"score": 0.125, "drop": 0.25}],
+        "overlap": [_group(score=0.75), _group(score=0.5)],
+        "framing": [_group(score=0.1, drop=0.9), _group(score=0.125, drop=0.25)],
     }
     write_json(run.path / "metrics.json", metrics)
     write_json(run.training_path, {"best_score": 0.3, "steps": 1200, "epochs": 2, "seconds": 40.0})

@@ -300,7 +300,7 @@ def test_other_variables_of_a_notebook_are_passed_over():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"coco_file": "a.json"}, "convert: coco_file is set and coco_photos, its folder"),
+        ({"coco_file": "a.json"}, "convert: coco_file is set and coco_photos is not"),
         (
             {"coco_file": "a.json", "coco_photos": "a"},
             "convert: coco_file is set and data_root is still that of the drawn photos",

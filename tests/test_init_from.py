@@ -179,6 +179,7 @@ def own_checkpoint(path, state, class_names, encoder_name=ENCODER, **info):
     """A checkpoint as training leaves it, as far as another training reads it."""
     train_settings = {"encoder_name": encoder_name, "encoder_weights": "imagenet"}
     config = {"train": train_settings, "data": {"image_size": 64, "resize": "squash"}}
+    config["data"]["scheme"] = "supercategory"
     about = {"config": config, "class_names": [*class_names], "data": {}}
     torch.save({"state_dict": begin_with("network.", state), CHECKPOINT_KEY: about | info}, path)
     return path
@@ -360,7 +361,7 @@ def test_training_begins_with_a_checkpoint_and_says_so(begin, tiny_training, cap
 def test_normalization_stays_with_the_weights(begin, tiny_training, tmp_path):
     checkpoint = read_checkpoint(tiny_training.run.best_checkpoint)
     halves = Normalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    checkpoint[CHECKPOINT_KEY]["normalization"] = halves._asdict()
+    checkpoint[CHECKPOINT_KEY]["normalization"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
     torch.save(checkpoint, tmp_path / "own.ckpt")
     torch.save(checkpoint["state_dict"], tmp_path / "foreign.pt")
     for name, expected in (("own.ckpt", halves), ("foreign.pt", IMAGENET)):

@@ -429,8 +429,11 @@ def test_files_of_an_earlier_report_are_removed(full_run: RunFolder) -> None:
 
 
 def test_equal_runs_give_equal_reports(full_run: RunFolder) -> None:
-    before = [path.read_bytes() for path in write_report(full_run)]
-    assert [path.read_bytes() for path in write_report(full_run)] == before
+    def read() -> list[bytes]:
+        written = write_report(full_run)
+        return [written.page.read_bytes(), written.markdown.read_bytes()]
+
+    assert read() == read()
 
 
 def test_near_equal_photos_are_counted_where_they_were_looked_for(page: Page) -> None:
@@ -464,10 +467,12 @@ def test_run_that_does_not_exist_is_an_error_that_names_those_that_do(tmp_path: 
         write_report(RunFolder(tmp_path, "nope"))
 
 
-def test_broken_json_is_an_error(bare_run: RunFolder) -> None:
+def test_broken_json_is_named_and_the_rest_is_shown(bare_run: RunFolder) -> None:
     write_text(bare_run.path / "audit.json", "{")
-    with pytest.raises(ValueError, match=r"audit\.json is not JSON"):
-        write_report(bare_run)
+    written = write_report(bare_run)
+    assert list(written.broken) == ["audit.json"]
+    assert "is not JSON" in written.broken["audit.json"]
+    assert "could not be used" in written.markdown.read_text()
 
 
 def test_undecodable_figure_is_named(full_run: RunFolder) -> None:

@@ -116,7 +116,7 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path):
     code = """
 import sys
 from clothseg_utils.core import runs
-vars(runs).update(git_commit=lambda: None, library_versions=lambda: None)  # slow
+vars(runs).update(git_commit=lambda: "", library_versions=lambda: {})  # slow
 run = runs.RunFolder(sys.argv[1], "demo")
 sys.stdin.read(1)  # all start together
 for number in range(10):

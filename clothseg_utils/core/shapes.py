@@ -50,7 +50,7 @@ def check_shape(value: Any, shape: Any, name: str, remedy: str) -> None:
     """Refuse plain values of another shape: see `read_shaped`.
 
     Example:
-        >>> check_shape({"a": ["1"]}, dict[str, list[int]], "a.json", "Make it again.")
+        >>> check_shape({"a": [None]}, dict[str, list[int]], "a.json", "Make it again.")
         Traceback (most recent call last):
         ValueError: a.json, a.0: input should be a valid integer; expected what was written there. Make it again.
     """  # noqa: E501
