@@ -113,14 +113,14 @@ def prediction(setting: Setting, found: Findings) -> None:
         is_same = differing.mean() < _SAME_MASKS
         # A network of a few steps is of two minds everywhere.
         found.check(**{f"gpu beside {name}": None if setting.is_small else is_same})
-    many = setting.work / "many"
+    many, n_many = setting.work / "many", 8 if setting.is_small else 1024
     many.mkdir()
-    for index in range(8 if setting.is_small else 1024):
+    for index in range(n_many):
         photo = photos[index % len(photos)].resolve()
         (many / f"{index:05d}{photo.suffix}").symlink_to(photo)
     words = ("predict", "--checkpoint", checkpoint, "--out", setting.work / "many_masks")
     verb = _Verb(setting, "predict_many", *words, "--masks-only", many)
-    found.figure(many=verb.figures() | {"photos": index + 1})
+    found.figure(many=verb.figures() | {"photos": n_many})
     found.check(many=verb.code == 0)
 
 

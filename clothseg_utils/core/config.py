@@ -32,6 +32,7 @@ _Seed = Annotated[int, Field(ge=0, lt=2**32)]  # as NumPy and Lightning take it
 _LARGEST_SIDE = 2**15 - 32  # OpenCV scales no picture to a side of 2**15
 _Side = Annotated[int, Field(le=_LARGEST_SIDE, multiple_of=32)]
 _Folder = Annotated[str, Field(min_length=1)]
+_Resamples = Annotated[int, Field(ge=100, le=10**6)]
 
 _SMALLEST_WINDOW_PX = 32
 _SCALE_LIMITS = (0.25, 4.0)
@@ -195,9 +196,7 @@ class EvaluateConfig(_Section):
     """Scores on the val split."""
 
     checkpoint: str = ""  # file to evaluate; empty means the run's best
-    bootstrap_samples: Annotated[int, Field(ge=100, le=10**6)] = (
-        2000  # resamples behind each interval
-    )
+    bootstrap_samples: _Resamples = 2000  # resamples behind each interval
     trial_photos: _CountOrZero = 6  # val photos to try test-time options on; 0 tries none
 
 
@@ -339,9 +338,8 @@ _PROFILES: dict[Profile, dict[str, dict[str, Any]]] = {
         "augment": {"crop_scale_max": 1.2, "group_probability": 0.1},
         "train": {"max_minutes": 60.0, "epoch_images": 3200, "repeat_threshold": 0.3},
     },
-    # For one GPU and one night; goal 0.60 on Fashionpedia val. It was never run to its end: its
-    # values are those of `laptop` where CPUs could try them (benchmarks/RECIPE.md), else what
-    # others found.
+    # For one GPU and one night; goal 0.60 on Fashionpedia val. It was never run: its values are
+    # those of `laptop` where CPUs could try them (benchmarks/RECIPE.md), else what others found.
     "fashionpedia": {
         "run": {"run_name": "fashionpedia"},
         # The aspect ratio kept: +0.7 mIoU on ADE20K (mmsegmentation, SegFormer's README).

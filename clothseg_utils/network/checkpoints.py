@@ -21,15 +21,26 @@ FORMAT = 1
 
 _REMEDY = "Take another one of the run, or train again."
 
-_NEEDED = {
-    "class_names": list,
-    "config.train.encoder_name": str,
-    "config.train.encoder_weights": str,
-    "config.data.image_size": int,
-    "config.data.resize": str,
-    "config.data.scheme": str,
-    "data": dict,
-}
+_Value = str | bool | int | float
+
+
+class _Train(Shape):
+    __pydantic_extra__: dict[str, _Value]
+    encoder_name: str
+    encoder_weights: str
+
+
+class _Data(Shape):
+    __pydantic_extra__: dict[str, _Value]
+    image_size: int
+    resize: str
+    scheme: str
+
+
+class _Config(Shape):
+    __pydantic_extra__: dict[str, dict[str, _Value]]
+    train: _Train
+    data: _Data
 
 
 class _Normalization(Shape):
@@ -39,7 +50,8 @@ class _Normalization(Shape):
 
 class _Info(Shape):
     class_names: list[str]
-    config: dict[str, dict[str, str | bool | int | float]]
+    config: _Config
+    data: dict[str, Any]
     normalization: _Normalization = ABSENT
 
 
@@ -99,7 +111,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     check_info(path, checkpoint[CHECKPOINT_KEY])
     state = checkpoint.get("state_dict")
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise _not_whole(path, "state_dict")
+        raise ValueError(
+            f"{path} has no usable state_dict; expected a checkpoint as training left it. {_REMEDY}"
+        )
     return checkpoint
 
 
@@ -119,16 +133,4 @@ def check_info(path: str | Path, info: Any) -> None:
             f"{path} is of a later version of this project (format {version}); this one reads "
             f"format {FORMAT}. Update the project, or train again with this version."
         )
-    for name, kind in _NEEDED.items():
-        value = info
-        for key in name.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
-        if not isinstance(value, kind):
-            raise _not_whole(path, f"{CHECKPOINT_KEY}.{name}")
     check_shape(info, _Info, f"{path}, {CHECKPOINT_KEY}", _REMEDY)
-
-
-def _not_whole(path: str | Path, name: str) -> ValueError:
-    return ValueError(
-        f"{path} has no usable {name}; expected a checkpoint as training left it. {_REMEDY}"
-    )

@@ -16,9 +16,9 @@ FUSED_DEVICES = ("cpu", "cuda")
 def speed_up_decoder(network: smp.Unet) -> None:
     """Let a U-Net's decoder compute its function in less time and memory; changed in place.
 
-    The parameters and their names stay, and with them every state dict that fits. A
-    training step at 512 pixels takes a quarter less on a CPU and a sixth less on a GPU;
-    `FUSED_DEVICES` says where it is done.
+    The parameters and their names stay, and with them every state dict that fits. A training step
+    at 512 pixels takes a quarter less on a CPU and a sixth less on a GPU; `FUSED_DEVICES` says
+    where it is done.
 
     Args:
         network: with smp's default decoder: nearest-neighbour upsampling, batch norm, no attention.

@@ -17,12 +17,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from clothseg_utils.core.config import Config, TrainConfig, replace_fields
 from clothseg_utils.core.faults import fault_line, quiet_threads, words_of_worker
-from clothseg_utils.core.files import (
-    check_writable,
-    resolve_path,
-    sha256_file,
-    write_json,
-)
+from clothseg_utils.core.files import check_writable, resolve_path, sha256_file, write_json
 from clothseg_utils.core.progress import in_notebook, is_attended
 from clothseg_utils.core.ranks import is_launched, local_world_size, rank, world_size
 from clothseg_utils.core.reach import code_hash
