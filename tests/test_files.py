@@ -10,6 +10,7 @@ import pytest
 from clothseg_utils.core.files import (
     atomic_path,
     portable_path,
+    portable_text,
     read_json,
     repo_root,
     resolve_path,
@@ -191,3 +192,11 @@ def test_a_folder_called_like_a_home_is_recorded_as_that_folder(monkeypatch, tmp
 def test_an_unknown_home_is_named():
     with pytest.raises(ValueError, match=r"no home folder ~nobody9 is known; expected a path"):
         resolve_path("~nobody9/data")
+
+
+def test_messages_name_files_without_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    inside = f"{repo_root()}/outputs/a.json is not JSON; see {tmp_path}/b/c and /elsewhere/d"
+    assert portable_text(inside) == "outputs/a.json is not JSON; see ~/b/c and /elsewhere/d"
+    monkeypatch.setenv("HOME", "/")
+    assert portable_text("/elsewhere/d is lost") == "/elsewhere/d is lost"

@@ -467,12 +467,17 @@ def test_run_that_does_not_exist_is_an_error_that_names_those_that_do(tmp_path: 
         write_report(RunFolder(tmp_path, "nope"))
 
 
-def test_broken_json_is_named_and_the_rest_is_shown(bare_run: RunFolder) -> None:
+def test_broken_json_is_named_and_the_rest_is_shown(
+    bare_run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(bare_run.path.parent))  # often the name of the user
     write_text(bare_run.path / "audit.json", "{")
     written = write_report(bare_run)
     assert list(written.broken) == ["audit.json"]
-    assert "is not JSON" in written.broken["audit.json"]
-    assert "could not be used" in written.markdown.read_text()
+    assert written.broken["audit.json"].startswith("~/bare/audit.json is not JSON")
+    for path in (written.page, written.markdown):
+        assert "could not be used" in path.read_text()
+        assert str(bare_run.path.parent) not in path.read_text()
 
 
 def test_undecodable_figure_is_named(full_run: RunFolder) -> None:

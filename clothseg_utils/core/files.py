@@ -64,11 +64,28 @@ def portable_path(path: str | Path) -> str:
         inside = path.resolve().relative_to(repo_root()).as_posix()
         if not inside.startswith("~"):  # which would mean a home folder
             return inside
-    with contextlib.suppress(ValueError, RuntimeError):  # outside, or nobody's home is known
-        home = Path.home()
-        if home != Path(home.anchor):  # as accounts of batch systems may have it
-            return (Path("~") / path.relative_to(home)).as_posix()
+    home = _home()
+    if home is not None and path.is_relative_to(home):
+        return (Path("~") / path.relative_to(home)).as_posix()
     return path.as_posix()
+
+
+def portable_text(text: str) -> str:
+    """Write a message for a record: the files that it names as `portable_path` does."""
+    home = _home()
+    for folder, short in ((repo_root(), ""), (home, f"~{os.sep}")):
+        if folder is not None:
+            text = text.replace(f"{folder}{os.sep}", short)
+    return text
+
+
+def _home() -> Path | None:
+    """The user's home folder; None where none is known, or it is the root, as in batch systems."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return None if home == Path(home.anchor) else home
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from clothseg_utils.core.config import (
     field_sections,
 )
 from clothseg_utils.core.faults import fault_line
-from clothseg_utils.core.files import sha256_file
+from clothseg_utils.core.files import portable_text, sha256_file
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.shapes import ABSENT, Count, Shape, read_shaped
 from clothseg_utils.core.text import setting_text
@@ -240,7 +240,8 @@ def read_facts(run: RunFolder) -> Facts:
         try:
             return reader(path)
         except (OSError, ValueError) as error:
-            broken[path.relative_to(run.path).as_posix()] = fault_line(error) or str(error)
+            said = portable_text(fault_line(error) or str(error))
+            broken[path.relative_to(run.path).as_posix()] = said
             return empty
 
     best = run.best_checkpoint

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from clothseg_utils.core.config import field_sections
 from clothseg_utils.core.faults import fault_line
-from clothseg_utils.core.files import write_text
+from clothseg_utils.core.files import portable_text, write_text
 from clothseg_utils.core.markdown import to_markdown
 from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.text import MISSING, number_text, score_text
@@ -70,7 +70,7 @@ def read_scores(
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            unusable.append(fault_line(error) or str(error))
+            unusable.append(portable_text(fault_line(error) or str(error)))
             return {}
 
     metrics = read(lambda: read_metrics(run.path / "metrics.json"))
@@ -146,7 +146,8 @@ def _compare_with_best(rows: Sequence[dict[str, Any]]) -> None:
         try:
             evaluation = _read_evaluation(row) if row["mean_iou"] is not None else None
         except (OSError, ValueError) as error:
-            row |= {"verdict": "not comparable", "failure": fault_line(error) or str(error)}
+            said = portable_text(fault_line(error) or str(error))
+            row |= {"verdict": "not comparable", "failure": said}
             continue
         if evaluation is None:
             continue

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from clothseg_utils.core.config import Config, config_to_parameters, field_sections, replace_fields
 from clothseg_utils.core.faults import fault_line
-from clothseg_utils.core.files import portable_path, resolve_path, write_json
+from clothseg_utils.core.files import portable_path, portable_text, resolve_path, write_json
 from clothseg_utils.core.runs import (
     MOST_BYTES,
     MOST_SIGNS,
@@ -221,7 +221,7 @@ def run_sweep(
             )
         # Whatever stops one run must not stop the others; it is named at the end.
         except Exception as error:
-            said = fault_line(error) or str(error)
+            said = portable_text(fault_line(error) or str(error))
             entry |= {"state": "failed", "failure": " ".join(said.split())}
             any_step_done |= isinstance(error, NotebookFailedError) and error.any_done
             say(f"  failed: {entry['failure']}")
