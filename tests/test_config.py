@@ -180,7 +180,7 @@ def test_unknown_field_lists_every_valid_one():
     [
         (["augment.crop_scale_min=0.9", "augment.crop_scale_max=0.5"], "0.9 is above .* 0.5"),
         (["augment.crop_ratio_min=3"], "crop_ratio_min 3.0 is above crop_ratio_max 1.33"),
-        (["loss.dice_weight=0", "loss.focal_weight=0"], "are both 0; nothing would be learned"),
+        (["loss.dice_weight=0", "loss.focal_weight=0"], "are 0; nothing would be learned"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(overrides, message):

@@ -9,11 +9,12 @@ from collections import Counter
 
 import pytest
 import torch
-from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
+from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, LovaszLoss
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from clothseg_utils.training import losses
 from clothseg_utils.training.losses import DiceFocalLoss
+from clothseg_utils.training.lovasz import lovasz_softmax
 
 IGNORE = 255
 C = 5
@@ -404,3 +405,39 @@ def test_the_size_of_the_blocks_changes_nothing(monkeypatch, block_numbers):
 def test_class_ids_beyond_the_logits_are_named(ids, message):
     with pytest.raises(ValueError, match=message):
         DiceFocalLoss()(torch.zeros(1, 3, 1, 2), torch.tensor([[ids]]))
+
+
+@pytest.mark.parametrize("num_classes", [2, 13])
+@pytest.mark.parametrize("case", ["all classes", "ignored", "absent", "absent, ignored, good"])
+def test_lovasz_is_that_of_smp_on_every_second_row_and_column(num_classes, case):
+    logits, target = make_batch(case, num_classes=num_classes)
+    theirs = LovaszLoss("multiclass", ignore_index=IGNORE)
+    value, grad = value_and_grad(lovasz_softmax, logits, target)
+    expected, expected_grad = value_and_grad(
+        lambda x, y: theirs(x[:, :, ::2, ::2], y[:, ::2, ::2]), logits, target
+    )
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-4, atol=1e-8)
+
+
+def test_lovasz_of_sharp_masks_is_one_minus_their_mean_iou():
+    """Class 0 has two pixels of three right, class 1 one, and one of class 0 beside it."""
+    target = torch.tensor([[0, 0, 0, 1, IGNORE]])
+    sharp = 50 * torch.nn.functional.one_hot(torch.tensor([[0, 0, 1, 1, 0]]), 3).float()
+    logits = sharp.permute(0, 2, 1)[:, :, None].repeat_interleave(2, 3)  # half is looked at
+    value = lovasz_softmax(logits, target[:, None].repeat_interleave(2, 2))
+    assert value.item() == pytest.approx(1 - (2 / 3 + 1 / 2) / 2)
+
+
+def test_lovasz_of_ignored_pixels_alone_is_zero_and_so_is_its_gradient():
+    logits, target = make_batch("all classes")
+    value, grad = value_and_grad(lovasz_softmax, logits, torch.full_like(target, IGNORE))
+    assert value == 0
+    assert not grad.any()
+
+
+def test_lovasz_part_is_added_by_its_weight():
+    logits, target = make_batch("ignored")
+    plain, summed = (DiceFocalLoss(lovasz_weight=w)(logits, target) for w in (0.0, 0.5))
+    assert summed.loss - plain.loss == pytest.approx(0.5 * lovasz_softmax(logits, target).item())
+    assert summed[1:] == plain[1:]

@@ -155,11 +155,12 @@ class LossConfig(_Section):
     focal_form: FocalForm = "mean"  # sigmoids, mean or sum over classes; or softmax
     dice_smooth: _NotNegative = 1.0  # pixels added to both sides of the Dice ratio
     focal_gamma: _NotNegative = 2.0  # 0 turns focal loss into cross-entropy
+    lovasz_weight: _NotNegative = 0.0  # of the Jaccard index as a loss; 0 does without
 
     @model_validator(mode="after")
     def _check_sum(self) -> Self:
-        if self.dice_weight + self.focal_weight == 0:
-            raise ValueError("dice_weight and focal_weight are both 0; nothing would be learned")
+        if self.dice_weight + self.focal_weight + self.lovasz_weight == 0:
+            raise ValueError("the weights of all parts are 0; nothing would be learned")
         return self
 
 

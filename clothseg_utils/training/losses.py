@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from clothseg_utils.core.classes import IGNORE_INDEX
 from clothseg_utils.core.config import DiceForm, FocalForm
 from clothseg_utils.training.devices import add_up
+from clothseg_utils.training.lovasz import lovasz_softmax
 
 # Floor of the Dice denominator: smp's own, so that smooth = 0 agrees with it as well.
 _DICE_EPSILON = 1e-7
@@ -36,7 +37,7 @@ class LossParts(NamedTuple):
 
 
 class DiceFocalLoss(nn.Module):
-    """Weighted sum of soft Dice and focal loss.
+    """Weighted sum of soft Dice and focal loss, and of `lovasz_softmax` where it is asked for.
 
     Dice is one minus the soft Dice score of each class, pooled over the batch. Focal is averaged
     over pixels, without alpha: of one-versus-rest sigmoid losses, one for each class, or of the
@@ -65,6 +66,7 @@ class DiceFocalLoss(nn.Module):
         focal_form: of sigmoids, their mean or sum over classes, or of the softmax, see above.
         dice_smooth: added to numerator and denominator of the Dice score, pixels, at least 0.
         focal_gamma: exponent that plays down pixels already right, at least 0.
+        lovasz_weight: factor of the Lovász part, at least 0; at 0 it is not computed.
 
     Example:
         >>> logits = torch.tensor([[[[9.0, -9.0]], [[-9.0, 9.0]]]])  # two pixels, two classes
@@ -81,6 +83,7 @@ class DiceFocalLoss(nn.Module):
         focal_form: FocalForm = "mean",
         dice_smooth: float = 1.0,
         focal_gamma: float = 2.0,
+        lovasz_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.dice_weight = dice_weight
@@ -89,6 +92,7 @@ class DiceFocalLoss(nn.Module):
         self.focal_form = focal_form
         self.dice_smooth = dice_smooth
         self.focal_gamma = focal_gamma
+        self.lovasz_weight = lovasz_weight
 
     def forward(self, logits: Tensor, target: Tensor) -> LossParts:
         """Compute the loss of one batch.
@@ -98,7 +102,7 @@ class DiceFocalLoss(nn.Module):
             target: (N, H, W) uint8 or int64, class ids 0..C-1 or 255 (ignored).
 
         Returns:
-            The loss and its two parts before weighting.
+            The loss, and its Dice and focal parts before weighting.
 
         Raises:
             ValueError: a class id is out of range. Ids are looked at on the CPU only: on an
@@ -128,7 +132,10 @@ class DiceFocalLoss(nn.Module):
         if self.focal_form == "mean":
             averaged_over = averaged_over * num_classes
         focal = focal_sum / averaged_over
-        return LossParts(self.dice_weight * dice + self.focal_weight * focal, dice, focal)
+        loss = self.dice_weight * dice + self.focal_weight * focal
+        if self.lovasz_weight:
+            loss = loss + self.lovasz_weight * lovasz_softmax(logits, target)
+        return LossParts(loss, dice, focal)
 
 
 class _BlockSums(torch.autograd.Function):

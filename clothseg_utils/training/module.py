@@ -182,6 +182,7 @@ class ClothingSegmenter(pl.LightningModule):
             focal_form=loss.focal_form,
             dice_smooth=loss.dice_smooth,
             focal_gamma=loss.focal_gamma,
+            lovasz_weight=loss.lovasz_weight,
         )
         self.history: list[dict[str, float]] = []
         self.check_images = 0
