@@ -77,6 +77,7 @@ BASE = (
     "loss.focal_weight=5",
     "loss.dice_form=present",
     "loss.focal_form=mean",
+    "loss.lovasz_weight=0",
     "train.encoder_name=mit_b1",
     "train.encoder_weights=none",
     "train.batch_size=4",
@@ -140,6 +141,7 @@ STEPS = (
         "several people, smaller than in a photo of one, some partly hidden",
         ("augment.group_probability=0.1", "augment.crop_scale_max=1.2"),
     ),
+    Step("Lovász", "what is scored is what should be learned", ("loss.lovasz_weight=0.5",)),
 )
 """The steps, in order. Edit freely: what changes gets runs of its own."""
 

@@ -585,6 +585,17 @@ def test_loss_section_holds_the_weights_of_the_run(page: Page) -> None:
     assert "F = 1/N · Σ" in page.text
 
 
+def test_loss_section_has_the_lovasz_part_where_it_was_used(full_run: RunFolder) -> None:
+    assert "Lovász" not in _read(full_run).text
+    config = apply_overrides(profile_config("smoke"), ["loss.lovasz_weight=0.75"])
+    full_run.record_step(
+        "03_training", parameters=config_to_parameters(config), inputs=[], seconds=1.0
+    )
+    text = _read(full_run).text
+    assert "L = 0.5 · D + 5 · F + 0.75 · J D = 1/K" in " ".join(text.split())
+    assert "J, the Lovász-softmax loss: " in text
+
+
 def test_network_parameters_are_added_up(page: Page) -> None:
     rows = page.table("part", "parameters")
     assert rows == [["encoder", "13,000"], ["head", "21"], ["total", "13,021"]]
