@@ -141,7 +141,12 @@ STEPS = (
         "several people, smaller than in a photo of one, some partly hidden",
         ("augment.group_probability=0.1", "augment.crop_scale_max=1.2"),
     ),
-    Step("Lovász", "what is scored is what should be learned", ("loss.lovasz_weight=0.5",)),
+    Step(
+        "Lovász",
+        "what is scored is what should be learned",
+        ("loss.lovasz_weight=0.5",),
+        beside="groups",
+    ),
 )
 """The steps, in order. Edit freely: what changes gets runs of its own."""
 

@@ -1,12 +1,14 @@
 """Fixtures that several test modules share."""
 
+import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib as mpl
 import pytest
@@ -33,6 +35,10 @@ NOT_COUNTED = (
 """Arrays of an Evaluation that a test of other scores leaves empty."""
 
 
+OVERRULE_MODES = 0b110  # the capabilities dac_override and dac_read_search
+CAPABILITY_VERSION = 0x20080522
+
+
 class CodeTrap:
     """An object whose unpickling runs code: it makes a file."""
 
@@ -54,6 +60,26 @@ def closed_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refuse)
+
+
+def obey_modes() -> None:
+    """Let the modes of files hold for this thread and what it starts, even if it is root's."""
+    libc = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, of two words each
+    assert libc.capget(header, sets) == 0
+    sets[0] &= ~OVERRULE_MODES
+    sets[1] &= ~OVERRULE_MODES
+    assert libc.capset(header, sets) == 0
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[Callable[..., Any]]:
+    """Does something in a thread for which the modes of files hold."""
+    if sys.platform != "linux":
+        pytest.skip("capabilities are Linux's")
+    with ThreadPoolExecutor(1, initializer=obey_modes) as pool:
+        yield lambda action, *arguments: pool.submit(action, *arguments).result()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """What the machine refuses: provoked for real, said in one line, and the rerun works."""
 
 import contextlib
-import ctypes
 import errno
 import os
 import resource
@@ -10,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,9 +31,6 @@ from clothseg_utils.data.photo_cache import look_once
 from clothseg_utils.training.callbacks import CheckpointFiles
 
 LONG_STEM = "a" * 300
-
-OVERRULE_MODES = 0b110  # the capabilities dac_override and dac_read_search
-CAPABILITY_VERSION = 0x20080522
 
 
 @pytest.fixture
@@ -64,26 +59,6 @@ def limited(what: int, value: int):
         yield
     finally:
         resource.setrlimit(what, former)
-
-
-def obey_modes() -> None:
-    """Let the modes of files hold for this thread and what it starts, even if it is root's."""
-    libc = ctypes.CDLL(None)
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)
-    sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable, of two words each
-    assert libc.capget(header, sets) == 0
-    sets[0] &= ~OVERRULE_MODES
-    sets[1] &= ~OVERRULE_MODES
-    assert libc.capset(header, sets) == 0
-
-
-@pytest.fixture
-def unprivileged():
-    """Does something in a thread for which the modes of files hold."""
-    if sys.platform != "linux":
-        pytest.skip("capabilities are Linux's")
-    with ThreadPoolExecutor(1, initializer=obey_modes) as pool:
-        yield lambda action, *arguments: pool.submit(action, *arguments).result()
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shlex
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -482,8 +483,11 @@ def test_broken_json_is_named_and_the_rest_is_shown(
 
 def test_undecodable_figure_is_named(full_run: RunFolder) -> None:
     (full_run.figures_dir / "03_curves.png").write_bytes(b"\x89PNG")
-    page = _read(full_run)
-    assert "Figure 03_curves cannot be decoded. Rerun notebook 03." in page.text
+    written = write_report(full_run)
+    assert list(written.broken) == ["figures/03_curves.png"]
+    page = Page(written[0].read_text())
+    assert "03_curves.png cannot be decoded; expected a PNG file. Rerun notebook 03." in page.text
+    assert "Curves" not in [image["alt"] for image in page.images]
 
 
 def test_unknown_figures_and_tables_are_shown(page: Page) -> None:
@@ -594,6 +598,24 @@ def test_loss_section_has_the_lovasz_part_where_it_was_used(full_run: RunFolder)
     text = _read(full_run).text
     assert "L = 0.5 · D + 5 · F + 0.75 · J D = 1/K" in " ".join(text.split())
     assert "J, the Lovász-softmax loss: " in text
+
+
+@pytest.mark.parametrize("name", ["tables", "figures", "figures/03_curves.png"])
+def test_what_may_not_be_read_is_named_and_all_else_is_shown(
+    full_run: RunFolder, unprivileged: Callable[..., Any], name: str
+) -> None:
+    path = full_run.path / name
+    mode = path.stat().st_mode
+    path.chmod(0)
+    try:
+        written = unprivileged(write_report, full_run)
+    finally:
+        path.chmod(mode)
+    assert list(written.broken) == [name]
+    assert re.search("permission denied|may not be read", written.broken[name])
+    page = Page(written[0].read_text())
+    assert name in page.text
+    assert "L = 0.25" in page.text
 
 
 def test_network_parameters_are_added_up(page: Page) -> None:

@@ -90,7 +90,7 @@ def test_a_report_names_what_is_broken_and_shows_the_rest(whole_run, tmp_path):
         assert all("\n" not in why and name in why for why in written.broken.values())
         assert ("could not be used" in text) == bool(written.broken)
         if how not in SHOW_ALL and name not in ("metrics.json", "checkpoints/best.ckpt"):
-            assert written.broken or "cannot be decoded" in text or not name.endswith(".png")
+            assert written.broken or not name.endswith(".png")
         assert contents(run.path).items() >= before.items()
 
     check()

@@ -21,6 +21,7 @@ from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.core.shapes import ABSENT, Count, Shape, read_shaped
 from clothseg_utils.core.text import setting_text
 from clothseg_utils.report.csv_files import read_table
+from clothseg_utils.report.parts import Picture, read_picture
 from clothseg_utils.scores.evaluation import Evaluation, image_scores, read_evaluation
 from clothseg_utils.scores.metrics_file import check_needed, read_metrics
 
@@ -73,7 +74,7 @@ class Facts:
         history: one row per check.
         training: how training ended.
         tables: name -> rows of a notebook's CSV file, head first.
-        figures: name -> PNG file of a notebook.
+        figures: name -> figure of a notebook.
         scores_are_own: whether the scored network is the run's best one.
         broken: what could not be used and counts as not made: file below the run -> why.
     """
@@ -86,7 +87,7 @@ class Facts:
     history: Sequence[Mapping[str, str]]
     training: Mapping[str, Any]
     tables: Mapping[str, Sequence[Sequence[str]]]
-    figures: Mapping[str, Path]
+    figures: Mapping[str, Picture]
     scores_are_own: bool
     broken: Mapping[str, str]
 
@@ -244,6 +245,10 @@ def read_facts(run: RunFolder) -> Facts:
             broken[path.relative_to(run.path).as_posix()] = said
             return empty
 
+    def files(folder: Path, pattern: str) -> list[Path]:
+        # Not by `glob`, to which a folder that may not be read is an empty one.
+        return read(folder, lambda _: sorted(p for p in folder.iterdir() if p.match(pattern)), [])
+
     best = run.best_checkpoint
     own_sha256 = read(best, sha256_file, "")
     return Facts(
@@ -256,13 +261,24 @@ def read_facts(run: RunFolder) -> Facts:
         audits=read(run.path / "audit.json", _read_audits, {}),
         history=read(run.logs_dir / "history.csv", _read_history, []),
         training=read(run.training_path, lambda _: run.read_training(), {}),
-        tables={
-            path.stem: read(path, read_table, []) for path in sorted(run.tables_dir.glob("*.csv"))
+        tables={path.stem: read(path, read_table, []) for path in files(run.tables_dir, "*.csv")},
+        figures={
+            path.stem: picture
+            for path in files(run.figures_dir, "[0-9][0-9]_*.png")
+            if (picture := read(path, _read_figure, None))
         },
-        figures={path.stem: path for path in sorted(run.figures_dir.glob("[0-9][0-9]_*.png"))},
         scores_are_own=own_sha256 == metrics["checkpoint_sha256"],
         broken=broken,
     )
+
+
+def _read_figure(path: Path) -> Picture:
+    try:
+        return read_picture(path)
+    except ValueError:
+        raise ValueError(
+            f"figure {path} cannot be decoded; expected a PNG file. Rerun notebook {path.stem[:2]}."
+        ) from None
 
 
 def _read_audits(path: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ give equal reports.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,9 +22,8 @@ from clothseg_utils.core.text import (
 from clothseg_utils.pictures.style import FIGURES
 from clothseg_utils.report import run_tables, score_tables
 from clothseg_utils.report.document import Document
-from clothseg_utils.report.facts import Facts, read_facts
+from clothseg_utils.report.facts import read_facts
 from clothseg_utils.report.latex import PACKAGES, tables_to_latex
-from clothseg_utils.report.parts import Picture, read_picture
 from clothseg_utils.scores.bootstrap import LEVEL
 from clothseg_utils.scores.compare import compare_runs, verdict
 from clothseg_utils.scores.evaluation import REPORTED_SCORES
@@ -79,7 +77,6 @@ def write_report(run: RunFolder, against: RunFolder | None = None) -> WrittenRep
         known_figures=FIGURES,
         known_tables=_KNOWN_TABLES,
         latex_packages=PACKAGES,
-        read_figure=partial(_read_figure, facts),
         run_tables=run_tables,
         score_tables=score_tables,
         count=count_text,
@@ -97,14 +94,6 @@ def write_report(run: RunFolder, against: RunFolder | None = None) -> WrittenRep
     write_text(folder / "report.md", document.markdown)
     write_text(folder / "index.html", document.page())
     return WrittenReport(folder / "index.html", folder / "report.md", facts.broken)
-
-
-def _read_figure(facts: Facts, name: str) -> Picture | None:
-    """A figure of the run; None where it cannot be decoded, which must not cost the report."""
-    try:
-        return read_picture(facts.figures[name])
-    except (OSError, ValueError):
-        return None
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
