@@ -54,7 +54,8 @@ class DiceFocalLoss(nn.Module):
     class (Lin et al. 2017, equation 4, for more than two classes); with gamma 0 it is the
     cross-entropy itself.
 
-    Where several processes train, the loss is that of the batch of all of them.
+    Where several processes train, the loss is that of the batch of all of them; its Lovász part is
+    that of each one's own photos.
 
     Everything is computed in float32 whatever autocast made of the logits, and nothing waits for
     the device. When every pixel is ignored all three parts are 0, and so is the gradient.
