@@ -139,11 +139,12 @@ def test_absent_class_has_no_interval():
     assert intervals["mean_iou"].tolist() == [0.25, 0.25]
 
 
-def test_one_image_has_no_interval():
-    one = np.ones((1, 2, 2), int)
-    intervals = bootstrap_intervals(one, samples=20, rng=np.random.default_rng(0))
+@pytest.mark.parametrize("n", [0, 1])
+def test_one_image_or_none_has_no_interval(n):
+    few = np.ones((n, 2, 2), int)
+    intervals = bootstrap_intervals(few, samples=20, rng=np.random.default_rng(0))
     assert {*CLASS_SCORES, *MEAN_SCORES} <= set(intervals)
-    differences = bootstrap_differences(one, one, samples=20, rng=np.random.default_rng(0))
+    differences = bootstrap_differences(few, few, samples=20, rng=np.random.default_rng(0))
     for ends in (*intervals.values(), *differences.values()):
         assert np.isnan(ends).all()
 

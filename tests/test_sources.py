@@ -1,5 +1,6 @@
 """Tests of `data.sources`: where labels and photos lie, and which split they are for."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,22 @@ def test_labels_beside_those_that_are_taken_are_known(tmp_path):
     masks = tmp_path / "masks"
     lay_out(masks, "train/1.png", "val/2.png", "dev/3.png")
     assert unused_files(tmp_path, find_sources(tmp_path, masks_dir=masks)) == [masks / "dev"]
+
+
+def test_folders_that_cannot_be_listed_are_not_passed_over(tmp_path, unprivileged):
+    """Beside labels that are taken they are named; where the labels may be in them, it ends."""
+    lay_out(tmp_path, "train/a.json", "val/b.json", "dev/c.json", "deep/er/d.json")
+    (tmp_path / "dev").chmod(0)
+    try:
+        taken = find_sources(tmp_path)
+        unused = unprivileged(unused_files, tmp_path, taken)
+        assert unused == [tmp_path / "deep" / "er" / "d.json", tmp_path / "dev"]
+        shutil.rmtree(tmp_path / "train")
+        shutil.rmtree(tmp_path / "val")
+        with pytest.raises(PermissionError, match="dev"):
+            unprivileged(find_sources, tmp_path)
+    finally:
+        (tmp_path / "dev").chmod(0o755)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import socket
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,27 @@ def _is_abandoned(host: str, pid: int, entry: os.DirEntry[str]) -> bool:
     with contextlib.suppress(OSError):
         return time.time() - entry.stat(follow_symlinks=False).st_mtime > _ABANDONED_SECONDS
     return False
+
+
+def files_below(
+    folder: Path, on_error: Callable[[OSError], object] | None = None
+) -> Iterator[Path]:
+    """List what lies below a folder and is none itself; links are not followed.
+
+    Args:
+        folder: where to begin.
+        on_error: is told of folders that cannot be listed, which `Path.rglob` passes over.
+
+    Raises:
+        OSError: one cannot be listed, and `on_error` is not given.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=on_error or fail):
+        yield from (Path(place, name) for name in names)
+        yield from (path for name in folders if (path := Path(place, name)).is_symlink())
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

@@ -2,11 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from clothseg_utils.core.files import expand_home
+from clothseg_utils.core.files import expand_home, files_below
 from clothseg_utils.core.text import first_names
 from clothseg_utils.data.coco import Split
 from clothseg_utils.data.conversion import RECORD_NAME
@@ -161,20 +161,24 @@ def _find_files(folder: Path) -> list[Path]:
 def unused_files(photos_dir: Path, sources: Sequence[Source]) -> list[Path]:
     """What lies beside the sources found in a folder and is of none, such as the labels of `dev/`.
 
-    Of a folder of masks, what is beside those of the splits.
+    Folders that cannot be listed are among it. Of a folder of masks, what is beside those of the
+    splits.
     """
     taken = {source.labels.resolve() for source in sources}
-    around = _json_files(photos_dir)
     if sources[0].has_masks:
         around = [] if sources[0].split is None else sorted(sources[0].labels.parent.iterdir())
+    else:
+        closed: list[Path] = []
+        around = _json_files(photos_dir, lambda error: closed.append(Path(error.filename)))
+        around += sorted(closed)
     return [path for path in around if path.resolve() not in taken]
 
 
-def _json_files(folder: Path) -> list[Path]:
+def _json_files(folder: Path, on_error: Callable[[OSError], object] | None = None) -> list[Path]:
     """All below a folder that may be COCO files; none of a dataset that `convert` made."""
     found = sorted(
         path
-        for path in folder.rglob("*.json*")
+        for path in files_below(folder, on_error)
         if _may_be_coco(path)
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )

@@ -1,10 +1,11 @@
 """The folder that `convert` makes anew: never one that holds what is not its own."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
 
+from clothseg_utils.core.files import files_below
 from clothseg_utils.core.text import first_names
 from clothseg_utils.data.coco import annotation_path, images_dir
 from clothseg_utils.data.conversion import RECORD_NAME
@@ -23,6 +24,7 @@ def check_target(out_dir: Path, sources: Iterable[Path]) -> None:
 
     Raises:
         ValueError: a source lies inside, or `out_dir` holds a file that `convert` did not write.
+        OSError: a folder inside cannot be listed.
     """
     check_outside(out_dir, sources)
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
@@ -32,7 +34,12 @@ def check_target(out_dir: Path, sources: Iterable[Path]) -> None:
     )
     if not (out_dir / RECORD_NAME).is_file():
         raise ValueError(f"{out_dir} holds other files than `convert` makes; {remedy}")
-    foreign = sorted(set(_files_below(out_dir)) - _written(out_dir))
+    held = {
+        path.relative_to(out_dir).as_posix()
+        for path in files_below(out_dir)
+        if path.name not in _OF_FILE_MANAGERS
+    }
+    foreign = sorted(held - _written(out_dir))
     if foreign:
         raise ValueError(
             f"{out_dir} holds other files than `convert` makes ({first_names(foreign)}); {remedy}"
@@ -52,12 +59,6 @@ def check_outside(out_dir: Path, sources: Iterable[Path]) -> None:
                 f"{path} lies in {out_dir}, the folder to make, which would replace it; expected "
                 "all sources elsewhere. Name another --out."
             )
-
-
-def _files_below(folder: Path) -> Iterator[str]:
-    for path in folder.rglob("*"):
-        if (path.is_symlink() or not path.is_dir()) and path.name not in _OF_FILE_MANAGERS:
-            yield path.relative_to(folder).as_posix()
 
 
 def _written(out_dir: Path) -> set[str]:

@@ -166,6 +166,9 @@ def resample_weights(n: int, samples: int, rng: np.random.Generator) -> Iterator
     Yields:
         (rows, n) float64: how often each image was drawn; `samples` rows over all pieces.
     """
+    if n == 0:  # from nothing nothing can be drawn
+        yield np.zeros((samples, 0))
+        return
     rows_at_once = max(1, _WEIGHTS_AT_ONCE // n)
     for start in range(0, samples, rows_at_once):
         rows = min(rows_at_once, samples - start)
