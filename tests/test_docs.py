@@ -10,7 +10,11 @@ from clothseg_utils.core.files import repo_root
 
 ROOT = repo_root()
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md")]
-PAGES += [ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += [
+    ROOT / "outputs/README.md",
+    ROOT / "tests/FAULTS.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 ROWS = [
     (path, re.findall(r"`(\w+)`", names))
@@ -31,7 +35,8 @@ def test_links_lead_somewhere(page):
 def test_source_files_are_where_a_page_says(page):
     """Rooms may be named without the package's folder."""
     paths = re.findall(r"`([\w./-]+\.(?:py|ipynb|j2))`", TEXTS[page])
-    assert [p for p in paths if not ((ROOT / p).exists() or (PACKAGE_DIR / p).exists())] == []
+    roots = (ROOT, PACKAGE_DIR, (ROOT / page).parent)
+    assert [p for p in paths if not any((root / p).exists() for root in roots)] == []
 
 
 @pytest.mark.parametrize("page", TEXTS)
@@ -48,6 +53,13 @@ def test_functions_are_in_the_room_that_the_architecture_names(path):
     defined = r"(?m)^(?: *(?:def|class) )?{}\b"
     assert names
     assert [name for name in names if not re.search(defined.format(name), source)] == []
+
+
+def test_tests_of_faults_are_there():
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("*.py"))
+    named = re.findall(r"`(test_\w+)`", TEXTS["tests/FAULTS.md"])
+    assert len(named) > 50
+    assert [name for name in named if f"\ndef {name}(" not in code] == []
 
 
 def test_folders_are_listed_in_the_order_of_the_work():

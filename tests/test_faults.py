@@ -211,6 +211,24 @@ def test_where_nothing_can_be_written_is_named(
     assert "ame another one" in result.err
 
 
+@pytest.mark.slow
+def test_shared_memory_of_64_kb(work):
+    small = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
+    if subprocess.run(["unshare", "--mount", "sh", "-c", small], capture_output=True).returncode:
+        pytest.skip("no /dev/shm can be mounted here: that takes Linux and root")
+    command = [sys.executable, "-m", "clothseg_utils", *TRAIN.split()]
+    settings = ["--set", "train.num_workers=2", "--set", "train.max_epochs=1"]
+    result = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f'{small} && exec "$@"', "sh", *command, *settings],
+        cwd=work,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "0 instead of 2, as /dev/shm has 0 MB free" in result.stdout + result.stderr
+    assert (work / "out" / "a" / "checkpoints" / "best.ckpt").is_file()
+
+
 def test_photo_that_may_not_be_read_is_named_and_done_next_time(
     cli, unprivileged, work, monkeypatch
 ):
