@@ -105,17 +105,25 @@ def test_labels_beside_those_that_are_taken_are_known(tmp_path):
 def test_folders_that_cannot_be_listed_are_not_passed_over(tmp_path, unprivileged):
     """Beside labels that are taken they are named; where the labels may be in them, it ends."""
     lay_out(tmp_path, "train/a.json", "val/b.json", "dev/c.json", "deep/er/d.json")
-    (tmp_path / "dev").chmod(0)
+    lay_out(tmp_path, ".Trash-0/e.json")
+    shut = [tmp_path / "dev", tmp_path / ".Trash-0"]
+    for folder in shut:
+        folder.chmod(0)
     try:
         taken = find_sources(tmp_path)
         unused = unprivileged(unused_files, tmp_path, taken)
         assert unused == [tmp_path / "deep" / "er" / "d.json", tmp_path / "dev"]
         shutil.rmtree(tmp_path / "train")
         shutil.rmtree(tmp_path / "val")
-        with pytest.raises(PermissionError, match="dev"):
+        with pytest.raises(FileNotFoundError, match=r"what may not be listed: dev; expected one"):
             unprivileged(find_sources, tmp_path)
+        shut[0].chmod(0o755)
+        shutil.rmtree(shut[0])
+        (source,) = unprivileged(find_sources, tmp_path)  # what is hidden does not matter
+        assert source.labels == tmp_path / "deep" / "er" / "d.json"
     finally:
-        (tmp_path / "dev").chmod(0o755)
+        for folder in filter(Path.exists, shut):
+            folder.chmod(0o755)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -147,11 +147,14 @@ def _find_files(folder: Path) -> list[Path]:
     for place in (folder / "annotations", folder):
         if files := _coco_files(place):
             return files
-    deeper = _json_files(folder)
-    if len(deeper) == 1:
+    deeper, closed = _json_files(folder)
+    if len(deeper) == 1 and not closed:
         return deeper
     names = first_names([path.relative_to(folder) for path in deeper])
     elsewhere = f", but deeper {names}" if names else ""
+    if closed:
+        places = first_names([path.relative_to(folder) for path in closed])
+        elsewhere += f", and what may not be listed: {places}"
     raise FileNotFoundError(
         f"no COCO JSON in {folder}, in its annotations/ or in its train/, valid/ and test/"
         f"{elsewhere}; expected one. Name it by --annotations, or masks by --masks."
@@ -168,22 +171,25 @@ def unused_files(photos_dir: Path, sources: Sequence[Source]) -> list[Path]:
     if sources[0].has_masks:
         around = [] if sources[0].split is None else sorted(sources[0].labels.parent.iterdir())
     else:
-        closed: list[Path] = []
-        around = _json_files(photos_dir, lambda error: closed.append(Path(error.filename)))
-        around += sorted(closed)
+        around = [path for paths in _json_files(photos_dir) for path in paths]
     return [path for path in around if path.resolve() not in taken]
 
 
-def _json_files(folder: Path, on_error: Callable[[OSError], object] | None = None) -> list[Path]:
-    """All below a folder that may be COCO files; none of a dataset that `convert` made."""
-    found = sorted(
-        path
-        for path in files_below(folder, on_error)
-        if _may_be_coco(path)
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )
-    made = [path.parent for path in folder.rglob(RECORD_NAME)]
-    return [path for path in found if not any(path.is_relative_to(one) for one in made)]
+def _json_files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """All below a folder that may be COCO files, and the folders that cannot be listed.
+
+    Neither what is hidden, nor what is of a dataset that `convert` made.
+    """
+    closed: list[Path] = []
+    below = list(files_below(folder, lambda error: closed.append(Path(error.filename))))
+    made = [path.parent for path in below if path.name == RECORD_NAME]
+
+    def is_meant(path: Path) -> bool:
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        return not is_hidden and not any(path.is_relative_to(one) for one in made)
+
+    found = (path for path in below if _may_be_coco(path) and is_meant(path))
+    return sorted(found), sorted(filter(is_meant, closed))
 
 
 def _may_be_coco(path: Path) -> bool:
