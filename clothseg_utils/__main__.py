@@ -362,6 +362,8 @@ def audit(
 
     if against and not images_dir:
         raise ValueError("--against compares photos; expected --images-dir too.")
+    if json is not None and json.exists() and annotations.exists() and json.samefile(annotations):
+        raise ValueError(f"--json {json} is the annotation file; expected another one.")
     coco = read_annotations(annotations)
     others = hash_folder(against) if against else None
     findings = find_problems(coco, image_dir=images_dir, others=others)
@@ -488,6 +490,7 @@ def evaluate(
     with heavy_imports():
         from clothseg_utils.core.config import DataConfig
         from clothseg_utils.core.files import check_writable
+        from clothseg_utils.core.runs import RunFolder
         from clothseg_utils.data.splits import load_split
         from clothseg_utils.network.evaluate import evaluate as score
         from clothseg_utils.network.segmenter import load_segmenter
@@ -501,6 +504,7 @@ def evaluate(
     if roll_up:
         check_roll_up(split_data.classes, split_data.coco)
     check_writable(out)
+    RunFolder(out.parent, out.name).check_data(data_config.data_root, "--out")
     evaluation = score(segmenter, split_data, masks_dir=out / "masks" if write_masks else None)
     rolled = rolled_up(evaluation)
     if roll_up and rolled is not None:
@@ -620,7 +624,7 @@ def predict(
         settings = result_settings(checkpoint, segmenter, inference, parts=parts, **origin)
         record = Record(record_path(compact), settings)
         summary, n_before = predict_compact(
-            segmenter, plan.tasks, compact, record, shard=part, parts=parts
+            segmenter, plan.tasks, compact, record, shard=part, parts=parts, unread=plan.unread
         )
     else:
         check_collected(photos or (), target, plan.tasks, coco=coco, panoptic=panoptic)
@@ -636,6 +640,8 @@ def predict(
             _say(f"{target} holds results of another checkpoint or options: all are made again")
         elif record.stored() and not record.is_continued(plan.tasks):
             _say(f"{target} holds results of photos of another folder: all are made again")
+        elif record.stored() and record.is_of_the_future():
+            _say(f"{record.path} is dated later than now: all are made again")
         # Files on all photos need all of them.
         tasks = plan.tasks if coco or panoptic else record.remaining(plan.tasks, **written)
         n_before = len(plan.tasks) - len(tasks)
@@ -677,7 +683,7 @@ def join(
 ) -> int:
     """Make one COCO file of the lines of predict --compact.
 
-    They may stand in one file, or in the files of all shards.
+    They may stand in one file, or in the files of all shards. Exit code 1: some photos had failed.
 
     \b
     Examples:
@@ -685,9 +691,11 @@ def join(
     """
     from clothseg_utils.prediction.compact import join_to_coco
 
-    n_photos = join_to_coco(compact, coco)
+    n_photos, failed = join_to_coco(compact, coco)
     _say(f"{count_text(n_photos, 'photo')} in one COCO file: {coco}")
-    return 0
+    for path, number in failed.items():
+        _complain(f"{number:,} more failed and are not in it: {path}")
+    return 1 if failed else 0
 
 
 @app.command()
@@ -982,8 +990,21 @@ def _interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
+def _open_streams() -> None:
+    """Give what daemons and `>&-` have closed an end in nothing, before a file takes its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def run_program() -> None:
     """Run the command line and exit; the entry point of the command `clothseg` too."""
+    _open_streams()
     if not is_launched():  # there the agent ends all processes
         signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:

@@ -57,8 +57,21 @@ def test_shards_one_after_the_other_are_one_run_and_join_to_its_coco_file(
     cli("predict", "--checkpoint", tiny_training.run.best_checkpoint, "--out", tmp_path / "out",
         photos, *coco)  # fmt: skip
     result = cli("join", tmp_path / "all.jsonl", "--coco", tmp_path / "all.json")
-    assert (result.code, result.out[:24]) == (0, "5 photos in one COCO fil")
+    assert (result.code, result.out[:24]) == (1, "5 photos in one COCO fil")
+    (failed,) = tmp_path.glob("all-*.failed.txt")
+    assert f"1 more failed and are not in it: {failed}" in " ".join(result.err.split())
+    assert "b_broken.jpg" in failed.read_text()
     assert (tmp_path / "all.json").read_bytes() == (tmp_path / "expected.json").read_bytes()
+
+
+def test_a_photo_that_was_mended_is_added(predict, cli, photos, tmp_path):
+    whole = next(photos.iterdir()).read_bytes()
+    (photos / "z.jpg").write_bytes(b"no photo")
+    assert predict("all.jsonl").code == 1
+    (photos / "z.jpg").write_bytes(whole)
+    result = predict("all.jsonl")
+    assert (result.code, list(tmp_path.glob("*.failed.txt"))) == (0, [])
+    assert cli("join", tmp_path / "all.jsonl", "--coco", tmp_path / "all.json").code == 0
 
 
 def test_shards_of_other_photos_are_refused(predict, photos, tmp_path):

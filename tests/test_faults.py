@@ -119,6 +119,13 @@ def test_read_only_disk(cli, small_disk, synthetic_root):
     )
 
 
+def test_read_only_disk_names_the_file_that_was_asked_for(cli, small_disk, synthetic_root):
+    out = small_disk("ro") / "findings.json"
+    result = cli("audit", "--annotations", annotation_path(synthetic_root, "val"), "--json", out)
+    assert result.code == 2
+    assert result.err.startswith(f"error: {out}: the file system is read-only; ")
+
+
 def test_file_where_a_folder_is_to_be(cli, tmp_path):
     (tmp_path / "out").write_text("mine")
     result = cli("synthesize", "--out", tmp_path / "out" / "data", "--train", 1, "--val", 1)

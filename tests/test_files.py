@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,43 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path, error):
         write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "far").mkdir()
+    link = tmp_path / "a.json"
+    link.symlink_to(tmp_path / "far" / "b.json")
+    for text in ("new", "newer"):  # led nowhere before the first
+        write_text(link, text)
+        assert (link.is_symlink(), (tmp_path / "far" / "b.json").read_text()) == (True, text)
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="it takes pipes that have a name")
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe is a device or a pipe; expected a file"):
+        write_text(tmp_path / "pipe", "new")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_another_container_of_the_same_name_leaves_unfinished_files_alone(tmp_path):
+    """It sees none of our processes, and its own have the same numbers."""
+    contained = ["unshare", "--pid", "--fork", "--mount-proc"]
+    if (
+        sys.platform != "linux"
+        or subprocess.run([*contained, "true"], capture_output=True).returncode
+    ):
+        pytest.skip("no processes of their own can be had here: that takes Linux and root")
+    write = (
+        "import sys; from clothseg_utils.core.files import write_text; write_text(sys.argv[1], '')"
+    )
+    with atomic_path(tmp_path / "ours.txt") as temporary:
+        temporary.write_text("whole")
+        for command in (contained, []):
+            other = [*command, sys.executable, "-c", write, tmp_path / "theirs.txt"]
+            subprocess.run(other, check=True, cwd=repo_root())
+    assert (tmp_path / "ours.txt").read_text() == "whole"
 
 
 def test_the_error_of_a_full_disk_names_the_file(tmp_path):

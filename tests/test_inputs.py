@@ -3,6 +3,7 @@
 import io
 import os
 import tarfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,16 @@ def test_a_tar_of_a_list_that_is_gone_is_named():
     Path("list.txt").write_text("gone.TAR\n")
     (line,) = plan_predictions([], "out", ["list.txt"]).unread.values()
     assert line == "tar gone.TAR not found; expected a file. Check the path."
+
+
+@pytest.mark.skipif(os.name != "posix", reason="it takes pipes that have a name")
+def test_list_may_be_a_pipe(tmp_path):
+    """As in `--list <(find ...)`."""
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.jpg")
+    os.mkfifo(tmp_path / "list")
+    writer = threading.Thread(
+        target=(tmp_path / "list").write_text, args=[f"{tmp_path / 'a.jpg'}\n"], daemon=True
+    )
+    writer.start()
+    plan = plan_predictions([], tmp_path / "out", [tmp_path / "list"])
+    assert [task.photo for task in plan.tasks] == [tmp_path / "a.jpg"]

@@ -1,7 +1,9 @@
 """Tests of the command line: verbs, exit codes, and one line for a user's mistake."""
 
 import json
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -14,7 +16,8 @@ from PIL import Image
 
 from clothseg_utils.__main__ import app
 from clothseg_utils.core.files import repo_root
-from clothseg_utils.core.runs import RunFolder
+from clothseg_utils.core.runs import RunFolder, hold_folder
+from clothseg_utils.data.coco import annotation_path
 from clothseg_utils.data.download import Fetched
 from clothseg_utils.workflow import pipeline, sweep
 from clothseg_utils.workflow.pipeline import NotebookFailedError
@@ -559,6 +562,62 @@ def test_sweep_exit_codes(cli, here, pipeline_of, broken, code):
 def test_sweep_refuses_before_it_writes(cli, here, arguments, message):
     assert message in only_error(cli("sweep", *arguments.split()))
     assert list((here.parent / "repo").iterdir()) == []
+
+
+def test_second_process_at_a_sweep_is_told(cli, here, pipeline_of):
+    """The record of one would replace that of the other."""
+    pipeline_of({})
+    folder = here.parent / "repo" / "outputs" / "sweeps" / "s"
+    with hold_folder(folder, "sweep", "a sweep", "--name"):
+        line = only_error(cli("sweep", "--set", "train.seed=0,1", "--name", "s"))
+        assert f'sweep "s" is in use by process {os.getpid()}' in line
+        assert cli("sweep", "--set", "train.seed=0,1", "--name", "other").code == 0
+    assert cli("sweep", "--set", "train.seed=0,1", "--name", "s").code == 0
+
+
+def test_scores_on_other_data_are_not_put_into_a_run(cli, tiny_training, synthetic_root, tmp_path):
+    """Its report would tell of both as if they were one."""
+    run = RunFolder(tmp_path, "r")
+    run.record_step("03_training", parameters={"data_root": "other"}, seconds=1)
+    evaluate = ("evaluate", "--checkpoint", tiny_training.run.best_checkpoint)
+    evaluate = (*evaluate, "--data-root", synthetic_root, "--out")
+    line = only_error(cli(*evaluate, run.path))
+    assert "run r is of the data in other; got " in line
+    assert "or another --out" in line
+    assert not run.evaluation_dir.exists()
+
+
+def test_findings_do_not_replace_the_annotations(cli, synthetic_root, tmp_path):
+    path = tmp_path / "a.json"
+    shutil.copy(annotation_path(synthetic_root, "val"), path)
+    before = path.read_bytes()
+    (tmp_path / "link.json").symlink_to(path)
+    for name in ("a.json", "link.json"):
+        line = only_error(cli("audit", "--annotations", path, "--json", tmp_path / name))
+        assert "is the annotation file; expected another one" in line
+    assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="it takes pipes that have a name")
+def test_pipe_is_no_checkpoint_to_wait_for(cli, tmp_path):
+    os.mkfifo(tmp_path / "a.ckpt")
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.jpg")
+    pipe = ("--checkpoint", tmp_path / "a.ckpt")
+    for command in (("predict", *pipe, "--out", "o", tmp_path / "a.jpg"), ("export", *pipe)):
+        assert "no such file" in only_error(cli(*command))
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_stop_nothing(synthetic_root, tmp_path, closed):
+    """As daemons and batch systems start programs."""
+    annotations = annotation_path(synthetic_root, "val")
+    words = ["rasterize", "--annotations", annotations, "--out", tmp_path / "m", "--workers", "1"]
+    command = shlex.join(map(str, [sys.executable, "-m", "clothseg_utils", *words]))
+    child = subprocess.run(
+        ["bash", "-c", f"{command} {closed}"], cwd=repo_root(), capture_output=True, text=True
+    )
+    assert (child.returncode, child.stderr) == (0, "")
+    assert (tmp_path / "m" / "index.json").is_file()
 
 
 def test_download_takes_checksums_and_says_what_was_found_there(cli, monkeypatch, tmp_path):

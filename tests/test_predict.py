@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import time
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from clothseg_utils.core.classes import SUPERCATEGORY_NAMES
+from clothseg_utils.data.masks import encode_mask
 from clothseg_utils.data.photos import read_photo
 from clothseg_utils.network.segmenter import (
     logits_to_confidence,
@@ -24,6 +26,7 @@ from clothseg_utils.network.segmenter import (
 )
 from clothseg_utils.prediction.plan import PhotoTask, plan_predictions
 from clothseg_utils.prediction.predict import failure_lines, predict_photos
+from clothseg_utils.prediction.result_names import MASK_SOFTWARE
 
 # The referee's decode(), pycocotools 2.0.11 under NumPy 2.
 pytestmark = pytest.mark.filterwarnings(
@@ -351,11 +354,73 @@ def test_a_link_to_the_photos_is_seen(tmp_path):
 def test_former_results_are_replaced(tiny_network, tmp_path):
     make_photos(tmp_path, "in/a.jpg")
     (tmp_path / "out").mkdir()
-    Image.new("L", (2, 2)).save(tmp_path / "out" / "a.png")  # of an interrupted call
+    of_interrupted_call = encode_mask(np.zeros((2, 2), np.uint8), MASK_SOFTWARE)
+    (tmp_path / "out" / "a.png").write_bytes(of_interrupted_call)
+    (tmp_path / "out" / "predict.json").write_text("{}")
     for _ in range(2):
         predict_photos(tiny_network, plan_predictions([tmp_path / "in"], tmp_path / "out").tasks)
-        assert files_below(tmp_path / "out") == ["a.png", "a_color.png", "a_overlay.jpg"]
+        expected = ["a.png", "a_color.png", "a_overlay.jpg", "predict.json"]
+        assert files_below(tmp_path / "out") == expected
     assert read_png(tmp_path / "out" / "a.png").shape == (6, 8)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    make_photos(tmp_path, "in/a.jpg", "in/b.jpg", "in/c.jpg")
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def predict(cli, tiny_training, folder, tmp_path):
+    """Predict the three photos of `folder` into `out` on the command line."""
+
+    def call(*options: str):
+        checkpoint = tiny_training.run.best_checkpoint
+        out = ("--out", tmp_path / "out")
+        return cli("predict", "--checkpoint", checkpoint, *out, folder, *options)
+
+    return call
+
+
+def test_nothing_that_predict_did_not_write_is_replaced(predict, tmp_path):
+    """Neither by the first call nor by the next, which finds a record beside what lay there."""
+    out = tmp_path / "out"
+    out.mkdir()
+    Image.new("L", (2, 2)).save(out / "a.png")
+    Image.new("RGB", (2, 2)).save(out / "b_overlay.jpg")
+    (out / "c.json").write_text('{"version": "5.0.1", "shapes": []}')  # a labelling tool's
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for _ in range(2):
+        result = predict("--json")
+        assert result.code == 0
+        assert {name: (out / name).read_bytes() for name in before} == before
+    assert "done before, with the same checkpoint and options: 3" in result.out
+    assert len(files_below(out)) == len(before) + 3 * 4 + 1
+
+
+def test_record_is_not_replaced_by_the_regions_of_a_photo_of_its_name(tmp_path):
+    make_photos(tmp_path, "in/predict.jpg")
+    (task,) = plan_predictions([tmp_path / "in"], tmp_path / "out").tasks
+    assert task.result(".json").name == "predict.jpg.json"
+
+
+def test_photo_that_was_moved_in_is_predicted_whatever_its_date(predict, folder, tmp_path):
+    predict()
+    Image.new("RGB", (30, 20)).save(tmp_path / "new.jpg")
+    os.utime(tmp_path / "new.jpg", (0, 0))
+    (tmp_path / "new.jpg").replace(folder / "a.jpg")
+    assert "done before, with the same checkpoint and options: 2" in predict().out
+    assert read_png(tmp_path / "out" / "a.png").shape == (20, 30)
+
+
+def test_clock_that_was_set_back_costs_one_run(predict, tmp_path):
+    predict()
+    tomorrow = time.time() + 24 * 3600
+    os.utime(tmp_path / "out" / "predict.json", (tomorrow, tomorrow))
+    result = predict()
+    assert "predict.json is dated later than now: all are made again" in result.out
+    assert "done before" not in result.out
+    assert "done before, with the same checkpoint and options: 3" in predict().out
 
 
 @pytest.mark.parametrize("out", [".", "out", "deep/out"])
@@ -586,10 +651,10 @@ def test_test_time_options_give_predict_and_evaluate_one_mask(
     evaluated = cli("evaluate", *checkpoint, *scored)
     assert (predicted.code, evaluated.code) == (0, 0)
     name = f"{photo.stem}.png"
-    mask = (tmp_path / "p" / name).read_bytes()
-    assert mask == (tmp_path / "e" / "masks" / name).read_bytes()
+    mask = read_png(tmp_path / "p" / name)
+    assert np.array_equal(mask, read_png(tmp_path / "e" / "masks" / name))
     plain = cli("predict", *checkpoint[:2], "--out", tmp_path / "plain", photo)
     assert plain.code == 0
-    assert mask != (tmp_path / "plain" / name).read_bytes(), "the options changed nothing"
+    assert (mask != read_png(tmp_path / "plain" / name)).any(), "the options changed nothing"
     metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
     assert "; test-time options: mirrored too" in metrics["protocol"]

@@ -141,7 +141,7 @@ def test_a_leaderboard_names_the_run_that_cannot_be_read(two_runs, tmp_path):
         assert failure in (folder / "leaderboard.csv").read_text().replace('""', '"')
         for read in (
             lambda: compare_runs(broken, other),
-            lambda: pipeline._check_same_data(broken, Config()),
+            lambda: broken.check_data(Config().data.data_root, "--run-name"),
             lambda: pipeline.step_seconds(broken),
             lambda: sweep._score_line(broken),
         ):
@@ -232,7 +232,7 @@ def test_lines_of_predict_are_joined_whole_or_not_at_all(tmp_path):
         how = damage(tmp_path / "p", name, rng)
         before = contents(tmp_path / "p")
         try:
-            n_photos = join_to_coco(tmp_path / "p" / "all.jsonl", tmp_path / "p" / "all.json")
+            n_photos, _ = join_to_coco(tmp_path / "p" / "all.jsonl", tmp_path / "p" / "all.json")
         except (OSError, ValueError) as error:
             check_line(error, "all")
             assert contents(tmp_path / "p") == before

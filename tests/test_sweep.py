@@ -232,7 +232,7 @@ def test_every_combination_runs_in_its_own_folder(go, stand, tmp_path):
     assert result.failed == {}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*names, "sweeps"}
     files = sorted(path.name for path in (tmp_path / "out" / "sweeps" / "s").iterdir())
-    assert files == ["leaderboard.csv", "leaderboard.html", "sweep.json"]
+    assert files == [".lock", "leaderboard.csv", "leaderboard.html", "sweep.json"]
     assert go.said[:2] == ["run 1 of 4: learning_rate=0.001 seed=0", "  [1/5] running"]
     assert go.said[2].startswith("  mIoU 0.8")
 

@@ -10,6 +10,7 @@ import re
 import secrets
 import shutil
 import socket
+import stat
 import tempfile
 import time
 import zlib
@@ -104,7 +105,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         ...     (Path(folder) / "a.txt").read_text()
         'whole'
     """
-    path = Path(path)
+    path = _behind_links(Path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(path.parent)
     # Hidden and unique: two writers of one file never meet, and the last rename wins whole. The
@@ -114,9 +115,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a read-only disk, which said so already
+            temporary.unlink(missing_ok=True)
         _name_target(error, temporary, path)
         raise
+
+
+def _behind_links(path: Path) -> Path:
+    """Where a file is to be written: a link stays, and what is no file is not replaced by one."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_symlink():
+            path = path.resolve()
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder is refused when it is met
+            raise ValueError(f"{path} is a device or a pipe; expected a file. Name another one.")
+    return path
 
 
 def _name_target(error: BaseException, temporary: Path, path: Path) -> None:
@@ -193,7 +206,10 @@ def _token() -> str:
 @functools.cache
 def _host() -> str:
     """Of this machine or container, 8 hex digits: a process's number means nothing elsewhere."""
-    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    where = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # containers may share the name, and not the numbers
+        where.append(os.readlink("/proc/self/ns/pid"))
+    return f"{zlib.crc32('-'.join(where).encode()):08x}"
 
 
 def remove_abandoned(folder: Path) -> None:

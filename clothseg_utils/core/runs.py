@@ -175,29 +175,56 @@ class RunFolder:
             manifest["steps"].setdefault(step, {}).update(entry)
             write_json(self.manifest_path, manifest)
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for one process; on a local disk the lock goes with it, even if killed.
+    def check_data(self, data_root: str | Path, option: str) -> None:
+        """Refuse to mix two datasets in one run: its report would tell of both as if they were one.
+
+        Args:
+            data_root: the dataset that is going to be used.
+            option: how messages call the place of another run.
 
         Raises:
-            ValueError: another process holds it.
+            ValueError: the run has steps of another dataset.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        holder_path = self.path / ".lock.pid"  # Windows lets nobody read a file that is locked
+        for step in self.read_manifest().get("steps", {}).values():
+            recorded = step.get("parameters", {}).get("data_root")
+            if isinstance(recorded, str) and resolve_path(recorded) != resolve_path(data_root):
+                raise ValueError(
+                    f"run {self.name} is of the data in {recorded}; got "
+                    f"{portable_path(data_root)}. Give --data-root {recorded}, or another {option}."
+                )
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the run for one process, see `hold_folder`."""
+        return hold_folder(self.path, f'run "{self.name}"', "a run", "--run-name")
+
+
+@contextlib.contextmanager
+def hold_folder(folder: Path, what: str, kind: str, option: str) -> Iterator[None]:
+    """Hold a folder for one process; on a local disk the lock goes with it, even if killed.
+
+    Args:
+        folder: to hold; it is made.
+        what, kind, option: how the message calls it, such as `run "a"`, "a run", "--run-name".
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    holder_path = folder / ".lock.pid"  # Windows lets nobody read a file that is locked
+    try:
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:
+        holder = (holder_path.read_text() if holder_path.exists() else "") or "?"
+        raise ValueError(
+            f"{what} is in use by process {holder}; expected one process {kind}. Wait for it, or "
+            f"choose another {option}."
+        ) from None
+    with lock:
+        holder_path.write_text(str(os.getpid()))
         try:
-            lock = FileLock(self.path / ".lock").acquire(timeout=0)
-        except Timeout:
-            holder = (holder_path.read_text() if holder_path.exists() else "") or "?"
-            raise ValueError(
-                f'run "{self.name}" is in use by process {holder}; '
-                "expected one process a run. Wait for it, or choose another --run-name."
-            ) from None
-        with lock:
-            holder_path.write_text(str(os.getpid()))
-            try:
-                yield
-            finally:
-                holder_path.unlink(missing_ok=True)
+            yield
+        finally:
+            holder_path.unlink(missing_ok=True)
 
 
 def check_run_name(name: str, what: str = "run_name", option: str = "--run-name") -> None:

@@ -4,14 +4,16 @@ import contextlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 from filelock import FileLock, Timeout
 
+from clothseg_utils.core.files import write_text
 from clothseg_utils.core.progress import progress_bar
 from clothseg_utils.core.shapes import Shape, read_shaped
 from clothseg_utils.core.text import count_text, printable
@@ -67,6 +69,11 @@ def shard_path(file: Path, number: int, of: int) -> Path:
 def record_path(file: Path) -> Path:
     """Where the settings lie, of a file and of all its shards."""
     return file.with_name(f"{file.stem}.predict.json")
+
+
+def failures_path(file: Path) -> Path:
+    """Where it stands which photos a file, or a shard's, lacks; not there where it has all."""
+    return file.with_name(f"{file.stem}.failed.txt")
 
 
 @contextlib.contextmanager
@@ -136,11 +143,13 @@ def predict_compact(
     *,
     shard: tuple[int, int] | None = None,
     parts: bool = False,
+    unread: Mapping[Path, str] = MappingProxyType({}),
 ) -> tuple[PredictSummary, int]:
     """Predict photos and write a line for each, `coco_results.photo_record` with scores.
 
     Lines stand in the order of the photos: the shards' files one after the other are the file
-    without shards. Photos that have a line are not predicted again.
+    without shards. Photos that have a line are not predicted again. What fails has a line in
+    `failures_path` instead, and is tried again by the same call.
 
     Args:
         model: from `network.segmenter.load_segmenter`, or another.
@@ -149,6 +158,7 @@ def predict_compact(
         record: its settings.
         shard: number, from 1 on, and of how many.
         parts: connected parts have annotations of their own.
+        unread: what may hold photos and cannot be looked at -> one line that says why.
 
     Returns:
         What was done, and how many photos were done before.
@@ -197,6 +207,11 @@ def predict_compact(
             summary.done.append(task)
             if has_more:
                 summary.first_of_several.append(task.photo)
+        lines = [*unread.values(), *summary.failed.values()]
+        if lines:
+            write_text(failures_path(path), "".join(f"{line}\n" for line in lines))
+        else:
+            failures_path(path).unlink(missing_ok=True)
     return summary, n_before
 
 
@@ -210,7 +225,7 @@ def _refuse_other_division(file: Path, of: int) -> None:
             )
 
 
-def join_to_coco(file: Path, coco: Path) -> int:
+def join_to_coco(file: Path, coco: Path) -> tuple[int, dict[Path, int]]:
     """Write one COCO file of all photos from a compact file or its shards.
 
     Args:
@@ -218,7 +233,7 @@ def join_to_coco(file: Path, coco: Path) -> int:
         coco: the JSON, see `coco_results.coco_writer`.
 
     Returns:
-        How many photos it holds.
+        How many photos it holds; and where it stands how many others failed.
 
     Raises:
         ValueError: a shard is missing or not finished, or its settings are; or `coco` is there and
@@ -229,8 +244,11 @@ def join_to_coco(file: Path, coco: Path) -> int:
     remedy = "Move it away with the lines, and run predict again."
     class_names = read_shaped(settings_path, _Settings, remedy)["classes"]
     n_photos = 0
+    failed: dict[Path, int] = {}
     with coco_writer(coco, class_names) as add:
         for path in _finished_files(file):
+            if (failures := failures_path(path)).is_file():
+                failed[failures] = len(failures.read_text("utf-8").splitlines())
             with path.open("rb") as lines:
                 for number, line in enumerate(lines, start=1):
                     try:
@@ -244,7 +262,7 @@ def join_to_coco(file: Path, coco: Path) -> int:
                         ) from None
                     add(json.loads(line))
                     n_photos += 1
-    return n_photos
+    return n_photos, failed
 
 
 def _finished_files(file: Path) -> list[Path]:

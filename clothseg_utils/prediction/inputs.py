@@ -70,7 +70,7 @@ class Inputs:
             OSError: the list cannot be read.
             ValueError: it is no text.
         """
-        if not list_file.is_file():
+        if not list_file.exists() or list_file.is_dir():  # `--list <(find ...)` is a pipe
             raise FileNotFoundError(
                 f"no such list: {printable(list_file)}; expected a text file with a path on each "
                 "line. Check its spelling."

@@ -179,6 +179,8 @@ def is_onnx(path: Path) -> bool:
 
     ONNX begins with the field of its version; PyTorch's files begin as a zip or a pickle does.
     """
+    if not path.is_file():  # a pipe would be waited for
+        return path.suffix.lower() == ".onnx"
     with contextlib.suppress(OSError), path.open("rb") as file:
         head = file.read(2)
         if head[:1] in (b"\x08", b"\x80") or head == b"PK":

@@ -20,6 +20,7 @@ from clothseg_utils.prediction.coco_results import photo_record
 from clothseg_utils.prediction.model import Model, Prediction
 from clothseg_utils.prediction.pipeline import predict_each
 from clothseg_utils.prediction.plan import PhotoTask, PredictionPlan, skipped_lines
+from clothseg_utils.prediction.result_names import MASK_SOFTWARE
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def predict_photos(
             )
         encoded = {e: encode_image(picture, Path(e).suffix) for e, picture in pictures.items()}
         # Written in one go: an interrupted call leaves no half of a photo's results.
-        for ending, data in {".png": encode_mask(mask), **encoded}.items():
+        for ending, data in {".png": encode_mask(mask, MASK_SOFTWARE), **encoded}.items():
             write_bytes(task.result(ending), data)
         if as_json:
             record = photo_record(task.name, mask, model.class_names)

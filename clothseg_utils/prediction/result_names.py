@@ -31,6 +31,12 @@ _LONGEST_NAME = 255  # bytes, of most file systems
 _MASK_HEAD = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _MASK_KIND = b"\x08\0"  # 8 bits of grey
 
+MASK_SOFTWARE = b"clothseg_utils predict"
+"""In a mask's PNG; by it a mask is told from a photo in grey that has the name of one."""
+_MASK_MARK = b"tEXtSoftware\0" + MASK_SOFTWARE  # behind the header and the length of this
+_MARK_START = 8 + 25 + 4
+_REGIONS_HEAD = b'{"file_name": '
+
 
 class Source(NamedTuple):
     """A photo to predict. Of millions each is small: those of a folder share its path.
@@ -72,8 +78,9 @@ def file_names(sources: Sequence[Source]) -> list[str]:
 def former_results(files: Iterable[Path]) -> set[Path]:
     """Which of some files an earlier `predict` wrote.
 
-    A mask with its colours and its overlay; a mask alone, and what has been written beside it, only
-    where a record of `predict` lies among the files, in its folder or one above.
+    A mask with its colours and its overlay, whoever corrected it since; a mask alone where it has
+    the mark of `predict`, and a record lies among the files, in its folder or one above: without
+    that no file is opened. Then what has been written beside the mask, and the records.
     """
     known = set(files)
     recorded = {path.parent for path in known if path.name == RECORD_NAME}
@@ -83,20 +90,27 @@ def former_results(files: Iterable[Path]) -> set[Path]:
             of_mask = [path.with_name(path.stem + ending) for ending in ENDINGS]
             is_whole = known.issuperset(of_mask[:3])
             is_recorded = bool(recorded) and not recorded.isdisjoint(path.parents)
-            if (is_whole or is_recorded) and _is_mask(path):
-                results |= known.intersection(of_mask)
+            if (is_whole or is_recorded) and _is_mask(path, marked=not is_whole):
+                results |= known.intersection(of_mask[:3])
+                results |= {one for one in known.intersection(of_mask[3:]) if _is_ours(one)}
     return results
 
 
-def _is_mask(path: Path) -> bool:
+def _is_mask(path: Path, *, marked: bool) -> bool:
     with contextlib.suppress(OSError), path.open("rb") as file:
-        head = file.read(26)
-        return head.startswith(_MASK_HEAD) and head.endswith(_MASK_KIND)
+        head = file.read(_MARK_START + len(_MASK_MARK))
+        is_grey = head.startswith(_MASK_HEAD) and head[24:26] == _MASK_KIND
+        return is_grey and (not marked or head[_MARK_START:] == _MASK_MARK)
     return False
 
 
-def _looks_like_result(path: Path) -> bool:
-    return path.name.endswith(ENDINGS[1:3]) or (path.suffix == ENDINGS[0] and _is_mask(path))
+def _is_ours(path: Path) -> bool:
+    """Whether a JSON file, as labelling tools leave them beside photos too, is of `predict`."""
+    if path.suffix != ".json":
+        return True
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(len(_REGIONS_HEAD)) == _REGIONS_HEAD
+    return False
 
 
 def result_stems(sources: Sequence[Source], out_dir: Path) -> list[tuple[Path, str]]:
@@ -104,8 +118,9 @@ def result_stems(sources: Sequence[Source], out_dir: Path) -> list[tuple[Path, s
 
     They have the photo's stem, below `out_dir` as the photo lies below its root. Photos of one
     folder whose results would meet, such as `a.jpg` and `a.png`, keep their suffixes, whichever of
-    them are asked for. Where those of several roots would meet, the roots' names become folders.
-    Names that differ in case only count as one, as on many file systems.
+    them are asked for, and so does one whose results would replace what `predict` did not write.
+    Where those of several roots would meet, the roots' names become folders. Names that differ in
+    case only count as one, as on many file systems.
     """
     given_in: dict[str, set[str]] = defaultdict(set)
     real = cache(os.path.realpath)
@@ -113,15 +128,14 @@ def result_stems(sources: Sequence[Source], out_dir: Path) -> list[tuple[Path, s
         given_in[real(source.folder)].add(source.name)
 
     @cache
-    def photos_in(folder: Path) -> set[str]:
-        return _photo_names(folder) | given_in.get(real(folder), set())
+    def kept_in(folder: Path) -> tuple[set[str], set[str]]:
+        photos, others = _kept_names(folder)
+        return photos | given_in.get(real(folder), set()), others
 
     @cache
     def stems_in(folder: Path, target: Path) -> dict[str, str]:
-        kept = photos_in(target)
-        if real(target) not in given_in:  # a folder of results, which are replaced
-            kept = {name for name in kept if not _looks_like_result(target / name)}
-        return _distinct_stems(photos_in(folder), {folded(name) for name in kept})
+        occupied = {RECORD_NAME}.union(*kept_in(target))
+        return _distinct_stems(kept_in(folder)[0], {folded(name) for name in occupied})
 
     levels = dict.fromkeys((source.root for source in sources), 0)
     while True:
@@ -149,13 +163,21 @@ def result_stems(sources: Sequence[Source], out_dir: Path) -> list[tuple[Path, s
     return stems
 
 
-def _photo_names(folder: Path) -> set[str]:
-    """Photos that lie in a folder and were not written by `predict`; none if it is not there."""
+def _kept_names(folder: Path) -> tuple[set[str], set[str]]:
+    """What lies in a folder and is never replaced: photos, and other files called as results are.
+
+    Both without what `predict` wrote; none if the folder is not there.
+    """
     with contextlib.suppress(OSError):
         listing = list_photos(folder, below=False)
-        results = former_results([*listing.photos, *listing.other_files()])
-        return {photo.name for photo in listing.photos if photo not in results}
-    return set()
+        others = [path for path in listing.other_files() if path.name.endswith(ENDINGS)]
+        results = former_results([*listing.photos, *others])
+        photos, rest = (
+            {path.name for path in files if path not in results}
+            for files in (listing.photos, others)
+        )
+        return photos, rest
+    return set(), set()
 
 
 def _distinct_stems(names: Collection[str], occupied: Collection[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ class Record:
 
     def begin(self, tasks: Sequence[PhotoTask] = ()) -> None:
         """Note this call's settings and the folders of its photos, unless they stand there."""
-        is_continued = self.is_continued(tasks)
+        is_continued = self.is_continued(tasks) and not self.is_of_the_future()
         stored = (_get(self._read(), _FOLDERS) or {}) if is_continued else {}
         folders = stored | {
             target: sorted(sources.union(stored.get(target, ())))
@@ -102,6 +103,13 @@ class Record:
         write_json(self.path, {**self.settings, _FOLDERS: dict(sorted(folders.items()))})
         if since is not None:  # what is done stays done
             os.utime(self.path, ns=(since, since))
+
+    def is_of_the_future(self) -> bool:
+        """Whether the clock was set back since the file was written: no result would be newer."""
+        with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=self.path.parent) as file:
+            # The file system's own clock, which may be another machine's.
+            return self.path.stat().st_mtime_ns > os.fstat(file.fileno()).st_mtime_ns
+        return False
 
     def refuse_others(self, remedy: str) -> None:
         """Refuse to go on where results of other settings lie.
@@ -121,7 +129,8 @@ class Record:
     def remaining(self, tasks: Iterable[PhotoTask], **written: bool) -> list[PhotoTask]:
         """The photos that have to be predicted.
 
-        The others have every result, each newer than the record and not older than the photo.
+        The others have every result, each newer than the record and not older than the photo: than
+        its content, and its name or place, since a photo that is moved here keeps its own time.
 
         Args:
             tasks: of this call.
@@ -141,13 +150,16 @@ def _get(stored: Any, name: str) -> Any:
 def _is_done(task: PhotoTask, since: int, written: Mapping[str, bool]) -> bool:
     try:
         times = [path.stat().st_mtime_ns for path in task.results(**written)]
-        photo = _mtime(task.member.tar) if task.member else task.photo.stat().st_mtime_ns
+        photo = _tar_changed(task.member.tar) if task.member else _changed(task.photo)
     except OSError:
         return False
     # In one tick of the file system's clock a result may be older than the record.
     return min(times) > since and min(times) >= photo
 
 
-@lru_cache(maxsize=1)
-def _mtime(tar: Path) -> int:
-    return os.stat(tar).st_mtime_ns
+def _changed(path: Path) -> int:
+    status = path.stat()
+    return max(status.st_mtime_ns, status.st_ctime_ns)
+
+
+_tar_changed = lru_cache(maxsize=1)(_changed)

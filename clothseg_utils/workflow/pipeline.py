@@ -144,7 +144,7 @@ def run_pipeline(
     check_inputs(config, notebooks)
     run = RunFolder(config.run.outputs_root, config.run.run_name)
     with run.lock():
-        _check_same_data(run, config)
+        run.check_data(config.data.data_root, "--run-name")
         for notebook in notebooks:
             number = f"[{NOTEBOOKS.index(notebook) + 1}/{len(NOTEBOOKS)}] {notebook}"
             parameters = notebook_parameters(notebook, config)
@@ -162,18 +162,6 @@ def run_pipeline(
             run.update_step(notebook, {"key": key, "notebook_seconds": round(seconds, 2)})
             say(f"{number}: done in {seconds:.0f} s")
     return run
-
-
-def _check_same_data(run: RunFolder, config: Config) -> None:
-    """Refuse to mix two datasets in one run: its report would tell of both as if they were one."""
-    wanted = resolve_path(config.data.data_root)
-    for step in run.read_manifest().get("steps", {}).values():
-        recorded = step.get("parameters", {}).get("data_root")
-        if isinstance(recorded, str) and resolve_path(recorded) != wanted:
-            raise ValueError(
-                f"run {run.name} is of the data in {recorded}; got {config.data.data_root}. Give "
-                f"--data-root {recorded}, or another --run-name."
-            )
 
 
 def check_inputs(config: Config, notebooks: Sequence[str], *, resume: bool = False) -> None:

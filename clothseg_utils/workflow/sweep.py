@@ -18,6 +18,7 @@ from clothseg_utils.core.runs import (
     RunFolder,
     check_run_name,
     fits_name,
+    hold_folder,
 )
 from clothseg_utils.core.shapes import ABSENT, Shape, read_shaped
 from clothseg_utils.core.text import score_text
@@ -198,18 +199,29 @@ def run_sweep(
 
     Raises:
         FileNotFoundError, ValueError: as of `check_inputs`, or a bad notebook name, or a run of
-            that name with other settings; nothing was done.
+            that name with other settings, or another process is at this sweep; nothing was done.
     """
     only = list(only)
     for run in planned:
         check_inputs(run.config, select_notebooks(only))
     folder = resolve_path(planned[0].config.run.outputs_root) / "sweeps" / name
+    with hold_folder(folder, f'sweep "{name}"', "a sweep", "--name"):
+        return _run_sweep(folder, name, planned, only, command, say)
+
+
+def _run_sweep(
+    folder: Path,
+    name: str,
+    planned: Sequence[PlannedRun],
+    only: list[str],
+    command: Sequence[str],
+    say: Callable[[str], None],
+) -> SweepResult:
     record = _read_record(folder)
     _check_record(record, planned, name)
     record["command"] = list(command)
     for run in planned:
         record["runs"].setdefault(run.name, _new_entry(run, "waiting"))
-    folder.mkdir(parents=True, exist_ok=True)
     any_step_done, sibling = False, None
     for number, run in enumerate(planned, start=1):
         entry = record["runs"][run.name] = _new_entry(run, "running")
