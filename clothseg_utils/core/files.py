@@ -123,10 +123,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def _behind_links(path: Path) -> Path:
     """Where a file is to be written: a link stays, and what is no file is not replaced by one."""
-    with contextlib.suppress(FileNotFoundError):
-        if path.is_symlink():
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
             path = path.resolve()
-        mode = path.stat().st_mode
+            mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder is refused when it is met
             raise ValueError(f"{path} is a device or a pipe; expected a file. Name another one.")
     return path

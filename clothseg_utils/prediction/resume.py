@@ -105,7 +105,7 @@ class Record:
             os.utime(self.path, ns=(since, since))
 
     def is_of_the_future(self) -> bool:
-        """Whether the clock was set back since the file was written: no result would be newer."""
+        """Whether the clock was set back since the file was written: no result can be newer."""
         with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=self.path.parent) as file:
             # The file system's own clock, which may be another machine's.
             return self.path.stat().st_mtime_ns > os.fstat(file.fileno()).st_mtime_ns
@@ -137,7 +137,7 @@ class Record:
             written: what is written of each, as for `PhotoTask.results`.
         """
         tasks = list(tasks)
-        if not self.is_continued(tasks):
+        if not self.is_continued(tasks) or self.is_of_the_future():
             return tasks
         since = self.path.stat().st_mtime_ns
         return [task for task in tasks if not _is_done(task, since, written)]
