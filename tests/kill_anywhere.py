@@ -4,7 +4,7 @@
     python tests/kill_anywhere.py --seed 1 --moments 5 --verb train --signal TERM
 
 No test itself: twenty moments take about half an hour on one core for all verbs but `sweep`, which
-takes another 45 minutes; `test_kill.py` kills each of a few once. The process that imported everything
+takes another 45 minutes; `test_kill.py` kills each of a few once. The process that imported all
 once forks one for each call, so that a moment falls into the work and not into the imports. Only
 that one is killed, as the kernel does where memory runs out; its workers must end by themselves.
 Then the same command runs to its end, and every file is compared with those of a call that nobody
