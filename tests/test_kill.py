@@ -7,16 +7,16 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
-import zlib
 from pathlib import Path
 
 import pytest
 
 from clothseg_utils.core.files import (
+    atomic_path,
     is_temporary,
     read_json,
     repo_root,
@@ -28,7 +28,9 @@ from clothseg_utils.core.runs import RunFolder
 from clothseg_utils.data.coco import annotation_path
 from clothseg_utils.training.resume import former_aside
 
-HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+with tempfile.TemporaryDirectory() as _folder, atomic_path(Path(_folder) / "a") as _temporary:
+    _temporary.touch()
+    HOST = _temporary.name.split("-")[1]  # as the names of this machine's temporaries have it
 DAY = 24 * 3600
 
 
