@@ -504,7 +504,9 @@ def evaluate(
     if roll_up:
         check_roll_up(split_data.classes, split_data.coco)
     check_writable(out)
-    RunFolder(out.parent, out.name).check_data(data_config.data_root, "--out")
+    place = out.resolve()
+    if (place / "manifest.json").is_file():  # a run's folder, whose report would mix them
+        RunFolder(place.parent, place.name).check_data(data_config.data_root, "--out")
     evaluation = score(segmenter, split_data, masks_dir=out / "masks" if write_masks else None)
     rolled = rolled_up(evaluation)
     if roll_up and rolled is not None:

@@ -136,6 +136,9 @@ def test_a_file_of_somebody_else_stays(predict, tmp_path):
     assert result.code == 2
     assert "without list.predict.json of an earlier predict" in result.err
     assert file.read_text() == "a.jpg\n"
+    (tmp_path / "my.failed.txt").write_text("notes")
+    assert "my.failed.txt is there, without" in " ".join(predict("my.jsonl").err.split())
+    assert (tmp_path / "my.failed.txt").read_text() == "notes"
     predict("all.jsonl")
     result = predict("all.jsonl", "--parts")
     assert result.code == 2

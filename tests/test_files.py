@@ -61,6 +61,9 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
         write_text(link, text)
         assert (link.is_symlink(), (tmp_path / "far" / "b.json").read_text()) == (True, text)
     assert len(list(tmp_path.rglob("*"))) == 3
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(OSError, match=r"symbolic links: '.*circle'"):
+        write_text(tmp_path / "circle", "new")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="it takes pipes that have a name")

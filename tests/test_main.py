@@ -575,7 +575,9 @@ def test_second_process_at_a_sweep_is_told(cli, here, pipeline_of):
     assert cli("sweep", "--set", "train.seed=0,1", "--name", "s").code == 0
 
 
-def test_scores_on_other_data_are_not_put_into_a_run(cli, tiny_training, synthetic_root, tmp_path):
+def test_scores_on_other_data_are_not_put_into_a_run(
+    cli, tiny_training, synthetic_root, tmp_path, monkeypatch
+):
     """Its report would tell of both as if they were one."""
     run = RunFolder(tmp_path, "r")
     run.record_step("03_training", parameters={"data_root": "other"}, seconds=1)
@@ -584,7 +586,10 @@ def test_scores_on_other_data_are_not_put_into_a_run(cli, tiny_training, synthet
     line = only_error(cli(*evaluate, run.path))
     assert "run r is of the data in other; got " in line
     assert "or another --out" in line
+    monkeypatch.chdir(tmp_path)  # a relative one means the current folder
+    assert "run r is of the data in other" in only_error(cli(*evaluate, "r"))
     assert not run.evaluation_dir.exists()
+    assert cli(*evaluate, "scores of mine").code == 0  # no run, whatever its name
 
 
 def test_findings_do_not_replace_the_annotations(cli, synthetic_root, tmp_path):

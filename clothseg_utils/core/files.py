@@ -126,7 +126,7 @@ def _behind_links(path: Path) -> Path:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         mode = path.lstat().st_mode
         if stat.S_ISLNK(mode):
-            path = path.resolve()
+            path = Path(os.path.realpath(path))  # of a circle too, which the next line names
             mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder is refused when it is met
             raise ValueError(f"{path} is a device or a pipe; expected a file. Name another one.")

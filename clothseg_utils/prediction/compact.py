@@ -172,7 +172,7 @@ def predict_compact(
     if shard:
         _refuse_other_division(file, shard[1])
     if record.stored() is None:
-        for there in (path, _unfinished(path)):
+        for there in (path, _unfinished(path), failures_path(path)):
             if there.exists():
                 raise ValueError(
                     f"{printable(there)} is there, without {record.path.name} of an earlier "
