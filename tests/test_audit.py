@@ -56,6 +56,40 @@ def test_odd_area_and_bbox_are_listed_but_kept(tmp_path):
     assert report.excluded == {}
 
 
+def box_record(annotation_id, category_id, left, top, right, bottom):
+    outline = [[left, top, right, top, right, bottom, left, bottom]]
+    box = [left, top, right - left, bottom - top]
+    return annotation_json(
+        annotation_id,
+        category_id=category_id,
+        segmentation=outline,
+        bbox=box,
+        area=box[2] * box[3],
+    )
+
+
+@pytest.mark.parametrize(
+    ("dress", "garment", "is_found"),
+    [
+        ((20, 60, 40, 95), "sweater", True),  # from the top's lower edge on: a skirt
+        ((20, 50, 40, 95), "sweater", True),  # tucked in under it
+        ((20, 25, 40, 95), "sweater", False),  # from the shoulders on, a sweater over it
+        ((20, 15, 40, 95), "sweater", False),
+        ((42, 60, 62, 95), "sweater", False),  # of a neighbour
+        ((20, 95, 40, 99), "sweater", False),  # far below, of somebody in front
+        ((20, 60, 40, 95), "bag, wallet", False),
+    ],
+)
+def test_a_dress_that_begins_where_a_top_ends_is_named(tmp_path, dress, garment, is_found):
+    image = IMAGE | {"width": 80, "height": 100}
+    names = {1: "dress", 2: garment}
+    categories = [{"id": n, "name": name, "supercategory": "x"} for n, name in names.items()]
+    records = box_record(1, 1, *dress), box_record(2, 2, 20, 20, 40, 60)
+    problems = audit(read(tmp_path, *records, images=[image], categories=categories)).problems
+    found = [(p.kind, p.subject) for p in problems]
+    assert found == ([("dress_below_top", "annotation 1 of a.jpg")] if is_found else [])
+
+
 @pytest.mark.parametrize(
     ("area", "share"),
     [

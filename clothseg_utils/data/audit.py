@@ -33,6 +33,13 @@ from clothseg_utils.data.segmentations import measure
 _BBOX_TOLERANCE_PX = 2.0
 _AREA_TOLERANCE = 0.2
 
+_DRESS = "dress"
+_TOPS = frozenset({"shirt, blouse", "top, t-shirt, sweatshirt", "sweater", "cardigan", "vest"})
+_BEGINS = (0.6, 1.5)  # of the top's height below the top's upper edge: where a skirt begins
+_SAME_PERSON = 0.5  # of the narrower one's width that both have
+
+_Edges = tuple[float, float, float, float]  # left, top, right, bottom; pixels
+
 
 class Audit(Struct, frozen=True):
     """What is in a dataset and what is wrong with it; JSON-able.
@@ -246,6 +253,9 @@ def write_audit(path: str | Path, audit: Audit | Mapping[str, Audit]) -> None:
 def _annotation_problems(coco: CocoFile) -> Iterator[Problem]:
     """Oddities that leave an annotation in: it is still rasterized, by the rule."""
     image_of_id = {image.id: image for image in coco.images}
+    name_of_id = {category.id: category.name for category in coco.categories}
+    dresses: list[tuple[int, str, _Edges]] = []  # image id, subject, edges
+    tops: dict[int, list[tuple[str, _Edges]]] = {}  # by image id
     other_areas: list[str] = []
     first_subject = ""
     for packed in progress_bar(coco.packed, desc="checking annotations", unit="annotation"):
@@ -259,6 +269,11 @@ def _annotation_problems(coco: CocoFile) -> Iterator[Problem]:
             first_subject = first_subject or subject
             other_areas.append(f"{annotation.area:,.0f}, not {pixels:,}")
         box = _segmentation_to_box(annotation.segmentation)
+        name = name_of_id[annotation.category_id]
+        if name == _DRESS:
+            dresses.append((image.id, subject, box))
+        elif name in _TOPS:
+            tops.setdefault(image.id, []).append((name, box))
         x, y, width, height = annotation.bbox
         own = x, y, x + width, y + height
         # Past the photo's edge some tools measure the outline, others what is left of it.
@@ -272,6 +287,12 @@ def _annotation_problems(coco: CocoFile) -> Iterator[Problem]:
                 subject,
                 f"bbox {list(annotation.bbox)} is up to {most:.0f} px off the "
                 "segmentation, which decides",
+            )
+    for image_id, subject, dress in dresses:
+        above = next((name for name, top in tops.get(image_id, ()) if _ends_above(top, dress)), "")
+        if above:
+            yield Problem(
+                "dress_below_top", subject, f"begins where a garment ends, as a skirt does: {above}"
             )
     if other_areas:
         share = percent_text(len(other_areas) / len(coco.packed))
@@ -309,7 +330,16 @@ def _outline_area(segmentation: Segmentation) -> float:
     return total
 
 
-def _segmentation_to_box(segmentation: Segmentation) -> tuple[float, float, float, float]:
+def _ends_above(top: _Edges, dress: _Edges) -> bool:
+    """Whether a dress lies below a top of the same person, so that it must be a skirt."""
+    in_common = min(top[2], dress[2]) - max(top[0], dress[0])
+    narrower = min(top[2] - top[0], dress[2] - dress[0])
+    begins = dress[1] - top[1]
+    least, most = (share * (top[3] - top[1]) for share in _BEGINS)
+    return in_common > _SAME_PERSON * narrower and least <= begins <= most
+
+
+def _segmentation_to_box(segmentation: Segmentation) -> _Edges:
     """Tight box (left, top, right, bottom) of a segmentation, pixels; zeros where it is empty."""
     if isinstance(segmentation, Rle):
         height = segmentation.size[0]

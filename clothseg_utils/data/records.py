@@ -21,6 +21,7 @@ ProblemKind = Literal[
     "area_zero",
     "area_differs",
     "bbox_differs",
+    "dress_below_top",
     "same_stem",
     "photo_missing",
     "photo_empty",
