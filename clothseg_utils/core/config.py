@@ -70,7 +70,7 @@ class DataConfig(_Section):
     data_root: _Folder = "data/synthetic"  # dataset in Fashionpedia's layout
     derived_root: _Folder = "data/derived"  # folder for masks made from it
     scheme: Scheme = "supercategory"
-    image_size: Annotated[_Side, Field(ge=32)] = 288  # network input side, pixels
+    image_size: Annotated[_Side, Field(ge=32)] = 256  # network input side, pixels
     train_size: Annotated[_Side, Field(ge=0)] = 128  # in training; 0 means image_size
     resize: Resize = "letterbox"  # letterbox keeps the aspect ratio, squash does not
     image_limit: _CountOrZero = 0  # photos of each split to use; 0 means all
