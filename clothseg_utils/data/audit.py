@@ -331,7 +331,7 @@ def _outline_area(segmentation: Segmentation) -> float:
 
 
 def _ends_above(top: _Edges, dress: _Edges) -> bool:
-    """Whether a dress lies below a top of the same person, so that it must be a skirt."""
+    """Whether a dress lies below a top of the same person, so that it is most likely a skirt."""
     in_common = min(top[2], dress[2]) - max(top[0], dress[0])
     narrower = min(top[2] - top[0], dress[2] - dress[0])
     begins = dress[1] - top[1]
